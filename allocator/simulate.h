@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Simulation of a fleet: the real dispatch, the real scheduler, the profiles' times, a virtual
+ * clock, one process.  What the bench's report and the planner's tests compare with.
+ * Deterministic: same plan, arrivals and options give the same result on every machine.
+ * thread: the caller's. owns: the result's arrays.
+ */
+#ifndef MED_ALLOCATOR_SIMULATE_H
+#define MED_ALLOCATOR_SIMULATE_H
+
+#include "allocator/plan.h"
+#include "base/err.h"
+
+#include <stdint.h>
+
+struct med_sim_arrival {
+    int64_t at_ns;        /* not falling */
+    int64_t input_tokens;
+    int64_t output_tokens; /* what the request will produce; dispatch does not see it */
+    int64_t output_tokens_max; /* what it asks for; >= output_tokens */
+};
+
+struct med_sim_request {
+    int64_t ttft_ns;  /* -1: no token */
+    int64_t e2e_ns;   /* -1: did not finish */
+    size_t type;      /* index into plan->profiles of the worker that served it */
+    int outcome;      /* enum med_outcome, or a negative MED_E_* when refused */
+};
+
+struct med_sim_options {
+    int64_t queue_wait_ns, queue_max; /* as the router's options; 0: the router's defaults */
+    int64_t link_delay_ns;            /* one way, added to sends and tokens */
+};
+
+struct med_sim_result {
+    struct med_sim_request *requests; /* one per arrival, same order */
+    size_t count;
+    double *utilization; /* share of time busy, one per worker in plan order */
+    size_t worker_count;
+    int64_t end_ns;
+};
+
+int med_simulate(const struct med_plan *plan, const struct med_sim_arrival *arrivals, size_t count,
+                 const struct med_sim_options *options, struct med_sim_result *ret_result,
+                 struct med_err *err) MED_MUST_CHECK;
+void med_sim_result_release(struct med_sim_result *result);
+
+#endif

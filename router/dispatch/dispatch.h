@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Dispatch: which worker serves which request, and what happens when that goes wrong.
+ *
+ * A pure core: time is an argument (fleet nanoseconds), no I/O, and nothing is allocated after new.
+ * The live router and the simulation run this same code; the shells carry tokens and bytes, dispatch
+ * knows sizes only.  It speaks to its shell through the callbacks of struct med_dispatch_ops, which
+ * must not call back into dispatch.
+ *
+ * Path of a request: submit -> predicted output length (running distribution per input row, prior
+ * from the plan) -> bucket -> worker type by the plan's own shares (smooth weighted choice,
+ * deterministic) -> the worker of that type with the least predicted finish time -> send. If no
+ * worker of the planned type can start it within the TTFT objective it spills to the next best type;
+ * if none can take it, it waits in a bounded queue ordered by deadline; past its deadline it ends
+ * with MED_E_OVERLOAD.  A request whose worker is lost before its first token is dispatched again;
+ * after it, it ends with MED_E_WORKER_LOST.  Exactly one `end` callback per accepted request, and
+ * none for one that submit refused.
+ *
+ * A (request, attempt) pair is a lease: tokens and finishes of an older attempt are stale and
+ * dropped.  Health is the worker's engine heartbeat: without one for `suspect_after_ns` a worker gets
+ * no new requests; without one for `gone_after_ns` it is lost.
+ *
+ * thread: loop. owns: all tables. Names are copied.
+ */
+#ifndef MED_ROUTER_DISPATCH_DISPATCH_H
+#define MED_ROUTER_DISPATCH_DISPATCH_H
+
+#include "base/err.h"
+#include "base/limits.h"
+#include "profiles/latency.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One worker type of the plan. */
+struct med_dispatch_type {
+    char name[MED_LIMIT_NAME_BYTES + 1];
+    struct med_latency latency; /* for predictions */
+    bool has_latency;           /* false: serving points only; ranked by tokens outstanding */
+};
+
+/* One bucket of the plan. */
+struct med_dispatch_bucket {
+    int input_row, output_row;
+    double input_mean, output_mean; /* tokens */
+    double rate_per_s;
+    double shares[MED_LIMIT_WORKER_TYPES]; /* by type index, sum 1 */
+};
+
+struct med_dispatch_config {
+    const struct med_dispatch_type *types; /* copied */
+    size_t type_count;
+    const double *input_edges, *output_edges; /* copied; as in struct med_grid */
+    size_t input_edge_count, output_edge_count;
+    const struct med_dispatch_bucket *buckets; /* copied */
+    size_t bucket_count;
+    int64_t ttft_objective_ns;  /* spill beyond this predicted TTFT; 0: no objective */
+    int64_t queue_wait_ns;      /* longest wait in the queue for a request without a deadline */
+    int64_t queue_max;          /* requests waiting; more are refused with MED_E_OVERLOAD */
+    int64_t requests_max;       /* accepted and not ended; more are refused with MED_E_OVERLOAD */
+    int64_t workers_max;
+    int64_t suspect_after_ns, gone_after_ns;
+    int64_t attempts_max;       /* dispatches of one request, first included */
+};
+
+enum med_outcome {
+    MED_OUTCOME_STOP,
+    MED_OUTCOME_LENGTH,
+    MED_OUTCOME_ABORT_CLIENT,
+    MED_OUTCOME_ABORT_DEADLINE,
+    MED_OUTCOME_REJECTED,    /* accepted, queued, and past its deadline without a start */
+    MED_OUTCOME_WORKER_LOST,
+    MED_OUTCOME_ERROR,
+    MED_OUTCOME_COUNT
+};
+const char *med_outcome_name(enum med_outcome outcome); /* "abort_client" */
+
+struct med_dispatch_ops {
+    /* Sends the request to the worker. < 0: the link cannot take it now; another is tried. */
+    int (*send)(void *arg, uint64_t request, uint32_t attempt, uint32_t worker);
+    /* Tells the worker to stop; best effort. */
+    void (*cancel)(void *arg, uint64_t request, uint32_t attempt, uint32_t worker);
+    /* The request is over: exactly once. code: 0 for stop and length, else why.  When the shell
+     * itself reported the end (finish, cancel) it is still called, from inside that call. */
+    void (*end)(void *arg, uint64_t request, enum med_outcome outcome, int code);
+    void *arg;
+};
+
+/* request: the shell's name for it, unique among those not ended. */
+struct med_dispatch_request {
+    uint64_t request;
+    int64_t prompt_tokens;     /* >= 1 */
+    int64_t output_tokens_max; /* >= 1 */
+    int64_t deadline_ns;       /* fleet time; 0: none */
+};
+
+/* What a worker says when it joins; limits as the worker's scheduler has them. */
+struct med_dispatch_worker_hello {
+    const char *type_name;
+    const char *worker_id;    /* unique among connected ones; a second is MED_E_INVALID */
+    uint64_t incarnation;
+    int64_t model_len_max, sequences_max, kv_tokens;
+};
+
+struct med_dispatch_worker_stats {
+    int64_t heartbeat_ns;     /* fleet time of the engine loop's last beat, by the router's receipt */
+    int64_t running, waiting;
+    int64_t kv_blocks_free, kv_blocks_total;
+};
+
+enum med_worker_state { MED_WORKER_READY, MED_WORKER_SUSPECT, MED_WORKER_DRAINING, MED_WORKER_GONE };
+const char *med_worker_state_name(enum med_worker_state state);
+
+struct med_dispatch;
+
+int med_dispatch_new(const struct med_dispatch_config *config, const struct med_dispatch_ops *ops,
+                     struct med_dispatch **ret_dispatch, struct med_err *err) MED_MUST_CHECK;
+void med_dispatch_free(struct med_dispatch *d); /* nothing may be outstanding */
+
+/* MED_E_INVALID: fits no worker type of the plan (prompt + output beyond every limit);
+ * MED_E_OVERLOAD: queue or table full; MED_E_NO_WORKER: no worker is connected at all. */
+int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
+                        const struct med_dispatch_request *request) MED_MUST_CHECK;
+/* The client went away, or its deadline passed (outcome says which); idempotent:
+ * MED_E_NOT_FOUND when it has ended. */
+int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request,
+                        enum med_outcome outcome);
+
+/* errors: MED_E_NOT_FOUND unknown type, MED_E_INVALID worker_id connected already, MED_E_LIMIT. */
+int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
+                             const struct med_dispatch_worker_hello *hello, uint32_t *ret_worker,
+                             struct med_err *err) MED_MUST_CHECK;
+void med_dispatch_worker_stats(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
+                               const struct med_dispatch_worker_stats *stats);
+void med_dispatch_worker_drain(struct med_dispatch *d, int64_t now_ns, uint32_t worker);
+/* The connection is closed or judged dead: its requests are dispatched again or ended. The index
+ * is free afterwards. */
+void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t worker);
+
+/* `count` tokens starting at output position `position`. 0: pass them on; MED_E_NOT_FOUND: stale,
+ * drop them; MED_E_PROTO: a gap, a repeat or more than asked; the shell ends the link. */
+int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker, uint64_t request,
+                        uint32_t attempt, int64_t position, int64_t count) MED_MUST_CHECK;
+/* The worker ended it. outcome STOP, LENGTH or ERROR (a worker that refuses or fails a request
+ * without a token: it is dispatched elsewhere while attempts last). Same results as tokens. */
+int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker, uint64_t request,
+                        uint32_t attempt, enum med_outcome outcome) MED_MUST_CHECK;
+
+/* Expires queue entries, deadlines and heartbeats; starts what can start. */
+void med_dispatch_tick(struct med_dispatch *d, int64_t now_ns);
+/* When tick must be called next; INT64_MAX: nothing is pending. */
+int64_t med_dispatch_next_tick_ns(const struct med_dispatch *d);
+
+/* ---- what metrics, logs and tests read ---- */
+
+enum med_reroute { MED_REROUTE_WORKER_LOST, MED_REROUTE_SEND_FAILED, MED_REROUTE_WORKER_ERROR,
+                   MED_REROUTE_COUNT };
+const char *med_reroute_name(enum med_reroute reason);
+
+struct med_dispatch_totals {
+    uint64_t accepted, refused_overload, refused_no_worker, refused_invalid;
+    uint64_t outcomes[MED_OUTCOME_COUNT]; /* sum == accepted - in flight - queued */
+    uint64_t reroutes[MED_REROUTE_COUNT];
+    uint64_t spills;
+    uint64_t stale_messages;
+    int64_t in_flight, queued;
+};
+void med_dispatch_get_totals(const struct med_dispatch *d, struct med_dispatch_totals *ret_totals);
+
+struct med_dispatch_worker_view {
+    const char *worker_id;
+    size_t type;
+    enum med_worker_state state;
+    int64_t in_flight;
+    int64_t predicted_start_ns; /* from now, for a request sent now */
+    struct med_dispatch_worker_stats stats;
+};
+/* false: no such worker (indices are < workers_max, with holes). */
+bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t worker,
+                             struct med_dispatch_worker_view *ret_view);
+size_t med_dispatch_type_count(const struct med_dispatch *d);
+const char *med_dispatch_type_name(const struct med_dispatch *d, size_t type);
+/* Requests sent to a type for a (predicted) bucket. */
+uint64_t med_dispatch_picks(const struct med_dispatch *d, size_t type, int input_row,
+                            int output_row);
+
+struct med_dispatch_lease_view {
+    uint32_t worker;     /* UINT32_MAX: queued */
+    uint32_t attempt;    /* counts from 1 */
+    size_t type;
+    int input_row, output_row;   /* the predicted bucket */
+    int64_t predicted_ttft_ns, predicted_tpot_ns; /* at the pick; 0: not known */
+    int64_t tokens;      /* delivered so far */
+};
+bool med_dispatch_get_lease(const struct med_dispatch *d, uint64_t request,
+                            struct med_dispatch_lease_view *ret_view);
+void med_dispatch_check(const struct med_dispatch *d); /* every invariant, asserted */
+
+#endif
