@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the C library offers beyond POSIX, in one place (base/os_linux.c, the only file that is
+ * compiled with _GNU_SOURCE).  thread: any.
+ */
+#ifndef MED_BASE_OS_H
+#define MED_BASE_OS_H
+
+#include <locale.h>
+#include <pthread.h>
+#include <stddef.h>
+
+/* Bytes that the heap block p really holds; 0 for NULL. */
+size_t med_os_heap_bytes(void *p);
+
+/* Text of a negative errno ("No such file or directory"); static storage. */
+const char *med_os_errno_text(int code);
+
+/* name is cut to the 15 bytes that Linux keeps. */
+void med_os_thread_name(pthread_t thread, const char *name);
+
+/* Switches this thread to the "C" locale and back, around a library that follows the locale. */
+locale_t med_os_locale_enter(void);
+void med_os_locale_leave(locale_t previous);
+
+/* As strtod, in the "C" locale whatever the program's locale is. */
+double med_os_strtod(const char *text, char **ret_end);
+
+enum {
+    MED_OS_DOUBLE_MAX = 32
+};
+/* Writes the shortest of %.15g, %.16g and %.17g that reads back to the same finite value, in the
+ * "C" locale. Returns the length. */
+size_t med_os_print_double(char out[MED_OS_DOUBLE_MAX], double value);
+
+/* Directory of the running program, without a final slash.  Returns 0 or a negative errno. */
+int med_os_program_dir(char *out, size_t out_bytes);
+
+#endif

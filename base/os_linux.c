@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The GNU and Linux calls behind base/os.h.
+ *
+ * The "C" locale object is made once; glibc keeps it in static storage, so making it cannot fail
+ * for lack of memory.  thread: any.
+ */
+#include "base/os.h"
+
+#include "base/assert.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static pthread_once_t locale_once = PTHREAD_ONCE_INIT;
+static locale_t locale_c; // set by locale_make, then constant
+
+static void locale_make(void)
+{
+    locale_c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    MED_ASSERT(locale_c != (locale_t)0);
+}
+
+static locale_t locale_get(void)
+{
+    (void)pthread_once(&locale_once, locale_make); // cannot fail with a valid argument
+    return locale_c;
+}
+
+size_t med_os_heap_bytes(void *p)
+{
+    return malloc_usable_size(p);
+}
+
+const char *med_os_errno_text(int code)
+{
+    const char *text = code < 0 && code > -4096 ? strerrordesc_np(-code) : NULL;
+    return text ? text : "an unknown system error";
+}
+
+void med_os_thread_name(pthread_t thread, const char *name)
+{
+    char cut[16];
+    (void)snprintf(cut, sizeof cut, "%s", name);
+    (void)pthread_setname_np(thread, cut); // a name only helps debugging
+}
+
+locale_t med_os_locale_enter(void)
+{
+    return uselocale(locale_get());
+}
+
+void med_os_locale_leave(locale_t previous)
+{
+    (void)uselocale(previous);
+}
+
+double med_os_strtod(const char *text, char **ret_end)
+{
+    return strtod_l(text, ret_end, locale_get());
+}
+
+size_t med_os_print_double(char out[MED_OS_DOUBLE_MAX], double value)
+{
+    locale_t previous = med_os_locale_enter();
+    int length = 0;
+    for (int digits = 15; digits <= 17; digits++) {
+        length = snprintf(out, MED_OS_DOUBLE_MAX, "%.*g", digits, value);
+        /* Compared as numbers: -0 equals 0, and both print with their sign. */
+        if (strtod_l(out, NULL, locale_c) == value)
+            break;
+    }
+    med_os_locale_leave(previous);
+    MED_ASSERT(length > 0 && length < MED_OS_DOUBLE_MAX);
+    return (size_t)length;
+}
+
+int med_os_program_dir(char *out, size_t out_bytes)
+{
+    ssize_t length = readlink("/proc/self/exe", out, out_bytes);
+    if (length < 0)
+        return -errno;
+    if ((size_t)length >= out_bytes)
+        return -ENAMETOOLONG;
+    out[length] = '\0';
+    char *slash = strrchr(out, '/');
+    if (!slash)
+        return -ENOENT;
+    *slash = '\0';
+    return 0;
+}
