@@ -8,34 +8,40 @@
 
 enum {
     /* Files: larger is refused with a sentence before it is read. */
-    MED_LIMIT_JSON_BYTES = 64 << 20,      /* plan, profile, catalogue, workload, config */
-    MED_LIMIT_JSON_DEPTH = 64,            /* nesting; deeper is refused */
-    MED_LIMIT_LOG_FILE_ROWS = 50000000,   /* rows of a request log; more is refused */
-    MED_LIMIT_LOG_LINE_BYTES = 64 << 10,  /* one line of a request log */
-    MED_LIMIT_NAME_BYTES = 128,           /* worker type, instance, model, GPU: longer is refused */
+    MED_LIMIT_JSON_BYTES = 64 << 20,     /* plan, profile, catalogue, workload, config */
+    MED_LIMIT_JSON_DEPTH = 64,           /* nesting; deeper is refused */
+    MED_LIMIT_LOG_FILE_ROWS = 50000000,  /* rows of a request log; more is refused */
+    MED_LIMIT_LOG_LINE_BYTES = 64 << 10, /* one line of a request log */
+    MED_LIMIT_NAME_BYTES = 128,          /* worker type, instance, model, GPU: longer is refused */
+    MED_LIMIT_TEXT_BYTES = 16 << 10, /* source, reason, warning of a file: longer is refused */
 
     /* Planning sizes: more is refused with a sentence. */
-    MED_LIMIT_EDGES = 64,                 /* bucket edges per axis */
-    MED_LIMIT_BUCKETS = 4096,             /* buckets of a workload */
-    MED_LIMIT_WORKER_TYPES = 64,          /* profiles of a plan */
-    MED_LIMIT_INSTANCES = 512,            /* rows of a catalogue */
-    MED_LIMIT_PROFILE_ROWS = 65536,       /* steps or serving rows of a profile */
-    MED_LIMIT_SLOS = 8,                   /* objectives of a plan */
+    MED_LIMIT_EDGES = 64,           /* bucket edges per axis */
+    MED_LIMIT_BUCKETS = 4096,       /* buckets of a workload */
+    MED_LIMIT_WORKER_TYPES = 64,    /* profiles of a plan */
+    MED_LIMIT_INSTANCES = 512,      /* rows of a catalogue */
+    MED_LIMIT_PROFILE_ROWS = 65536, /* steps or serving rows of a profile */
+    MED_LIMIT_SLOS = 8,             /* objectives of a plan */
+    MED_LIMIT_SOURCES = 256,        /* sources of a profile, and its validations */
+    MED_LIMIT_RATE_WINDOWS = 10080, /* rate_over_time of a workload: a week of minutes */
+    MED_LIMIT_MESSAGES = 4096,      /* reasons or warnings of a plan */
 
     /* Requests: outside is INVALID_ARGUMENT before anything is accepted. */
-    MED_LIMIT_PROMPT_TOKENS = 1 << 20,    /* token ids of one prompt */
-    MED_LIMIT_OUTPUT_TOKENS = 1 << 20,    /* max_tokens of one request */
+    MED_LIMIT_PROMPT_TOKENS = 1 << 20, /* token ids of one prompt */
+    MED_LIMIT_OUTPUT_TOKENS = 1 << 20, /* max_tokens of one request */
     MED_LIMIT_REQUEST_ID_BYTES = 128,
 
     /* The worker link: a larger frame ends the connection with a logged reason. */
     MED_LIMIT_FRAME_BYTES = 8 << 20,
-    MED_LIMIT_LINK_WRITE_BYTES = 32 << 20, /* unsent bytes to one worker; then it counts as stalled */
-    MED_LIMIT_LINKS = 8192,               /* worker connections; more are closed at accept */
+    MED_LIMIT_LINK_WRITE_BYTES = 32
+                                 << 20, /* unsent bytes to one worker; then it counts as stalled */
+    MED_LIMIT_LINKS = 8192,             /* worker connections; more are closed at accept */
 
     /* The gRPC door. */
     MED_LIMIT_GRPC_MESSAGE_BYTES = 8 << 20,
-    MED_LIMIT_CALLS = 16384,              /* calls in flight; more are RESOURCE_EXHAUSTED */
-    MED_LIMIT_CALL_TOKENS_UNSENT = 65536, /* tokens a slow reader may lag; then the call is cancelled */
+    MED_LIMIT_CALLS = 16384, /* calls in flight; more are RESOURCE_EXHAUSTED */
+    MED_LIMIT_CALL_TOKENS_UNSENT =
+        65536, /* tokens a slow reader may lag; then the call is cancelled */
 
     /* The HTTP door (metrics, health). */
     MED_LIMIT_HTTP_HEADER_BYTES = 16 << 10, /* 431 */
@@ -45,8 +51,8 @@ enum {
     MED_LIMIT_MAILBOX_MESSAGES = 65536,
 
     /* Dispatch. */
-    MED_LIMIT_WORKERS = 8192,             /* workers of one router */
-    MED_LIMIT_QUEUE_REQUESTS = 4096,      /* default of --queue-max; more is RESOURCE_EXHAUSTED */
+    MED_LIMIT_WORKERS = 8192,        /* workers of one router */
+    MED_LIMIT_QUEUE_REQUESTS = 4096, /* default of --queue-max; more is RESOURCE_EXHAUSTED */
 };
 
 #endif
