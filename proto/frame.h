@@ -16,6 +16,7 @@
 
 struct med_frame_reader {
     struct med_buf buf;
+    size_t start; /* bytes at the front of buf that `next` has handed out already */
 };
 
 void med_frame_reader_init(struct med_frame_reader *reader);
