@@ -15,7 +15,11 @@
 #include "allocator/workload.h"
 #include "profiles/profile.h"
 
-enum med_plan_status { MED_PLAN_OPTIMAL, MED_PLAN_FEASIBLE, MED_PLAN_INFEASIBLE };
+enum med_plan_status {
+    MED_PLAN_OPTIMAL,
+    MED_PLAN_FEASIBLE,
+    MED_PLAN_INFEASIBLE
+};
 
 struct med_plan_placement {
     size_t worker_type; /* index into plan->profiles */
@@ -57,7 +61,7 @@ struct med_plan {
     double lower_bound_usd_per_hour;
     double solve_seconds;
     char *model_name;
-    char *model_path;       /* NULL: not known */
+    char *model_path; /* NULL: not known */
     struct med_slos slos;
     double utilization_max; /* u_j of the program, one for all types */
     char *workload_name;
@@ -81,7 +85,8 @@ struct med_plan {
     size_t warning_count;
 };
 
-int med_plan_read_file(const char *path, struct med_plan *ret_plan, struct med_err *err) MED_MUST_CHECK;
+int med_plan_read_file(const char *path, struct med_plan *ret_plan,
+                       struct med_err *err) MED_MUST_CHECK;
 int med_plan_read(const struct med_json_at *root, struct med_plan *ret_plan,
                   struct med_err *err) MED_MUST_CHECK;
 void med_plan_write(struct med_json_writer *w, const struct med_plan *plan);

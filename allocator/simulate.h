@@ -14,17 +14,17 @@
 #include <stdint.h>
 
 struct med_sim_arrival {
-    int64_t at_ns;        /* not falling */
+    int64_t at_ns; /* not falling */
     int64_t input_tokens;
-    int64_t output_tokens; /* what the request will produce; dispatch does not see it */
+    int64_t output_tokens;     /* what the request will produce; dispatch does not see it */
     int64_t output_tokens_max; /* what it asks for; >= output_tokens */
 };
 
 struct med_sim_request {
-    int64_t ttft_ns;  /* -1: no token */
-    int64_t e2e_ns;   /* -1: did not finish */
-    size_t type;      /* index into plan->profiles of the worker that served it */
-    int outcome;      /* enum med_outcome, or a negative MED_E_* when refused */
+    int64_t ttft_ns; /* -1: no token */
+    int64_t e2e_ns;  /* -1: did not finish */
+    size_t type;     /* index into plan->profiles of the worker that served it */
+    int outcome;     /* enum med_outcome, or a negative MED_E_* when refused */
 };
 
 struct med_sim_options {

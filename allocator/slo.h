@@ -15,7 +15,11 @@
 
 #include <stddef.h>
 
-enum med_slo_metric { MED_SLO_TTFT, MED_SLO_TPOT, MED_SLO_E2E_PER_TOKEN };
+enum med_slo_metric {
+    MED_SLO_TTFT,
+    MED_SLO_TPOT,
+    MED_SLO_E2E_PER_TOKEN
+};
 
 struct med_slo {
     enum med_slo_metric metric;

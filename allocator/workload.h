@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-extern const double MED_EDGES_INPUT[];  /* Melange's edges, the default grid */
+extern const double MED_EDGES_INPUT[]; /* Melange's edges, the default grid */
 extern const size_t MED_EDGES_INPUT_COUNT;
 extern const double MED_EDGES_OUTPUT[];
 extern const size_t MED_EDGES_OUTPUT_COUNT;
@@ -41,12 +41,16 @@ int med_grid_init_default(struct med_grid *grid) MED_MUST_CHECK;
 void med_grid_release(struct med_grid *grid);
 
 struct med_bucket {
-    int input_row, output_row;   /* indices into the grid's edges */
-    double share;                /* of requests */
+    int input_row, output_row;      /* indices into the grid's edges */
+    double share;                   /* of requests */
     double input_mean, output_mean; /* tokens, inside the cell */
 };
 
-enum med_arrival { MED_ARRIVAL_POISSON, MED_ARRIVAL_GAMMA, MED_ARRIVAL_TRACE };
+enum med_arrival {
+    MED_ARRIVAL_POISSON,
+    MED_ARRIVAL_GAMMA,
+    MED_ARRIVAL_TRACE
+};
 
 struct med_size_summary {
     double mean, p50, p90, p99, max; /* tokens; mean NAN: not given */
@@ -55,12 +59,12 @@ struct med_size_summary {
 struct med_workload {
     char *name;
     char *source_text, *source_licence, *source_method; /* the last two may be NULL */
-    int64_t requests;            /* that the figures come from */
+    int64_t requests;                                   /* that the figures come from */
     double rate_per_s;
     enum med_arrival arrival;
-    double burstiness;           /* gamma only; 1 otherwise */
-    char *trace;                 /* trace only: path of a request log */
-    double interval_s;           /* of rate_over_time; 0: not given */
+    double burstiness; /* gamma only; 1 otherwise */
+    char *trace;       /* trace only: path of a request log */
+    double interval_s; /* of rate_over_time; 0: not given */
     double *rates_per_s;
     size_t rate_count;
     struct med_grid grid;
@@ -79,7 +83,7 @@ void med_workload_release(struct med_workload *workload);
 /* ---- request logs ---- */
 
 struct med_request_row {
-    double arrival_s;      /* from the log's first request; not falling */
+    double arrival_s;                    /* from the log's first request; not falling */
     int64_t input_tokens, output_tokens; /* >= 1 */
 };
 

@@ -8,7 +8,7 @@
 
 _Noreturn void med_assert_fail(const char *file, int line, const char *condition);
 
-#define MED_ASSERT(condition)                                                                      \
-    ((condition) ? (void)0 : med_assert_fail(__FILE__, __LINE__, #condition))
+#define MED_ASSERT(condition) \
+ ((condition) ? (void)0 : med_assert_fail(__FILE__, __LINE__, #condition))
 
 #endif

@@ -13,12 +13,12 @@
 
 #include <stdint.h>
 
-#define MED_NS_PER_S INT64_C(1000000000)
+#define MED_NS_PER_S  INT64_C(1000000000)
 #define MED_NS_PER_MS INT64_C(1000000)
 #define MED_NS_PER_US INT64_C(1000)
 
 struct med_clock {
-    double scale;       /* fleet seconds per real second; 1 for wall speed; 0 marks a virtual clock */
+    double scale; /* fleet seconds per real second; 1 for wall speed; 0 marks a virtual clock */
     int64_t virtual_ns; /* the time of a virtual clock */
 };
 

@@ -15,7 +15,7 @@
 
 #include <stddef.h>
 
-#define MED_MUST_CHECK __attribute__((warn_unused_result))
+#define MED_MUST_CHECK               __attribute__((warn_unused_result))
 #define MED_PRINTF(fmt_index, first) __attribute__((format(printf, fmt_index, first)))
 
 // clang-format off
@@ -49,7 +49,9 @@ enum med_err_code {
 #undef X
 };
 
-enum { MED_ERR_TEXT_MAX = 1024 };
+enum {
+    MED_ERR_TEXT_MAX = 1024
+};
 
 /* One failure, as a person reads it.  text is always terminated; cut at the maximum. */
 struct med_err {

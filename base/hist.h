@@ -15,19 +15,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MED_HIST_BOUNDS_MAX = 48 };
+enum {
+    MED_HIST_BOUNDS_MAX = 48
+};
 
 struct med_hist {
-    double bounds[MED_HIST_BOUNDS_MAX]; /* strictly rising upper bounds, +Inf implied */
+    double bounds[MED_HIST_BOUNDS_MAX];       /* strictly rising upper bounds, +Inf implied */
     uint64_t counts[MED_HIST_BOUNDS_MAX + 1]; /* not cumulative; last is above all bounds */
     size_t bound_count;
     uint64_t count;
     double sum;
 };
 
-extern const double MED_HIST_TTFT_S[];  /* API bounds in seconds */
+extern const double MED_HIST_TTFT_S[]; /* API bounds in seconds */
 extern const size_t MED_HIST_TTFT_S_COUNT;
-extern const double MED_HIST_TPOT_S[];  /* for TPOT and ITL */
+extern const double MED_HIST_TPOT_S[]; /* for TPOT and ITL */
 extern const size_t MED_HIST_TPOT_S_COUNT;
 
 /* bounds need not include `extra` (the SLO values), which are merged in exactly and sorted. */

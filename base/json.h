@@ -32,7 +32,9 @@ struct med_json_doc {
     char *file; /* for messages; owned */
 };
 
-enum { MED_JSON_PATH_MAX = 256 };
+enum {
+    MED_JSON_PATH_MAX = 256
+};
 
 struct med_json_at {
     const struct med_json_doc *doc;
@@ -101,7 +103,9 @@ int med_json_fail(const struct med_json_at *at, const char *key, struct med_err 
 
 /* ---- writing ---- */
 
-enum { MED_JSON_WRITER_DEPTH_MAX = MED_JSON_PATH_MAX / 4 };
+enum {
+    MED_JSON_WRITER_DEPTH_MAX = MED_JSON_PATH_MAX / 4
+};
 
 struct med_json_writer {
     struct med_buf *buf; /* borrowed */

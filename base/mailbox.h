@@ -5,9 +5,9 @@
  * Messages are intrusive: a struct that begins with (or contains) struct med_message. Posting
  * transfers ownership to the receiver; MED_E_AGAIN (full) or MED_E_CANCELLED (closed) means that
  * the sender still owns it.  After a post the wake callback is called (on the posting thread, with
- * the mailbox unlocked): give uv_async_send, or NULL for a receiver that waits with med_mailbox_wait.
- * The receiver takes ALL messages per wake, since wakes coalesce.
- * thread: post: any; take/wait: the receiver.
+ * the mailbox unlocked): give uv_async_send, or NULL for a receiver that waits with
+ * med_mailbox_wait. The receiver takes ALL messages per wake, since wakes coalesce. thread: post:
+ * any; take/wait: the receiver.
  */
 #ifndef MED_BASE_MAILBOX_H
 #define MED_BASE_MAILBOX_H

@@ -31,7 +31,7 @@ enum med_option_type {
     MED_OPT_NUMBER,   /* double in [min, max], finite */
     MED_OPT_DURATION, /* int64_t nanoseconds; min and max in seconds */
     MED_OPT_CHOICE,   /* const char *: one of `choices`, separated by | */
-    MED_OPT_LIST,     /* struct med_option_list: may be given many times; config: array of strings */
+    MED_OPT_LIST, /* struct med_option_list: may be given many times; config: array of strings */
 };
 
 struct med_option_list {
@@ -40,16 +40,16 @@ struct med_option_list {
 };
 
 struct med_option {
-    const char *name;       /* long name without dashes, NULL ends the table */
-    char short_name;        /* 0 for none */
+    const char *name; /* long name without dashes, NULL ends the table */
+    char short_name;  /* 0 for none */
     enum med_option_type type;
-    size_t offset;          /* of the field in the options struct */
-    const char *unit;       /* "FILE", "REQ/S", ... shown after the name */
+    size_t offset;            /* of the field in the options struct */
+    const char *unit;         /* "FILE", "REQ/S", ... shown after the name */
     const char *default_text; /* parsed like a user's value; NULL: zero / NULL */
-    double min, max;        /* both 0: unbounded */
+    double min, max;          /* both 0: unbounded */
     const char *choices;
-    const char *help;       /* one sentence */
-    const char *group;      /* heading in --help; NULL continues the group above */
+    const char *help;  /* one sentence */
+    const char *group; /* heading in --help; NULL continues the group above */
 };
 
 /* What a program says of itself. */
@@ -57,23 +57,27 @@ struct med_program {
     const char *name;     /* "medley plan" */
     const char *synopsis; /* arguments: "[options] PLAN" */
     const char *summary;  /* one sentence */
-    const char *details;  /* paragraphs after the options: formats, examples, exit status; or NULL */
+    const char *details; /* paragraphs after the options: formats, examples, exit status; or NULL */
     const struct med_option *options;
     int positional_min, positional_max; /* max -1: any number */
 };
 
 struct med_options {
-    void *values;                 /* the caller's struct, filled by offset */
-    const char **positional;      /* borrowed argv entries; owned array */
+    void *values;            /* the caller's struct, filled by offset */
+    const char **positional; /* borrowed argv entries; owned array */
     int positional_count;
     const struct med_program *program;
-    void *owned;                  /* strings from the config file, list arrays */
+    void *owned; /* strings from the config file, list arrays */
 };
 
-enum med_options_verdict { MED_OPTIONS_RUN = 0, MED_OPTIONS_DONE = 1 };
+enum med_options_verdict {
+    MED_OPTIONS_RUN = 0,
+    MED_OPTIONS_DONE = 1
+};
 
 /* Fills values (which the caller zeroes), sets up the log, and returns MED_OPTIONS_RUN;
- * MED_OPTIONS_DONE after --help or --version (printed to stdout); MED_E_USAGE with err's sentence. */
+ * MED_OPTIONS_DONE after --help or --version (printed to stdout); MED_E_USAGE with err's sentence.
+ */
 int med_options_parse(const struct med_program *program, int argc, char **argv, void *values,
                       struct med_options *ret_options, struct med_err *err) MED_MUST_CHECK;
 void med_options_release(struct med_options *options);

@@ -17,12 +17,12 @@
 
 struct med_instance_kind {
     char *cloud, *instance, *region;
-    char *gpu;                  /* matches the profiles' gpu */
+    char *gpu; /* matches the profiles' gpu */
     int64_t gpus;
     double price_usd_per_hour;
-    double spot_usd_per_hour;   /* NAN: not known */
-    int64_t count_max;          /* availability cap; -1: none */
-    char *date, *source;        /* NULL: the catalogue's own */
+    double spot_usd_per_hour; /* NAN: not known */
+    int64_t count_max;        /* availability cap; -1: none */
+    char *date, *source;      /* NULL: the catalogue's own */
 };
 
 struct med_catalogue {

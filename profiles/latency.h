@@ -27,9 +27,9 @@ struct med_step_load {
 int64_t med_step_pairs(int64_t tokens, int64_t context);
 
 enum med_coverage {
-    MED_COVERAGE_MEASURED,  /* inside the range of measured or published steps */
-    MED_COVERAGE_MODELLED,  /* inside the engine's limits, beyond what was measured */
-    MED_COVERAGE_OUTSIDE,   /* beyond the engine's limits */
+    MED_COVERAGE_MEASURED, /* inside the range of measured or published steps */
+    MED_COVERAGE_MODELLED, /* inside the engine's limits, beyond what was measured */
+    MED_COVERAGE_OUTSIDE,  /* beyond the engine's limits */
 };
 
 /* A compiled model; plain values, may be copied. */

@@ -20,31 +20,35 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum med_source_kind { MED_SOURCE_MEASURED, MED_SOURCE_PUBLISHED, MED_SOURCE_MODELLED };
+enum med_source_kind {
+    MED_SOURCE_MEASURED,
+    MED_SOURCE_PUBLISHED,
+    MED_SOURCE_MODELLED
+};
 
 /* Where rows came from. JSON: sources[] {id, kind, text, licence?, date?, fit_error?}. */
 struct med_source {
-    char *id;      /* named by the rows' "source" */
+    char *id; /* named by the rows' "source" */
     enum med_source_kind kind;
-    char *text;    /* citation, or date, command, commit and machine, or what it was modelled from */
-    char *licence; /* NULL: not given */
-    char *date;    /* NULL: not given; YYYY-MM-DD */
+    char *text; /* citation, or date, command, commit and machine, or what it was modelled from */
+    char *licence;    /* NULL: not given */
+    char *date;       /* NULL: not given; YYYY-MM-DD */
     double fit_error; /* modelled: mean relative error of the fit; NAN: not given */
 };
 
 struct med_model_shape {
-    char *name;             /* "llama-2-7b" */
-    double parameters;      /* weights, counted */
+    char *name;        /* "llama-2-7b" */
+    double parameters; /* weights, counted */
     int64_t layers, hidden, heads, kv_heads, head_dim, intermediate, vocab;
-    double weight_bytes;    /* read once per iteration, over all GPUs of the worker */
+    double weight_bytes;       /* read once per iteration, over all GPUs of the worker */
     double kv_bytes_per_token; /* over all layers and GPUs of the worker */
 };
 
 struct med_hardware {
-    double memory_bytes;              /* of one GPU */
-    double bandwidth_bytes_per_s;     /* of one GPU: specification or measured, see its source */
-    double matrix_flops_per_s;        /* of one GPU, dense, in the profile's dtype */
-    char *source;                     /* id of a source */
+    double memory_bytes;          /* of one GPU */
+    double bandwidth_bytes_per_s; /* of one GPU: specification or measured, see its source */
+    double matrix_flops_per_s;    /* of one GPU, dense, in the profile's dtype */
+    char *source;                 /* id of a source */
 };
 
 /* What the engine is started with. */
@@ -75,15 +79,15 @@ struct med_step_model {
     double matrix_flops_per_s;
     double kv_bandwidth_bytes_per_s;
     double attention_flops_per_s;
-    double fit_error;     /* mean |model/measured - 1| over the rows of the fit */
+    double fit_error; /* mean |model/measured - 1| over the rows of the fit */
     double fit_error_max;
-    char *source;         /* id */
+    char *source; /* id */
 };
 
 /* JSON validations[] {against, error_mean, error_max, rows, text}: measurements left out of the
  * fit. */
 struct med_validation {
-    char *against; /* source id */
+    char *against;                /* source id */
     double error_mean, error_max; /* relative, absolute value */
     int64_t rows;
     char *text;
@@ -106,21 +110,21 @@ struct med_latency_stats {
  * throughput_per_s, ttft_ms{mean,p50,p90,p99}, tpot_ms{...}, e2e_ms{...}, failures, source}. */
 struct med_serving_row {
     double input_tokens, output_tokens; /* means */
-    char *arrival;             /* "closed" | "poisson" | "gamma" | "trace" | "offline" */
-    double rate_per_s;         /* open loop; NAN for closed */
-    double concurrency;        /* closed loop users; NAN for open */
-    double throughput_per_s;   /* finished requests per second */
+    char *arrival;                      /* "closed" | "poisson" | "gamma" | "trace" | "offline" */
+    double rate_per_s;                  /* open loop; NAN for closed */
+    double concurrency;                 /* closed loop users; NAN for open */
+    double throughput_per_s;            /* finished requests per second */
     struct med_latency_stats ttft_ms, tpot_ms, e2e_ms;
-    double failures;           /* share of requests, 0..1 */
+    double failures; /* share of requests, 0..1 */
     size_t source;
 };
 
 struct med_profile {
-    char *worker_type;  /* unique in a plan, e.g. "a10g-llama-2-7b-fp16" */
-    char *gpu;          /* as in the catalogue: "A10G" */
+    char *worker_type; /* unique in a plan, e.g. "a10g-llama-2-7b-fp16" */
+    char *gpu;         /* as in the catalogue: "A10G" */
     int64_t gpus_per_worker;
-    char *dtype;        /* "float16", "bfloat16", "gptq-int4" */
-    char *engine;       /* "reference", "tgi-0.8.2", "medley-0.1.0" */
+    char *dtype;  /* "float16", "bfloat16", "gptq-int4" */
+    char *engine; /* "reference", "tgi-0.8.2", "medley-0.1.0" */
     struct med_model_shape model;
     struct med_hardware hardware;
     struct med_engine_limits limits;

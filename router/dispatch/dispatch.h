@@ -55,13 +55,13 @@ struct med_dispatch_config {
     size_t input_edge_count, output_edge_count;
     const struct med_dispatch_bucket *buckets; /* copied */
     size_t bucket_count;
-    int64_t ttft_objective_ns;  /* spill beyond this predicted TTFT; 0: no objective */
-    int64_t queue_wait_ns;      /* longest wait in the queue for a request without a deadline */
-    int64_t queue_max;          /* requests waiting; more are refused with MED_E_OVERLOAD */
-    int64_t requests_max;       /* accepted and not ended; more are refused with MED_E_OVERLOAD */
+    int64_t ttft_objective_ns; /* spill beyond this predicted TTFT; 0: no objective */
+    int64_t queue_wait_ns;     /* longest wait in the queue for a request without a deadline */
+    int64_t queue_max;         /* requests waiting; more are refused with MED_E_OVERLOAD */
+    int64_t requests_max;      /* accepted and not ended; more are refused with MED_E_OVERLOAD */
     int64_t workers_max;
     int64_t suspect_after_ns, gone_after_ns;
-    int64_t attempts_max;       /* dispatches of one request, first included */
+    int64_t attempts_max; /* dispatches of one request, first included */
 };
 
 enum med_outcome {
@@ -69,7 +69,7 @@ enum med_outcome {
     MED_OUTCOME_LENGTH,
     MED_OUTCOME_ABORT_CLIENT,
     MED_OUTCOME_ABORT_DEADLINE,
-    MED_OUTCOME_REJECTED,    /* accepted, queued, and past its deadline without a start */
+    MED_OUTCOME_REJECTED, /* accepted, queued, and past its deadline without a start */
     MED_OUTCOME_WORKER_LOST,
     MED_OUTCOME_ERROR,
     MED_OUTCOME_COUNT
@@ -98,18 +98,23 @@ struct med_dispatch_request {
 /* What a worker says when it joins; limits as the worker's scheduler has them. */
 struct med_dispatch_worker_hello {
     const char *type_name;
-    const char *worker_id;    /* unique among connected ones; a second is MED_E_INVALID */
+    const char *worker_id; /* unique among connected ones; a second is MED_E_INVALID */
     uint64_t incarnation;
     int64_t model_len_max, sequences_max, kv_tokens;
 };
 
 struct med_dispatch_worker_stats {
-    int64_t heartbeat_ns;     /* fleet time of the engine loop's last beat, by the router's receipt */
+    int64_t heartbeat_ns; /* fleet time of the engine loop's last beat, by the router's receipt */
     int64_t running, waiting;
     int64_t kv_blocks_free, kv_blocks_total;
 };
 
-enum med_worker_state { MED_WORKER_READY, MED_WORKER_SUSPECT, MED_WORKER_DRAINING, MED_WORKER_GONE };
+enum med_worker_state {
+    MED_WORKER_READY,
+    MED_WORKER_SUSPECT,
+    MED_WORKER_DRAINING,
+    MED_WORKER_GONE
+};
 const char *med_worker_state_name(enum med_worker_state state);
 
 struct med_dispatch;
@@ -154,8 +159,12 @@ int64_t med_dispatch_next_tick_ns(const struct med_dispatch *d);
 
 /* ---- what metrics, logs and tests read ---- */
 
-enum med_reroute { MED_REROUTE_WORKER_LOST, MED_REROUTE_SEND_FAILED, MED_REROUTE_WORKER_ERROR,
-                   MED_REROUTE_COUNT };
+enum med_reroute {
+    MED_REROUTE_WORKER_LOST,
+    MED_REROUTE_SEND_FAILED,
+    MED_REROUTE_WORKER_ERROR,
+    MED_REROUTE_COUNT
+};
 const char *med_reroute_name(enum med_reroute reason);
 
 struct med_dispatch_totals {
@@ -186,12 +195,12 @@ uint64_t med_dispatch_picks(const struct med_dispatch *d, size_t type, int input
                             int output_row);
 
 struct med_dispatch_lease_view {
-    uint32_t worker;     /* UINT32_MAX: queued */
-    uint32_t attempt;    /* counts from 1 */
+    uint32_t worker;  /* UINT32_MAX: queued */
+    uint32_t attempt; /* counts from 1 */
     size_t type;
-    int input_row, output_row;   /* the predicted bucket */
+    int input_row, output_row;                    /* the predicted bucket */
     int64_t predicted_ttft_ns, predicted_tpot_ns; /* at the pick; 0: not known */
-    int64_t tokens;      /* delivered so far */
+    int64_t tokens;                               /* delivered so far */
 };
 bool med_dispatch_get_lease(const struct med_dispatch *d, uint64_t request,
                             struct med_dispatch_lease_view *ret_view);

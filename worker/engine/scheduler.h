@@ -58,7 +58,7 @@ struct med_batch_item {
     int64_t context;  /* tokens already in the cache before this item */
     int64_t position; /* index of the output token that is sampled, if `samples` */
     bool prefill;
-    bool samples;     /* a token comes out: every decode, and the last chunk of a prefill */
+    bool samples;          /* a token comes out: every decode, and the last chunk of a prefill */
     const int32_t *blocks; /* block table, block_count entries; valid until commit */
     int64_t block_count;
 };
@@ -95,8 +95,8 @@ struct med_scheduler_stats {
 
 struct med_scheduler;
 
-int med_scheduler_new(const struct med_scheduler_config *config, struct med_scheduler **ret_scheduler,
-                      struct med_err *err) MED_MUST_CHECK;
+int med_scheduler_new(const struct med_scheduler_config *config,
+                      struct med_scheduler **ret_scheduler, struct med_err *err) MED_MUST_CHECK;
 void med_scheduler_free(struct med_scheduler *s);
 
 int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *spec) MED_MUST_CHECK;
