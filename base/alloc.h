@@ -13,6 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 void *med_alloc(size_t bytes) __attribute__((malloc, warn_unused_result));
 void *med_calloc(size_t count, size_t bytes) __attribute__((malloc, warn_unused_result));
 void *med_realloc(void *p, size_t bytes) __attribute__((warn_unused_result));
@@ -27,5 +31,9 @@ int64_t med_alloc_bytes_live(void);
 /* Fault injection. n >= 1: the nth allocation from now returns NULL, once; 0: off.
  * Returns how many allocations were made since the last call. */
 uint64_t med_alloc_fail_nth(uint64_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

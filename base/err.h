@@ -15,6 +15,10 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define MED_MUST_CHECK               __attribute__((warn_unused_result))
 #define MED_PRINTF(fmt_index, first) __attribute__((format(printf, fmt_index, first)))
 
@@ -74,5 +78,9 @@ int med_err_grpc_status(int code);
 /* Exit status of a program that ends with this code: 0, 1 failed, 2 usage or bad input,
  * 3 infeasible. */
 int med_err_exit_status(int code);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
