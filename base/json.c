@@ -540,16 +540,21 @@ int med_json_integer(const struct med_json_at *at, const char *key, int64_t min,
     return med_json_integer_here(&next, min, max, ret_value, err);
 }
 
+int med_json_bool_here(const struct med_json_at *at, bool *ret_value, struct med_err *err)
+{
+    if (!cJSON_IsBool(at->node))
+        return fail_expected(at, err, "true or false");
+    *ret_value = cJSON_IsTrue(at->node);
+    return 0;
+}
+
 int med_json_bool(const struct med_json_at *at, const char *key, bool *ret_value,
                   struct med_err *err)
 {
     if (fail_unless_object(at, err) < 0)
         return MED_E_FORMAT;
     struct med_json_at next = child(at, key);
-    if (!cJSON_IsBool(next.node))
-        return fail_expected(&next, err, "true or false");
-    *ret_value = cJSON_IsTrue(next.node);
-    return 0;
+    return med_json_bool_here(&next, ret_value, err);
 }
 
 int med_json_string_here(const struct med_json_at *at, long max_bytes, const char **ret_value,

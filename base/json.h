@@ -95,6 +95,8 @@ int med_json_number_here(const struct med_json_at *at, double min, double max, d
                          struct med_err *err) MED_MUST_CHECK;
 int med_json_integer_here(const struct med_json_at *at, int64_t min, int64_t max,
                           int64_t *ret_value, struct med_err *err) MED_MUST_CHECK;
+int med_json_bool_here(const struct med_json_at *at, bool *ret_value,
+                       struct med_err *err) MED_MUST_CHECK;
 int med_json_string_here(const struct med_json_at *at, long max_bytes, const char **ret_value,
                          struct med_err *err) MED_MUST_CHECK;
 /* For checks across fields: "file: path: message"; path is at's path plus ".key" if key != NULL. */
