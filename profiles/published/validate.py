@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the step models against measurements that were left out of the fit.
+
+They come from other engines, so two errors are stated: as it is, and after one scale factor for the
+engine, which leaves the error of the shape (how time grows with batch, context and prompt).
+
+  SageMaker  Llama-2-7B fp16 on one A10G, closed loop of 1 to 20 users, 50 output tokens.  Prompts
+             are short and not recorded; 100 tokens are assumed.  In a closed loop, a token takes one
+             iteration of all users, and each user's prefill once per 50 tokens stops the others.
+  ANL        static batches on one A100-40GB or H100, input = output = 128 to 2048: latency is the
+             prefill of the batch in chunks of the budget, then output - 1 iterations.  Batches that do
+             not fit the KV capacity ran in several waves there and are left out.
+"""
+
+import csv
+import os
+import statistics
+
+from hardware import BATCHED_TOKENS_MAX
+
+SAGEMAKER_PROMPT = 100
+ANL_GPU = {"A100-40GB": "A100-40GB", "H100": "H100-80GB"}
+ANL_ENGINE = {"anl-vllm": "vLLM", "anl-trtllm": "TensorRT-LLM"}
+_sets = {}
+
+
+def load(folder):
+    path = os.path.join(folder, "sagemaker_llama2", "sagemaker_compact.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        _sets["sagemaker"] = [
+            r for r in csv.DictReader(file)
+            if r["model"] == "meta-llama/Llama-2-7b-hf" and r["instance"] == "ml.g5.2xlarge"]
+    path = os.path.join(folder, "anl_inference_bench", "llama7b_8b_1gpu.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        _sets["anl"] = [r for r in csv.DictReader(file)
+                        if r["model"] == "meta-llama/Llama-2-7b-hf"]
+
+
+def _row(p=0, c=0, s=0, d=0):
+    return {"prefill_tokens": p, "prefill_context": c, "decode_sequences": s,
+            "decode_context_tokens": d}
+
+
+def sagemaker_pairs(model):
+    """(users, model ms per token, measured ms per token)"""
+    from derive import step_ms
+    out = []
+    for r in _sets["sagemaker"]:
+        users, tokens = int(r["concurrency"]), int(r["output_tokens"])
+        context = SAGEMAKER_PROMPT + tokens / 2
+        decode = step_ms(model, _row(s=users, d=users * context))
+        prefill = step_ms(model, _row(p=SAGEMAKER_PROMPT))
+        out.append((users, decode + users * prefill / tokens, float(r["ms_per_token_p50"])))
+    return out
+
+
+def anl_pairs(gpu, against, model, limits):
+    """(tokens in = out, batch, model seconds, measured seconds), and how many did not fit"""
+    from derive import step_ms
+    out, skipped = [], 0
+    for r in _sets["anl"]:
+        if r["gpu"] != ANL_GPU[gpu] or r["framework"] != ANL_ENGINE[against]:
+            continue
+        i, o, batch = int(r["input_tokens"]), int(r["output_tokens"]), int(r["batch"])
+        if batch * (i + o) > limits["kv_tokens"]:
+            skipped += 1
+            continue
+        seconds, left = 0.0, batch * i
+        pairs_each = i * (i + 1) / 2
+        per_token = pairs_each / i  # mean attention pairs of a prompt token
+        while left > 0:
+            chunk = min(BATCHED_TOKENS_MAX, left)
+            left -= chunk
+            row = _row(p=chunk, c=per_token - (chunk + 1) / 2)  # the pairs of several short prompts
+            seconds += step_ms(model, row) / 1e3
+        seconds += (o - 1) * step_ms(model, _row(s=batch, d=batch * (i + o / 2))) / 1e3
+        out.append((i, batch, seconds, float(r["latency_s"])))
+    return out, skipped
+
+
+def _entry(against, pairs, text):
+    errors = [abs(model / measured - 1) for model, measured in pairs]
+    scale = statistics.geometric_mean(measured / model for model, measured in pairs)
+    scaled = [abs(scale * model / measured - 1) for model, measured in pairs]
+    out = []
+    for kind, values in (("as it is", errors),
+                         (f"after one scale factor of {scale:.3f} for that engine", scaled)):
+        out.append({"against": against, "error_mean": float(f"{statistics.mean(values):.4g}"),
+                    "error_max": float(f"{max(values):.4g}"), "rows": len(values),
+                    "text": f"{text}; {kind}"})
+    return out
+
+
+def validations(gpu, model, limits):
+    if gpu == "A10G":
+        pairs = [(m, t) for _, m, t in sagemaker_pairs(model)]
+        return _entry("sagemaker", pairs,
+                      f"ms per token by users, prompts of {SAGEMAKER_PROMPT} tokens assumed")
+    out = []
+    if gpu in ANL_GPU:
+        for against in ANL_ENGINE:
+            rows, skipped = anl_pairs(gpu, against, model, limits)
+            out += _entry(against, [(m, t) for _, _, m, t in rows],
+                          f"latency of static batches, input = output = 128 to 2048 tokens, batch 1 "
+                          f"to 64; {skipped} rows that do not fit the KV capacity left out")
+    return out
