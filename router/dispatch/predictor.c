@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Predictor: how long an answer will be, from the prompt's size.
+ *
+ * For each input row an aged histogram over the output rows. It starts as the plan's rates, worth
+ * PRIOR_REQUESTS requests, and every answer that ends ages it by 1/WINDOW_REQUESTS and adds one: the
+ * prior fades and a drift of the traffic is followed within about WINDOW_REQUESTS answers of a row.
+ * The client's maximum is used as what it is, a bound: what lies beyond it is moved to its row. An
+ * answer that was cut by its maximum says only "longer", so its one count is spread over the rows
+ * from there on, as the histogram has them.
+ *
+ * Pure; nothing is allocated after init. thread: loop.
+ */
+#include "router/dispatch/internal.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+
+#include <math.h>
+#include <string.h>
+
+#define PRIOR_REQUESTS  64.0
+#define WINDOW_REQUESTS 1024.0
+
+static int row_of(const double *edges, size_t count, int64_t tokens)
+{
+    size_t low = 0;
+    size_t high = count - 1;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (edges[middle] >= (double)tokens)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return (int)low;
+}
+
+int predictor_input_row(const struct predictor *p, int64_t tokens)
+{
+    return row_of(p->input_edges, p->row_count, tokens);
+}
+
+int predictor_output_row(const struct predictor *p, int64_t tokens)
+{
+    return row_of(p->output_edges, p->column_count, tokens);
+}
+
+static void fill_prior(struct predictor *p, const struct med_dispatch_config *config)
+{
+    double totals[MED_LIMIT_EDGES] = {0};
+    double total = 0;
+    for (size_t b = 0; b < config->bucket_count; b++) {
+        const struct med_dispatch_bucket *bucket = &config->buckets[b];
+        size_t cell = (size_t)bucket->input_row * p->column_count + (size_t)bucket->output_row;
+        p->weights[cell] += bucket->rate_per_s;
+        p->means[cell] = bucket->output_mean;
+        p->arrivals[bucket->input_row] += bucket->rate_per_s;
+        totals[bucket->output_row] += bucket->rate_per_s;
+        total += bucket->rate_per_s;
+    }
+    for (size_t r = 0; r < p->row_count; r++) {
+        double *row = p->weights + r * p->column_count;
+        double sum = p->arrivals[r];
+        for (size_t c = 0; c < p->column_count; c++) {
+            double chance = sum > 0 ? row[c] / sum : totals[c] / total;
+            row[c] = PRIOR_REQUESTS * chance;
+            if (p->means[r * p->column_count + c] == 0) {
+                double below = c > 0 ? p->output_edges[c - 1] : 0;
+                p->means[r * p->column_count + c] = fmax(1, (below + p->output_edges[c]) / 2);
+            }
+        }
+        p->arrivals[r] = WINDOW_REQUESTS * sum / total;
+    }
+}
+
+int predictor_init(struct predictor *p, const struct med_dispatch_config *config)
+{
+    p->row_count = config->input_edge_count;
+    p->column_count = config->output_edge_count;
+    size_t cells = p->row_count * p->column_count;
+    p->input_edges = med_calloc(p->row_count, sizeof *p->input_edges);
+    p->output_edges = med_calloc(p->column_count, sizeof *p->output_edges);
+    p->weights = med_calloc(cells, sizeof *p->weights);
+    p->means = med_calloc(cells, sizeof *p->means);
+    p->arrivals = med_calloc(p->row_count, sizeof *p->arrivals);
+    if (!p->input_edges || !p->output_edges || !p->weights || !p->means || !p->arrivals)
+        return MED_E_NOMEM;
+    memcpy(p->input_edges, config->input_edges, p->row_count * sizeof *p->input_edges);
+    memcpy(p->output_edges, config->output_edges, p->column_count * sizeof *p->output_edges);
+    fill_prior(p, config);
+    return 0;
+}
+
+void predictor_release(struct predictor *p)
+{
+    med_free(p->input_edges);
+    med_free(p->output_edges);
+    med_free(p->weights);
+    med_free(p->means);
+    med_free(p->arrivals);
+}
+
+void predictor_distribution(const struct predictor *p, int input_row, int64_t delivered,
+                            int64_t output_tokens_max, double ret_chances[MED_LIMIT_EDGES])
+{
+    MED_ASSERT(delivered < output_tokens_max);
+    const double *weights = p->weights + (size_t)input_row * p->column_count;
+    size_t first = (size_t)predictor_output_row(p, delivered + 1);
+    size_t last = (size_t)predictor_output_row(p, output_tokens_max);
+    double sum = 0;
+    for (size_t c = 0; c < p->column_count; c++)
+        ret_chances[c] = 0;
+    for (size_t c = first; c < p->column_count; c++) {
+        ret_chances[c < last ? c : last] += weights[c];
+        sum += weights[c];
+    }
+    if (sum > 0) {
+        for (size_t c = first; c <= last; c++)
+            ret_chances[c] /= sum;
+    } else {
+        ret_chances[first] = 1; /* longer than any answer seen: it is about to end */
+    }
+}
+
+double predictor_mean(const struct predictor *p, int input_row, int64_t delivered,
+                      int64_t output_tokens_max)
+{
+    double chances[MED_LIMIT_EDGES];
+    predictor_distribution(p, input_row, delivered, output_tokens_max, chances);
+    const double *means = p->means + (size_t)input_row * p->column_count;
+    double mean = 0;
+    for (size_t c = 0; c < p->column_count; c++) {
+        /* In a row that is partly done, half of the rest of the row is to come. */
+        double low = (double)delivered + 1;
+        double tokens = means[c] > low ? means[c] : fmax(low, (low + p->output_edges[c]) / 2);
+        mean += chances[c] * fmin(tokens, (double)output_tokens_max);
+    }
+    return fmax(mean, (double)delivered + 1);
+}
+
+int predictor_median_row(const struct predictor *p, const double chances[MED_LIMIT_EDGES])
+{
+    double sum = 0;
+    for (size_t c = 0; c + 1 < p->column_count; c++) {
+        sum += chances[c];
+        if (sum >= 0.5)
+            return (int)c;
+    }
+    return (int)p->column_count - 1;
+}
+
+void predictor_on_arrival(struct predictor *p, int input_row)
+{
+    for (size_t r = 0; r < p->row_count; r++)
+        p->arrivals[r] *= 1 - 1 / WINDOW_REQUESTS;
+    p->arrivals[input_row] += 1;
+}
+
+void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool cut)
+{
+    double *weights = p->weights + (size_t)input_row * p->column_count;
+    size_t row = (size_t)predictor_output_row(p, tokens > 0 ? tokens : 1);
+    double beyond = 0;
+    for (size_t c = row; c < p->column_count; c++)
+        beyond += weights[c];
+    double share = cut && beyond > 0 ? 1 / beyond : 0;
+    for (size_t c = 0; c < p->column_count; c++) {
+        double more = c >= row ? weights[c] * share : 0;
+        weights[c] = weights[c] * (1 - 1 / WINDOW_REQUESTS) + more;
+    }
+    if (share == 0)
+        weights[row] += 1;
+}

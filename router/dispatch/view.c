@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * View: what metrics, logs and tests read of dispatch, the names of its enums, and the check of all
+ * its invariants. Changes nothing. thread: loop.
+ */
+#include "router/dispatch/internal.h"
+
+#include "base/assert.h"
+
+const char *med_outcome_name(enum med_outcome outcome)
+{
+    static const char *const names[MED_OUTCOME_COUNT] = {
+        [MED_OUTCOME_STOP] = "stop",
+        [MED_OUTCOME_LENGTH] = "length",
+        [MED_OUTCOME_ABORT_CLIENT] = "abort_client",
+        [MED_OUTCOME_ABORT_DEADLINE] = "abort_deadline",
+        [MED_OUTCOME_REJECTED] = "rejected",
+        [MED_OUTCOME_WORKER_LOST] = "worker_lost",
+        [MED_OUTCOME_ERROR] = "error",
+    };
+    MED_ASSERT(outcome < MED_OUTCOME_COUNT);
+    return names[outcome];
+}
+
+const char *med_worker_state_name(enum med_worker_state state)
+{
+    static const char *const names[] = {
+        [MED_WORKER_READY] = "ready",
+        [MED_WORKER_SUSPECT] = "suspect",
+        [MED_WORKER_DRAINING] = "draining",
+        [MED_WORKER_GONE] = "gone",
+    };
+    MED_ASSERT(state <= MED_WORKER_GONE);
+    return names[state];
+}
+
+const char *med_reroute_name(enum med_reroute reason)
+{
+    static const char *const names[MED_REROUTE_COUNT] = {
+        [MED_REROUTE_WORKER_LOST] = "worker_lost",
+        [MED_REROUTE_SEND_FAILED] = "send_failed",
+        [MED_REROUTE_WORKER_ERROR] = "worker_error",
+    };
+    MED_ASSERT(reason < MED_REROUTE_COUNT);
+    return names[reason];
+}
+
+void med_dispatch_get_totals(const struct med_dispatch *d, struct med_dispatch_totals *ret_totals)
+{
+    *ret_totals = d->totals;
+}
+
+bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t index,
+                             struct med_dispatch_worker_view *ret_view)
+{
+    if (index >= d->workers.count_max || !d->workers.rows[index].connected)
+        return false;
+    const struct worker *worker = &d->workers.rows[index];
+    const struct med_dispatch_type *type = &d->types[worker->type].plan;
+    /* Of the shortest prompt, since the view is of no request; the time is that of the last event
+     * on its prefills, which makes it an upper bound. */
+    struct prediction p = worker_predict(worker, type->has_latency ? &type->latency : NULL,
+                                         &d->leases, worker->prefill_since_ns, 1, 1);
+    *ret_view = (struct med_dispatch_worker_view){.worker_id = worker->worker_id,
+                                                  .type = worker->type,
+                                                  .state = worker->state,
+                                                  .in_flight = worker_in_flight(worker),
+                                                  .predicted_start_ns = (int64_t)(p.wait_ms * 1e6),
+                                                  .stats = worker->stats};
+    return true;
+}
+
+size_t med_dispatch_type_count(const struct med_dispatch *d)
+{
+    return d->config.type_count;
+}
+
+const char *med_dispatch_type_name(const struct med_dispatch *d, size_t type)
+{
+    MED_ASSERT(type < d->config.type_count);
+    return d->types[type].plan.name;
+}
+
+uint64_t med_dispatch_picks(const struct med_dispatch *d, size_t type, int input_row,
+                            int output_row)
+{
+    MED_ASSERT(type < d->config.type_count);
+    MED_ASSERT(input_row >= 0 && (size_t)input_row < d->config.input_edge_count);
+    MED_ASSERT(output_row >= 0 && (size_t)output_row < d->config.output_edge_count);
+    size_t row = type * d->config.input_edge_count + (size_t)input_row;
+    return d->picks[row * d->config.output_edge_count + (size_t)output_row];
+}
+
+bool med_dispatch_get_lease(const struct med_dispatch *d, uint64_t request,
+                            struct med_dispatch_lease_view *ret_view)
+{
+    uint32_t lease = leases_find(&d->leases, request);
+    if (lease == NONE)
+        return false;
+    const struct lease *row = &d->leases.rows[lease];
+    *ret_view = (struct med_dispatch_lease_view){.worker = row->worker,
+                                                 .attempt = row->attempt,
+                                                 .type = row->type,
+                                                 .input_row = row->input_row,
+                                                 .output_row = row->output_row,
+                                                 .predicted_ttft_ns = row->predicted_ttft_ns,
+                                                 .predicted_tpot_ns = row->predicted_tpot_ns,
+                                                 .tokens = row->tokens};
+    return true;
+}
+
+struct sums {
+    int64_t count, prompt_tokens, context_tokens, remaining_tokens;
+};
+
+static void check_list(const struct med_dispatch *d, uint32_t index, const struct lease_list *list,
+                       bool decoding, struct sums *sums)
+{
+    int64_t count = 0;
+    uint32_t previous = NONE;
+    for (uint32_t i = list->first; i != NONE; i = d->leases.rows[i].next) {
+        const struct lease *row = &d->leases.rows[i];
+        MED_ASSERT(row->used);
+        MED_ASSERT(row->worker == index);
+        MED_ASSERT(row->previous == previous);
+        MED_ASSERT((row->tokens > 0) == decoding);
+        MED_ASSERT(row->remaining >= 1);
+        MED_ASSERT(d->waiting.places[i] == NONE);
+        MED_ASSERT((d->deadlines.places[i] != NONE) == (row->deadline_ns > 0));
+        if (decoding)
+            sums->context_tokens += row->prompt_tokens + row->tokens;
+        else
+            sums->prompt_tokens += row->prompt_tokens;
+        sums->remaining_tokens += row->remaining;
+        previous = i;
+        count++;
+    }
+    MED_ASSERT(list->last == previous);
+    MED_ASSERT(list->count == count);
+    sums->count += count;
+}
+
+static int64_t check_workers(const struct med_dispatch *d)
+{
+    int64_t in_flight = 0;
+    size_t connected = 0;
+    for (uint32_t i = 0; i < d->workers.count_max; i++) {
+        const struct worker *worker = &d->workers.rows[i];
+        if (!worker->connected)
+            continue;
+        struct sums sums = {0};
+        check_list(d, i, &worker->prefilling, false, &sums);
+        check_list(d, i, &worker->decoding, true, &sums);
+        MED_ASSERT(worker->prefill_tokens == sums.prompt_tokens);
+        MED_ASSERT(worker->context_tokens == sums.context_tokens);
+        MED_ASSERT(worker->remaining_tokens == sums.remaining_tokens);
+        MED_ASSERT(worker->state != MED_WORKER_GONE || sums.count == 0);
+        MED_ASSERT(sums.count <= worker->sequences_max);
+        in_flight += sums.count;
+        connected++;
+    }
+    MED_ASSERT(connected == d->workers.count);
+    size_t listed = 0;
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        for (uint32_t i = d->workers.type_first[t]; i != NONE; i = d->workers.rows[i].next) {
+            MED_ASSERT(d->workers.rows[i].connected);
+            MED_ASSERT(d->workers.rows[i].type == t);
+            listed++;
+        }
+    }
+    MED_ASSERT(listed == connected);
+    return in_flight;
+}
+
+void med_dispatch_check(const struct med_dispatch *d)
+{
+    int64_t in_flight = check_workers(d);
+    size_t used = 0;
+    for (uint32_t i = 0; i < d->leases.count_max; i++) {
+        const struct lease *row = &d->leases.rows[i];
+        if (!row->used)
+            continue;
+        used++;
+        MED_ASSERT(leases_find(&d->leases, row->request) == i);
+        MED_ASSERT((row->worker == NONE) == (d->waiting.places[i] != NONE));
+        MED_ASSERT((int64_t)row->attempt <= d->config.attempts_max);
+        MED_ASSERT(row->tokens >= 0 && row->tokens <= row->output_tokens_max);
+    }
+    queue_check(&d->waiting);
+    queue_check(&d->deadlines);
+    MED_ASSERT(used == d->leases.count);
+    MED_ASSERT(d->totals.in_flight == in_flight);
+    MED_ASSERT(d->totals.queued == (int64_t)d->waiting.count);
+    MED_ASSERT(used == (size_t)(d->totals.in_flight + d->totals.queued));
+    uint64_t ended = 0;
+    for (size_t i = 0; i < MED_OUTCOME_COUNT; i++)
+        ended += d->totals.outcomes[i];
+    MED_ASSERT(d->totals.accepted == ended + used);
+}

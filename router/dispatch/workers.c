@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Workers: the pool, and what each worker is expected to do next.
+ *
+ * Per worker, dispatch knows what it sent and what came back: requests without a token (their prompts
+ * are being computed, in the order of sending, by chunks of what the token budget leaves beside the
+ * decodes) and requests with tokens (decoding). From these sums and the type's latency model follow
+ * the wait before a new prompt is begun, its first token and its last. The estimate costs O(1).
+ * What the worker itself reports is shown and not believed: it is older than what dispatch saw.
+ *
+ * thread: loop.
+ */
+#include "router/dispatch/internal.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+
+#include <math.h>
+#include <string.h>
+
+int workers_init(struct workers *w, const struct med_dispatch_config *config)
+{
+    w->count_max = (size_t)config->workers_max;
+    w->rows = med_calloc(w->count_max, sizeof *w->rows);
+    w->type_first = med_calloc(config->type_count, sizeof *w->type_first);
+    if (!w->rows || !w->type_first)
+        return MED_E_NOMEM;
+    for (size_t t = 0; t < config->type_count; t++)
+        w->type_first[t] = NONE;
+    for (size_t i = 0; i < w->count_max; i++)
+        w->rows[i].next = i + 1 < w->count_max ? (uint32_t)i + 1 : NONE;
+    w->suspect_after_ns = config->suspect_after_ns;
+    w->gone_after_ns = config->gone_after_ns;
+    w->check_at_ns = INT64_MAX;
+    return 0;
+}
+
+void workers_release(struct workers *w)
+{
+    med_free(w->rows);
+    med_free(w->type_first);
+}
+
+uint32_t workers_add(struct workers *w, size_t type)
+{
+    uint32_t index = w->free;
+    if (index == NONE)
+        return NONE;
+    struct worker *worker = &w->rows[index];
+    MED_ASSERT(!worker->connected);
+    w->free = worker->next;
+    uint32_t first = w->type_first[type];
+    *worker = (struct worker){.connected = true,
+                              .state = MED_WORKER_READY,
+                              .type = type,
+                              .prefilling = {NONE, NONE, 0},
+                              .decoding = {NONE, NONE, 0},
+                              .next = first,
+                              .previous = NONE};
+    if (first != NONE)
+        w->rows[first].previous = index;
+    w->type_first[type] = index;
+    w->count++;
+    return index;
+}
+
+void workers_remove(struct workers *w, uint32_t index)
+{
+    struct worker *worker = &w->rows[index];
+    MED_ASSERT(worker->connected);
+    MED_ASSERT(worker_in_flight(worker) == 0);
+    if (worker->previous != NONE)
+        w->rows[worker->previous].next = worker->next;
+    else
+        w->type_first[worker->type] = worker->next;
+    if (worker->next != NONE)
+        w->rows[worker->next].previous = worker->previous;
+    worker->connected = false;
+    worker->next = w->free;
+    w->free = index;
+    w->count--;
+}
+
+int64_t worker_in_flight(const struct worker *worker)
+{
+    return worker->prefilling.count + worker->decoding.count;
+}
+
+static void list_append(struct lease_list *list, struct leases *leases, uint32_t lease)
+{
+    struct lease *row = &leases->rows[lease];
+    row->next = NONE;
+    row->previous = list->last;
+    if (list->last != NONE)
+        leases->rows[list->last].next = lease;
+    else
+        list->first = lease;
+    list->last = lease;
+    list->count++;
+}
+
+static void list_remove(struct lease_list *list, struct leases *leases, uint32_t lease)
+{
+    struct lease *row = &leases->rows[lease];
+    if (row->previous != NONE)
+        leases->rows[row->previous].next = row->next;
+    else
+        list->first = row->next;
+    if (row->next != NONE)
+        leases->rows[row->next].previous = row->previous;
+    else
+        list->last = row->previous;
+    row->next = NONE;
+    row->previous = NONE;
+    list->count--;
+    MED_ASSERT(list->count >= 0);
+}
+
+static double pairs_of(int64_t prompt_tokens)
+{
+    return (double)prompt_tokens * ((double)prompt_tokens + 1) / 2;
+}
+
+void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns)
+{
+    struct lease *row = &leases->rows[lease];
+    MED_ASSERT(row->tokens == 0);
+    if (worker->prefilling.count == 0)
+        worker->prefill_since_ns = now_ns;
+    list_append(&worker->prefilling, leases, lease);
+    worker->prefill_tokens += row->prompt_tokens;
+    worker->prefill_pairs += pairs_of(row->prompt_tokens);
+    worker->remaining_tokens += row->remaining;
+}
+
+static void leave_prefill(struct worker *worker, struct leases *leases, uint32_t lease,
+                          int64_t now_ns)
+{
+    const struct lease *row = &leases->rows[lease];
+    if (worker->prefilling.first == lease)
+        worker->prefill_since_ns = now_ns;
+    list_remove(&worker->prefilling, leases, lease);
+    worker->prefill_tokens -= row->prompt_tokens;
+    worker->prefill_pairs -= pairs_of(row->prompt_tokens);
+    MED_ASSERT(worker->prefill_tokens >= 0);
+    if (worker->prefilling.count == 0)
+        worker->prefill_pairs = 0; /* no rounding is carried over */
+}
+
+void worker_first_token(struct worker *worker, struct leases *leases, uint32_t lease,
+                        int64_t now_ns)
+{
+    leave_prefill(worker, leases, lease, now_ns);
+    list_append(&worker->decoding, leases, lease);
+    worker->context_tokens += leases->rows[lease].prompt_tokens;
+}
+
+void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns)
+{
+    struct lease *row = &leases->rows[lease];
+    worker->remaining_tokens -= row->remaining;
+    if (row->tokens == 0) {
+        leave_prefill(worker, leases, lease, now_ns);
+    } else {
+        list_remove(&worker->decoding, leases, lease);
+        worker->context_tokens -= row->prompt_tokens + row->tokens;
+    }
+    MED_ASSERT(worker->context_tokens >= 0);
+    MED_ASSERT(worker->remaining_tokens >= 0);
+}
+
+static double step_ms(const struct med_latency *latency, double prefill_tokens, double pairs,
+                      int64_t sequences, double context_tokens)
+{
+    struct med_step_load load = {.prefill_tokens = llround(prefill_tokens),
+                                 .prefill_pairs = llround(pairs),
+                                 .decode_sequences = sequences,
+                                 .decode_context_tokens = llround(context_tokens)};
+    return med_latency_step_ms(latency, &load);
+}
+
+/* Milliseconds to compute prompts of `tokens` in all, in chunks beside the worker's decodes. */
+static double prefill_ms(const struct worker *worker, const struct med_latency *latency,
+                         double tokens, double pairs)
+{
+    if (tokens <= 0)
+        return 0;
+    int64_t sequences = worker->decoding.count;
+    double chunk = (double)latency->batched_tokens_max - (double)sequences;
+    chunk = fmax(chunk, 1);
+    double full = floor(tokens / chunk);
+    double rest = tokens - full * chunk;
+    double context = (double)worker->context_tokens;
+    double total = 0;
+    if (full > 0)
+        total += full * step_ms(latency, chunk, pairs * chunk / tokens, sequences, context);
+    if (rest > 0)
+        total += step_ms(latency, rest, pairs * rest / tokens, sequences, context);
+    return total;
+}
+
+/* Milliseconds until the worker has a place and KV memory for one more prompt. */
+static double room_ms(const struct worker *worker, double token_ms, int64_t prompt_tokens)
+{
+    double held = (double)worker_in_flight(worker);
+    double ends = held + 1 - (double)worker->sequences_max;
+    double kv = (double)(worker->context_tokens + worker->prefill_tokens);
+    double lacking = kv + (double)prompt_tokens + 1 - (double)worker->kv_tokens;
+    if (lacking > 0 && held > 0)
+        ends = fmax(ends, ceil(lacking / (kv / held)));
+    if (ends <= 0)
+        return 0;
+    /* Remaining lengths spread evenly from 0 to twice their mean: the k-th of n ends at k/(n+1). */
+    double mean = (double)worker->remaining_tokens / held;
+    return 2 * mean * ends / (held + 1) * token_ms;
+}
+
+struct prediction worker_predict(const struct worker *worker, const struct med_latency *latency,
+                                 const struct leases *leases, int64_t now_ns, int64_t prompt_tokens,
+                                 double output_tokens)
+{
+    if (!latency) {
+        int64_t tokens = worker->prefill_tokens + worker->remaining_tokens;
+        return (struct prediction){.finish_ms = (double)tokens};
+    }
+    struct prediction p = {0};
+    int64_t held = worker_in_flight(worker);
+    double context = (double)(worker->context_tokens + worker->prefill_tokens + prompt_tokens);
+    p.tpot_ms = step_ms(latency, 0, 0, held + 1, context);
+    double own_pairs = pairs_of(prompt_tokens);
+    double before =
+        prefill_ms(worker, latency, (double)worker->prefill_tokens, worker->prefill_pairs);
+    double with = prefill_ms(worker, latency, (double)(worker->prefill_tokens + prompt_tokens),
+                             worker->prefill_pairs + own_pairs);
+    double wait = before;
+    if (worker->prefilling.count > 0) {
+        /* Part of the first prompt is done by now; no more than all of it. */
+        const struct lease *first = &leases->rows[worker->prefilling.first];
+        double part = (double)first->prompt_tokens / (double)worker->prefill_tokens;
+        double elapsed = (double)(now_ns - worker->prefill_since_ns) / 1e6;
+        wait -= fmin(fmax(elapsed, 0), before * part);
+    } else if (held > 0) {
+        wait = step_ms(latency, 0, 0, held, (double)worker->context_tokens) / 2;
+    }
+    p.wait_ms = fmax(wait, room_ms(worker, p.tpot_ms, prompt_tokens));
+    p.ttft_ms = p.wait_ms + (with - before);
+    p.finish_ms = p.ttft_ms + (output_tokens - 1) * p.tpot_ms;
+    return p;
+}
