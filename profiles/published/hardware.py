@@ -34,24 +34,27 @@ SEQUENCES_MAX = 256
 BLOCK_TOKENS = 16
 
 
-def activation_bytes():
-    """Of one iteration of BATCHED_TOKENS_MAX tokens: the MLP's two halves, hidden states and
-    queries, keys, values in 16 bit, logits of SEQUENCES_MAX sequences in 32 bit; twice, for
-    workspaces and the allocator's slack."""
-    per_token = 2 * (2 * MODEL["intermediate"] + 6 * MODEL["hidden"])
-    return 2 * (BATCHED_TOKENS_MAX * per_token + SEQUENCES_MAX * MODEL["vocab"] * 4)
+def activation_bytes(model, batched_tokens, sequences):
+    """Of one iteration: the MLP's two halves, hidden states, queries, keys and values in 16 bit, and
+    the logits of the sequences in 32 bit; twice, for workspaces and the allocator's slack."""
+    per_token = 2 * (2 * model["intermediate"] + 6 * model["hidden"])
+    return 2 * (batched_tokens * per_token + sequences * model["vocab"] * 4)
 
 
-def kv_tokens(gpu):
-    free = (MEMORY_SHARE * GPUS[gpu]["memory"] * MIB - MODEL["weight_bytes"] - activation_bytes())
-    tokens = int(free // MODEL["kv_bytes_per_token"])
-    return tokens // BLOCK_TOKENS * BLOCK_TOKENS
+def kv_tokens(gpu, gpus=1, model=None, batched_tokens=BATCHED_TOKENS_MAX, sequences=SEQUENCES_MAX):
+    """What is left of the memory share after weights and activations, in whole blocks."""
+    model = model or MODEL
+    free = (MEMORY_SHARE * gpus * GPUS[gpu]["memory"] * MIB - model["weight_bytes"]
+            - activation_bytes(model, batched_tokens, sequences))
+    return int(free // model["kv_bytes_per_token"]) // BLOCK_TOKENS * BLOCK_TOKENS
 
 
-def limits(gpu):
-    tokens = kv_tokens(gpu)
+def limits(gpu, model_len=MODEL_LEN_WANTED, gpus=1, model=None,
+           batched_tokens=BATCHED_TOKENS_MAX, sequences=SEQUENCES_MAX):
+    tokens = kv_tokens(gpu, gpus, model, batched_tokens, sequences)
     return {
-        "max_model_len": min(MODEL_LEN_WANTED, tokens), "max_num_seqs": SEQUENCES_MAX,
-        "max_num_batched_tokens": BATCHED_TOKENS_MAX, "block_tokens": BLOCK_TOKENS,
+        # A request longer than the KV capacity could never run: the engine is started with less.
+        "max_model_len": min(model_len, tokens), "max_num_seqs": sequences,
+        "max_num_batched_tokens": batched_tokens, "block_tokens": BLOCK_TOKENS,
         "kv_tokens": tokens,
     }

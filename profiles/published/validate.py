@@ -4,9 +4,10 @@
 They come from other engines, so two errors are stated: as it is, and after one scale factor for the
 engine, which leaves the error of the shape (how time grows with batch, context and prompt).
 
-  SageMaker  Llama-2-7B fp16 on one A10G, closed loop of 1 to 20 users, 50 output tokens.  Prompts
-             are short and not recorded; 100 tokens are assumed.  In a closed loop, a token takes one
-             iteration of all users, and each user's prefill once per 50 tokens stops the others.
+  SageMaker  Llama-2-7B fp16 on one A10G, closed loop of 1 to 20 users, 50 output tokens.  Its
+             prompts are ShareGPT's; the first 25 of its sample file have 146 tokens on average, which
+             is taken for all.  In a closed loop, a token takes one iteration of all users, and each
+             user's prefill once per 50 tokens stops the others.
   ANL        static batches on one A100-40GB or H100, input = output = 128 to 2048: latency is the
              prefill of the batch in chunks of the budget, then output - 1 iterations.  Batches that do
              not fit the KV capacity ran in several waves there and are left out.
@@ -18,7 +19,7 @@ import statistics
 
 from hardware import BATCHED_TOKENS_MAX
 
-SAGEMAKER_PROMPT = 100
+SAGEMAKER_PROMPT = 146
 ANL_GPU = {"A100-40GB": "A100-40GB", "H100": "H100-80GB"}
 ANL_ENGINE = {"anl-vllm": "vLLM", "anl-trtllm": "TensorRT-LLM"}
 _sets = {}
@@ -95,7 +96,8 @@ def validations(gpu, model, limits):
     if gpu == "A10G":
         pairs = [(m, t) for _, m, t in sagemaker_pairs(model)]
         return _entry("sagemaker", pairs,
-                      f"ms per token by users, prompts of {SAGEMAKER_PROMPT} tokens assumed")
+                      f"time per token by users, ShareGPT prompts taken as {SAGEMAKER_PROMPT} "
+                      "tokens each")
     out = []
     if gpu in ANL_GPU:
         for against in ANL_ENGINE:
