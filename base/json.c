@@ -37,6 +37,55 @@ static const double INTEGER_MAX = 9007199254740992.0; // 2^53: doubles beyond sk
 static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
 static _Thread_local bool out_of_memory; // the library does not say why it failed
 
+/* ---- paths ---- */
+
+/* Appends to a path; when it does not fit, the path ends in "..." for good. */
+static void path_append(char path[MED_JSON_PATH_MAX], const char *piece)
+{
+    size_t used = strlen(path);
+    size_t length = strlen(piece);
+    if (used >= 3 && strcmp(path + used - 3, "...") == 0)
+        return;
+    if (used + length + 4 > MED_JSON_PATH_MAX)
+        piece = "...";
+    (void)snprintf(path + used, MED_JSON_PATH_MAX - used, "%s", piece);
+}
+
+static bool is_plain_key(const char *key)
+{
+    if (*key == '\0')
+        return false;
+    for (const char *p = key; *p; p++) {
+        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+                     (*p >= '0' && *p <= '9') || *p == '_' || *p == '-';
+        if (!plain)
+            return false;
+    }
+    return true;
+}
+
+/* ".key", or ["any key"] when it holds other characters. */
+static void path_append_key(char path[MED_JSON_PATH_MAX], const char *key)
+{
+    char piece[SHOWN_MAX];
+    if (is_plain_key(key)) {
+        path_append(path, ".");
+        path_append(path, key);
+        return;
+    }
+    char escaped[SHOWN_MAX - 8];
+    (void)med_utf8_escape(escaped, sizeof escaped, key, strlen(key));
+    (void)snprintf(piece, sizeof piece, "[\"%s\"]", escaped);
+    path_append(path, piece);
+}
+
+static void path_append_index(char path[MED_JSON_PATH_MAX], size_t index)
+{
+    char piece[32];
+    (void)snprintf(piece, sizeof piece, "[%zu]", index);
+    path_append(path, piece);
+}
+
 /* ---- documents ---- */
 
 static void *hook_alloc(size_t bytes)
@@ -94,35 +143,50 @@ static int find_duplicate(const struct cJSON *object, const char **ret_key)
     return 0;
 }
 
-/* Walks the whole tree without recursion: one level of `walk` per level of nesting. */
+/* The path of the innermost of the open nodes, for a message. */
+static struct med_json_at open_place(const struct med_json_doc *doc,
+                                     const struct cJSON *const *open, int depth)
+{
+    struct med_json_at at = med_json_root(doc);
+    for (int level = 1; level <= depth; level++) {
+        if (cJSON_IsObject(open[level - 1])) {
+            path_append_key(at.path, open[level]->string);
+            continue;
+        }
+        size_t index = 0;
+        for (const struct cJSON *node = open[level - 1]->child; node != open[level];
+             node = node->next)
+            index++;
+        path_append_index(at.path, index);
+    }
+    at.node = open[depth];
+    return at;
+}
+
+/* Walks the whole tree without recursion: `open` holds the containers down to the current node. */
 static int check_duplicates(const struct med_json_doc *doc, struct med_err *err)
 {
-    struct med_json_at walk[MED_LIMIT_JSON_DEPTH + 1];
-    size_t index[MED_LIMIT_JSON_DEPTH + 1];
+    const struct cJSON *open[MED_LIMIT_JSON_DEPTH + 1];
     int depth = 0;
-    bool entered = true;
-    walk[0] = med_json_root(doc);
-    while (depth >= 0) {
-        const struct med_json_at *here = &walk[depth];
-        if (entered && cJSON_IsObject(here->node)) {
-            const char *key;
-            if (find_duplicate(here->node, &key) < 0)
-                return fail_memory(doc->file, err);
-            if (key)
-                return med_json_fail(here, key, err, "this key stands twice in the object");
+    const struct cJSON *node = doc->root;
+    while (node) {
+        open[depth] = node;
+        const char *key = NULL;
+        if (cJSON_IsObject(node) && find_duplicate(node, &key) < 0)
+            return fail_memory(doc->file, err);
+        if (key) {
+            struct med_json_at at = open_place(doc, open, depth);
+            return med_json_fail(&at, key, err, "this key stands twice in the object");
         }
-        if (entered && depth < MED_LIMIT_JSON_DEPTH) {
-            walk[depth + 1].node = NULL;
-            index[depth + 1] = 0;
-        }
-        if (depth < MED_LIMIT_JSON_DEPTH &&
-            med_json_next(here, &index[depth + 1], &walk[depth + 1], NULL)) {
+        if (node->child) {
+            MED_ASSERT(depth < MED_LIMIT_JSON_DEPTH); // the grammar check saw to it
             depth++;
-            entered = true;
-        } else {
-            depth--;
-            entered = false;
+            node = node->child;
+            continue;
         }
+        while (depth > 0 && !open[depth]->next)
+            depth--;
+        node = depth > 0 ? open[depth]->next : NULL;
     }
     return 0;
 }
@@ -176,53 +240,6 @@ void med_json_free(struct med_json_doc *doc)
 }
 
 /* ---- positions ---- */
-
-/* Appends to a path; when it does not fit, the path ends in "..." for good. */
-static void path_append(char path[MED_JSON_PATH_MAX], const char *piece)
-{
-    size_t used = strlen(path);
-    size_t length = strlen(piece);
-    if (used >= 3 && strcmp(path + used - 3, "...") == 0)
-        return;
-    if (used + length + 4 > MED_JSON_PATH_MAX)
-        piece = "...";
-    (void)snprintf(path + used, MED_JSON_PATH_MAX - used, "%s", piece);
-}
-
-static bool is_plain_key(const char *key)
-{
-    if (*key == '\0')
-        return false;
-    for (const char *p = key; *p; p++) {
-        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
-                     (*p >= '0' && *p <= '9') || *p == '_' || *p == '-';
-        if (!plain)
-            return false;
-    }
-    return true;
-}
-
-/* ".key", or ["any key"] when it holds other characters. */
-static void path_append_key(char path[MED_JSON_PATH_MAX], const char *key)
-{
-    char piece[SHOWN_MAX];
-    if (is_plain_key(key)) {
-        path_append(path, ".");
-        path_append(path, key);
-        return;
-    }
-    char escaped[SHOWN_MAX - 8];
-    (void)med_utf8_escape(escaped, sizeof escaped, key, strlen(key));
-    (void)snprintf(piece, sizeof piece, "[\"%s\"]", escaped);
-    path_append(path, piece);
-}
-
-static void path_append_index(char path[MED_JSON_PATH_MAX], size_t index)
-{
-    char piece[32];
-    (void)snprintf(piece, sizeof piece, "[%zu]", index);
-    path_append(path, piece);
-}
 
 struct med_json_at med_json_root(const struct med_json_doc *doc)
 {

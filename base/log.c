@@ -67,6 +67,29 @@ static void time_print(char out[32])
     (void)snprintf(out, 32, "%s.%03dZ", date, milliseconds);
 }
 
+/* As JSON escapes it; in text lines quotes and backslashes stay as they are. */
+static void text_escape(char out[ESCAPED_MAX], const char *message, bool is_json)
+{
+    size_t length = 0;
+    for (size_t left = strlen(message); left > 0;) {
+        char piece[MED_UTF8_ESCAPE_CHAR_MAX];
+        size_t used;
+        size_t count = med_utf8_escape_char(piece, message, left, &used);
+        const char *text = piece;
+        if (!is_json && (*message == '"' || *message == '\\')) {
+            text = message;
+            count = 1;
+        }
+        if (length + count >= ESCAPED_MAX)
+            break;
+        memcpy(out + length, text, count);
+        length += count;
+        message += used;
+        left -= used;
+    }
+    out[length] = '\0';
+}
+
 static void line_write(const char *line, size_t bytes)
 {
     ssize_t written;
@@ -88,9 +111,10 @@ void med_log(enum med_log_level level, const char *request_id, const char *fmt, 
     if (length >= (int)sizeof message)
         memcpy(message + sizeof message - 4, "...", 4);
 
+    const bool is_json = atomic_load(&line_format) == MED_LOG_JSONL;
     char text[ESCAPED_MAX] = "";
     if (length > 0)
-        (void)med_utf8_escape(text, sizeof text, message, strlen(message));
+        text_escape(text, message, is_json);
     char request[6 * REQUEST_MAX] = "";
     if (request_id)
         (void)med_utf8_escape(request, sizeof request, request_id,
@@ -99,7 +123,7 @@ void med_log(enum med_log_level level, const char *request_id, const char *fmt, 
     time_print(stamp);
     char line[LINE_MAX_BYTES];
     const char *name = level_names[level];
-    if (atomic_load(&line_format) == MED_LOG_JSONL)
+    if (is_json)
         length = snprintf(line, sizeof line,
                           "{\"time\":\"%s\",\"level\":\"%s\",\"program\":\"%s\",%s%s%s"
                           "\"message\":\"%s\"}\n",
