@@ -45,4 +45,27 @@ int med_simulate(const struct med_plan *plan, const struct med_sim_arrival *arri
                  struct med_err *err) MED_MUST_CHECK;
 void med_sim_result_release(struct med_sim_result *result);
 
+/* ---- arrivals and figures, for whoever has no trace and asks for means ---- */
+
+/* `count` arrivals of the plan's own mix at rate_factor times its rate: each bucket at its mean
+ * sizes, gaps as the plan's arrival process (a trace counts as Poisson). Every request asks for
+ * output_tokens_max, or where that is 0 for the upper edge of its bucket plus one, so that its end
+ * is not known beforehand.  The caller frees *ret_arrivals with med_free.
+ * errors: MED_E_INVALID for a plan without assignment or a factor that is not > 0. */
+int med_sim_arrivals_from_plan(const struct med_plan *plan, double rate_factor, size_t count,
+                               int64_t output_tokens_max, uint64_t seed,
+                               struct med_sim_arrival **ret_arrivals,
+                               struct med_err *err) MED_MUST_CHECK;
+
+/* Means in milliseconds over the requests that finished; NAN: none did. TPOT and e2e_per_token are
+ * means over requests, as slo.h defines them. */
+struct med_sim_summary {
+    size_t finished, refused, other; /* other: accepted, without an ordinary end */
+    double ttft_ms, tpot_ms, e2e_ms, e2e_per_token_ms;
+};
+/* Of the requests [from, to) only: cut warm-up and cool-down off. */
+struct med_sim_summary med_sim_summarize(const struct med_sim_result *result,
+                                         const struct med_sim_arrival *arrivals, size_t from,
+                                         size_t to);
+
 #endif

@@ -36,11 +36,12 @@ static size_t cell_of(const struct shares *s, size_t row, size_t column)
     return (row * s->column_count + column) * s->type_count;
 }
 
-/* Seconds of one request. */
+/* Seconds of one request. Its matrix work counts where it exceeds the weights' reading, which an
+ * iteration pays anyway. */
 static double work_of(const struct med_latency *latency, double input, double output)
 {
-    double prefill =
-        input * latency->linear_ms_per_token + input * (input + 1) / 2 * latency->pair_ms;
+    double matrix = fmax(0, input * latency->linear_ms_per_token - latency->weights_ms);
+    double prefill = matrix + input * (input + 1) / 2 * latency->pair_ms;
     double decode =
         output * (latency->sequence_ms + latency->kv_ms_per_token * (input + output / 2));
     return (prefill + decode) / 1e3;
