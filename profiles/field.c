@@ -10,20 +10,40 @@
 
 #include "base/alloc.h"
 #include "base/limits.h"
+#include "base/utf8.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+
+static const size_t shown_bytes_max = 60;
 
 int med_field_no_memory(struct med_err *err)
 {
     return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
 }
 
+const char *med_field_shown(const char *text, char out[MED_FIELD_SHOWN_MAX])
+{
+    size_t bytes = strlen(text);
+    size_t kept = bytes < shown_bytes_max ? bytes : shown_bytes_max;
+    size_t used = med_utf8_escape(out, MED_FIELD_SHOWN_MAX - sizeof "...", text, kept);
+    (void)snprintf(out + used, MED_FIELD_SHOWN_MAX - used, "%s", kept < bytes ? "..." : "");
+    return out;
+}
+
+static int get_string(const struct med_json_at *at, const char *key, long max_bytes,
+                      const char **ret_text, struct med_err *err)
+{
+    return key == NULL ? med_json_string_here(at, max_bytes, ret_text, err)
+                       : med_json_string(at, key, max_bytes, ret_text, err);
+}
+
 static int copy_string(const struct med_json_at *at, const char *key, long max_bytes,
                        const char *allowed_controls, char **ret_text, struct med_err *err)
 {
     const char *text = NULL;
-    int rc = med_json_string(at, key, max_bytes, &text, err);
+    int rc = get_string(at, key, max_bytes, &text, err);
     if (rc < 0) {
         return rc;
     }
@@ -82,12 +102,14 @@ int med_field_date(const struct med_json_at *at, const char *key, char **ret_dat
                    struct med_err *err)
 {
     const char *text = NULL;
-    int rc = med_json_string(at, key, MED_LIMIT_NAME_BYTES, &text, err);
+    int rc = get_string(at, key, MED_LIMIT_NAME_BYTES, &text, err);
     if (rc < 0) {
         return rc;
     }
     if (!is_date(text)) {
-        return med_json_fail(at, key, err, "found \"%.40s\", expected a date YYYY-MM-DD", text);
+        char shown[MED_FIELD_SHOWN_MAX];
+        return med_json_fail(at, key, err, "found \"%s\", expected a date YYYY-MM-DD",
+                             med_field_shown(text, shown));
     }
     char *copy = med_strdup(text);
     if (copy == NULL) {
@@ -153,7 +175,7 @@ int med_field_choice(const struct med_json_at *at, const char *key, const char *
                      size_t choice_count, size_t *ret_index, struct med_err *err)
 {
     const char *text = NULL;
-    int rc = med_json_string(at, key, MED_LIMIT_NAME_BYTES, &text, err);
+    int rc = get_string(at, key, MED_LIMIT_NAME_BYTES, &text, err);
     if (rc < 0) {
         return rc;
     }
@@ -172,5 +194,7 @@ int med_field_choice(const struct med_json_at *at, const char *key, const char *
             used += bytes;
         }
     }
-    return med_json_fail(at, key, err, "found \"%.40s\", expected %s", text, expected);
+    char shown[MED_FIELD_SHOWN_MAX];
+    return med_json_fail(at, key, err, "found \"%s\", expected %s", med_field_shown(text, shown),
+                         expected);
 }

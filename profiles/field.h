@@ -16,7 +16,14 @@
 /* Fills err with the sentence of MED_E_NOMEM and returns it. */
 int med_field_no_memory(struct med_err *err);
 
-/* A name: 1..MED_LIMIT_NAME_BYTES bytes, no control characters. */
+enum {
+    MED_FIELD_SHOWN_MAX = 96
+};
+/* Text of a file as a message may show it: escaped, and cut to 60 bytes. Returns out. */
+const char *med_field_shown(const char *text, char out[MED_FIELD_SHOWN_MAX]);
+
+/* In what follows key NULL means the value of the position itself (array elements).
+ * A name: 1..MED_LIMIT_NAME_BYTES bytes, no control characters. */
 int med_field_name(const struct med_json_at *at, const char *key, char **ret_name,
                    struct med_err *err) MED_MUST_CHECK;
 /* A text: 1..MED_LIMIT_TEXT_BYTES bytes, no control characters but newline and tab. */

@@ -46,7 +46,9 @@ static int find_source(const struct med_profile *profile, const struct med_json_
             return 0;
         }
     }
-    return med_json_fail(at, key, err, "found \"%s\", expected the id of one of the sources", id);
+    char shown[MED_FIELD_SHOWN_MAX];
+    return med_json_fail(at, key, err, "found \"%s\", expected the id of one of the sources",
+                         med_field_shown(id, shown));
 }
 
 /* As find_source, but keeps a copy of the id. */
@@ -239,7 +241,9 @@ static int read_step_model(const struct med_json_at *root, struct med_profile *p
         return rc;
     }
     if (strcmp(form, model_form) != 0) {
-        return med_json_fail(&at, "form", err, "found \"%s\", expected \"%s\"", form, model_form);
+        char shown[MED_FIELD_SHOWN_MAX];
+        return med_json_fail(&at, "form", err, "found \"%s\", expected \"%s\"",
+                             med_field_shown(form, shown), model_form);
     }
     if ((rc = med_json_number(&at, "fixed_ms", 0, ms_max, &model->fixed_ms, err)) < 0 ||
         (rc = med_json_number(&at, "sequence_us", 0, ms_max, &model->sequence_us, err)) < 0 ||
