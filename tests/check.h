@@ -114,6 +114,7 @@ CHECK_UNUSED static bool check_true(const char *file, int line, const char *what
 
 CHECK_UNUSED static uint64_t check_seed(void)
 {
+    static bool printed;
     const char *text = getenv("MEDLEY_TEST_SEED");
     uint64_t seed = 20240917;
     if (text && *text) {
@@ -124,7 +125,9 @@ CHECK_UNUSED static uint64_t check_seed(void)
             exit(1);
         }
     }
-    (void)printf("seed %" PRIu64 " (set MEDLEY_TEST_SEED to change it)\n", seed);
+    if (!printed)
+        (void)printf("seed %" PRIu64 " (set MEDLEY_TEST_SEED to change it)\n", seed);
+    printed = true;
     return seed;
 }
 
