@@ -13,7 +13,7 @@ enum {
     MED_LIMIT_LOG_FILE_ROWS = 50000000,  /* rows of a request log; more is refused */
     MED_LIMIT_LOG_LINE_BYTES = 64 << 10, /* one line of a request log */
     MED_LIMIT_NAME_BYTES = 128,          /* worker type, instance, model, GPU: longer is refused */
-    MED_LIMIT_TEXT_BYTES = 16 << 10, /* source, reason, warning of a file: longer is refused */
+    MED_LIMIT_TEXT_BYTES = 16 << 10,     /* source, reason, warning of a file: longer is refused */
 
     /* Planning sizes: more is refused with a sentence. */
     MED_LIMIT_EDGES = 64,           /* bucket edges per axis */
@@ -35,7 +35,9 @@ enum {
     MED_LIMIT_FRAME_BYTES = 8 << 20,
     MED_LIMIT_LINK_WRITE_BYTES = 32
                                  << 20, /* unsent bytes to one worker; then it counts as stalled */
-    MED_LIMIT_LINKS = 8192,             /* worker connections; more are closed at accept */
+    MED_LIMIT_LINK_REPLY_BYTES = 8 << 20, /* unsent bytes to one router; then the worker redials */
+    MED_LIMIT_LINKS = 8192,               /* worker connections; more are closed at accept */
+    MED_LIMIT_WORKER_REQUESTS = 16384,    /* held by one worker; more are refused, not started */
 
     /* The gRPC door. */
     MED_LIMIT_GRPC_MESSAGE_BYTES = 8 << 20,
