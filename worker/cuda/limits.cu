@@ -11,6 +11,7 @@
 
 #include <cuda_bf16.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -302,7 +303,7 @@ static int describe(int device, struct med_cuda_limits *limits, struct med_err *
     int rc = 0;
     struct cudaDeviceProp properties;
     MED_CUDA_GOTO(cudaGetDeviceProperties(&properties, device), rc, out, err);
-    (void)strncpy(limits->name, properties.name, sizeof limits->name - 1);
+    (void)snprintf(limits->name, sizeof limits->name, "%s", properties.name);
     limits->compute_major = properties.major;
     limits->compute_minor = properties.minor;
     limits->multiprocessors = properties.multiProcessorCount;
