@@ -13,41 +13,17 @@
  */
 #include "proto/frame.h"
 
-#include "base/alloc.h"
 #include "base/limits.h"
+#include "proto/unpack.h"
 
 #include <stdint.h>
 #include <string.h>
 
 enum {
     HEADER_BYTES = 4,
-    /* Unpacked size against size on the wire: 4 for packed ids, plus the structs around them. */
-    UNPACK_BYTES_PER_BYTE = 8,
-    UNPACK_BYTES_EXTRA = 4096,
     /* One read may bring the end of a frame and the start of the next. */
     READ_BYTES_MAX = 64 << 10,
 };
-
-/* thread: the owner's */
-struct budget {
-    size_t bytes_left;
-};
-
-static void *budget_alloc(void *data, size_t bytes)
-{
-    struct budget *budget = data;
-
-    if (bytes > budget->bytes_left)
-        return NULL;
-    budget->bytes_left -= bytes;
-    return med_alloc(bytes > 0 ? bytes : 1);
-}
-
-static void budget_free(void *data, void *p)
-{
-    (void)data; /* what is freed is not given back: the budget bounds the work of one frame */
-    med_free(p);
-}
 
 static uint32_t length_read(const char *p)
 {
@@ -111,8 +87,8 @@ int med_frame_reader_feed(struct med_frame_reader *reader, const void *bytes, si
 int med_frame_reader_next(struct med_frame_reader *reader, Medley__Link__Frame **ret_frame,
                           struct med_err *err)
 {
-    struct budget budget;
-    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
+    struct med_unpack_budget budget;
+    ProtobufCAllocator allocator;
     Medley__Link__Frame *frame;
     uint32_t length;
     int rc;
@@ -122,7 +98,7 @@ int med_frame_reader_next(struct med_frame_reader *reader, Medley__Link__Frame *
         return rc;
     if (reader->buf.length - reader->start - HEADER_BYTES < length)
         return 0;
-    budget.bytes_left = (size_t)length * UNPACK_BYTES_PER_BYTE + UNPACK_BYTES_EXTRA;
+    allocator = med_unpack_allocator(&budget, length);
     frame = medley__link__frame__unpack(
         &allocator, length, (const uint8_t *)reader->buf.data + reader->start + HEADER_BYTES);
     if (frame == NULL)
@@ -140,8 +116,8 @@ int med_frame_reader_next(struct med_frame_reader *reader, Medley__Link__Frame *
 
 void med_frame_free(Medley__Link__Frame *frame)
 {
-    struct budget budget = {0};
-    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
+    struct med_unpack_budget budget;
+    ProtobufCAllocator allocator = med_unpack_allocator(&budget, 0);
 
     if (frame != NULL)
         medley__link__frame__free_unpacked(frame, &allocator);

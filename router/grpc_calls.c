@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Calls of the gRPC door: their batches, and the methods of medley.v1.Inference; see grpc_call.h.
+ *
+ * Every call posts RECV_CLOSE_ON_SERVER first, so that a client that goes away is heard of whatever
+ * else is out.  A streaming call has no queue: the request keeps all output ids, and each write takes
+ * what has come since the last one, so a slow reader gets fewer and larger chunks, until it lags
+ * MED_LIMIT_CALL_TOKENS_UNSENT tokens and is ended with RESOURCE_EXHAUSTED.
+ *
+ * Runs on the loop. Nothing here waits.
+ */
+#include "router/grpc_call.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "router/grpc_codec.h"
+
+#include <grpc/byte_buffer_reader.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    OPS_MAX = 3
+};
+
+static const struct med_grpc_method *const METHODS[] = {
+    &MED_GRPC_GENERATE,     &MED_GRPC_GENERATE_STREAM, &MED_GRPC_HEALTH_CHECK,
+    &MED_GRPC_HEALTH_WATCH, &MED_GRPC_REFLECTION_V1,   &MED_GRPC_REFLECTION_V1ALPHA,
+};
+
+static void start_batch(struct med_grpc_call *call, const grpc_op *ops, size_t count,
+                        struct med_grpc_tag *tag)
+{
+    grpc_call_error rc = grpc_call_start_batch(call->call, ops, count, tag, NULL);
+    MED_ASSERT(rc == GRPC_CALL_OK); // fails for wrong use only: a lost call fails the tag instead
+    call->tags_out++;
+}
+
+/* ---- batches ---- */
+
+void med_grpc_call_receive(struct med_grpc_call *call)
+{
+    MED_ASSERT(call->received == NULL);
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &call->received;
+    start_batch(call, &op, 1, &call->received_tag);
+}
+
+static size_t add_headers(struct med_grpc_call *call, grpc_op *ops)
+{
+    if (call->headers_sent)
+        return 0;
+    call->headers_sent = true;
+    ops[0] = (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA};
+    return 1;
+}
+
+static size_t add_message(struct med_grpc_call *call, grpc_op *op, const void *bytes, size_t count)
+{
+    grpc_slice slice = grpc_slice_from_copied_buffer(bytes, count);
+    call->sending = grpc_raw_byte_buffer_create(&slice, 1);
+    grpc_slice_unref(slice);
+    *op = (grpc_op){.op = GRPC_OP_SEND_MESSAGE};
+    op->data.send_message.send_message = call->sending;
+    return 1;
+}
+
+void med_grpc_call_write(struct med_grpc_call *call, const void *bytes, size_t count)
+{
+    MED_ASSERT(!call->writing);
+    MED_ASSERT(!call->finishing);
+    grpc_op ops[OPS_MAX];
+    size_t n = add_headers(call, ops);
+    n += add_message(call, &ops[n], bytes, count);
+    call->writing = true;
+    call->write_since_ms = uv_now(call->server->loop);
+    start_batch(call, ops, n, &call->written_tag);
+}
+
+static void add_trailing(struct med_grpc_call *call, const char *key, const char *value)
+{
+    MED_ASSERT(call->trailing_count < sizeof(call->trailing) / sizeof(call->trailing[0]));
+    grpc_metadata *m = &call->trailing[call->trailing_count++];
+    m->key = grpc_slice_from_static_string(key);
+    m->value = grpc_slice_from_copied_string(value);
+}
+
+void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_ending *ending)
+{
+    if (call->cancelled || call->finishing)
+        return;
+    MED_ASSERT(!call->writing);
+    grpc_op ops[OPS_MAX];
+    size_t n = add_headers(call, ops);
+    if (ending->bytes != NULL)
+        n += add_message(call, &ops[n], ending->bytes, ending->count);
+    if (ending->retry_after_ms > 0) {
+        char text[16];
+        (void)snprintf(text, sizeof(text), "%" PRIu32, ending->retry_after_ms);
+        add_trailing(call, "retry-after-ms", text);
+    }
+    if (ending->request_id != NULL && ending->request_id[0] != '\0')
+        add_trailing(call, "x-request-id", ending->request_id);
+    grpc_slice details = grpc_slice_from_copied_string(ending->text != NULL ? ending->text : "");
+    ops[n] = (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER};
+    ops[n].data.send_status_from_server.status = ending->status;
+    ops[n].data.send_status_from_server.status_details = &details;
+    ops[n].data.send_status_from_server.trailing_metadata_count = call->trailing_count;
+    ops[n].data.send_status_from_server.trailing_metadata = call->trailing;
+    call->finishing = true;
+    call->write_since_ms = uv_now(call->server->loop);
+    start_batch(call, ops, n + 1, &call->finished_tag);
+    grpc_slice_unref(details);
+}
+
+void med_grpc_call_abort(struct med_grpc_call *call, grpc_status_code status, const char *text)
+{
+    (void)grpc_call_cancel_with_status(call->call, status, text, NULL); // OK, or over already
+}
+
+void med_grpc_call_ignore(struct med_grpc_call *call)
+{
+    (void)call;
+}
+
+/* ---- a call's life ---- */
+
+void med_grpc_call_maybe_free(struct med_grpc_call *call)
+{
+    struct med_grpc_server *server = call->server;
+    if (call->tags_out > 0)
+        return;
+    call->method->release(call);
+    if (call->prev != NULL)
+        call->prev->next = call->next;
+    else
+        server->calls = call->next;
+    if (call->next != NULL)
+        call->next->prev = call->prev;
+    server->call_count--;
+    for (size_t i = 0; i < call->trailing_count; i++)
+        grpc_slice_unref(call->trailing[i].value); // the keys are static
+    grpc_call_unref(call->call);
+    med_free(call);
+    if (server->closing)
+        med_grpc_server_maybe_stop(server);
+}
+
+static void on_closed(struct med_grpc_tag *tag)
+{
+    struct med_grpc_call *call = tag->owner;
+    /* The close flag is unset for a call whose status went out whole. */
+    call->tags_out--;
+    call->cancelled = call->close_flag != 0 || !call->finishing;
+    if (call->cancelled)
+        call->method->on_cancelled(call);
+    med_grpc_call_maybe_free(call);
+}
+
+/* Hands a received message on as one piece. */
+static void deliver(struct med_grpc_call *call)
+{
+    grpc_byte_buffer_reader reader;
+    if (!grpc_byte_buffer_reader_init(&reader, call->received)) {
+        grpc_byte_buffer_destroy(call->received);
+        call->received = NULL;
+        med_grpc_call_finish(call, &(struct med_grpc_ending){.status = GRPC_STATUS_INVALID_ARGUMENT,
+                                                             .text = "the message cannot be read"});
+        return;
+    }
+    grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
+    grpc_byte_buffer_reader_destroy(&reader);
+    grpc_byte_buffer_destroy(call->received);
+    call->received = NULL;
+    call->method->on_message(call, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
+    grpc_slice_unref(slice);
+}
+
+static void on_received(struct med_grpc_tag *tag)
+{
+    struct med_grpc_call *call = tag->owner;
+    bool whole = tag->ok && call->received != NULL;
+    /* The tag counts as out until the method has looked, so that the call cannot go meanwhile. */
+    if (whole && !call->cancelled) {
+        deliver(call);
+    } else if (whole) {
+        grpc_byte_buffer_destroy(call->received);
+        call->received = NULL;
+    } else if (!call->cancelled) {
+        call->method->on_half_close(call);
+    }
+    call->tags_out--;
+    med_grpc_call_maybe_free(call);
+}
+
+static void sent(struct med_grpc_call *call)
+{
+    grpc_byte_buffer_destroy(call->sending);
+    call->sending = NULL;
+}
+
+static void on_written(struct med_grpc_tag *tag)
+{
+    struct med_grpc_call *call = tag->owner;
+    sent(call);
+    call->writing = false;
+    /* A write that failed means that the call is lost: the closed tag says so. */
+    if (tag->ok && !call->cancelled)
+        call->method->on_written(call);
+    call->tags_out--;
+    med_grpc_call_maybe_free(call);
+}
+
+static void on_finished(struct med_grpc_tag *tag)
+{
+    struct med_grpc_call *call = tag->owner;
+    sent(call);
+    call->tags_out--;
+    med_grpc_call_maybe_free(call);
+}
+
+static const struct med_grpc_method *method_find(grpc_slice path)
+{
+    for (size_t i = 0; i < sizeof(METHODS) / sizeof(METHODS[0]); i++)
+        if (grpc_slice_str_cmp(path, METHODS[i]->path) == 0)
+            return METHODS[i];
+    return NULL;
+}
+
+/* Turns gRPC's deadline into fleet time. */
+static void deadline_set(struct med_grpc_call *call, gpr_timespec deadline)
+{
+    if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0)
+        return;
+    gpr_timespec left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
+    double left_ns = ((double)left.tv_sec * (double)MED_NS_PER_S + (double)left.tv_nsec) *
+                     call->server->clock->scale;
+    int64_t now_ns = med_clock_now_ns(call->server->clock);
+    if (left_ns < 1)
+        left_ns = 1;
+    if (left_ns >= (double)(INT64_MAX / 2))
+        return; // centuries: none
+    call->timeout_ns = (int64_t)left_ns;
+    call->deadline_ns = now_ns + call->timeout_ns;
+}
+
+static void refuse_unknown(struct med_grpc_call *call, grpc_slice path)
+{
+    char text[256];
+    size_t length = GRPC_SLICE_LENGTH(path) < 128 ? GRPC_SLICE_LENGTH(path) : 128;
+    (void)snprintf(text, sizeof(text), "this server has no method %.*s", (int)length,
+                   (const char *)GRPC_SLICE_START_PTR(path));
+    med_grpc_call_finish(
+        call, &(struct med_grpc_ending){.status = GRPC_STATUS_UNIMPLEMENTED, .text = text});
+}
+
+static const struct med_grpc_method UNKNOWN = {
+    .path = "",
+    .on_half_close = med_grpc_call_ignore,
+    .on_written = med_grpc_call_ignore,
+    .on_cancelled = med_grpc_call_ignore,
+    .release = med_grpc_call_ignore,
+};
+
+void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept *accept)
+{
+    struct med_grpc_call *call = NULL;
+    if (server->call_count < MED_LIMIT_CALLS)
+        call = med_calloc(1, sizeof(*call));
+    if (call == NULL) {
+        (void)grpc_call_cancel_with_status(accept->call, GRPC_STATUS_RESOURCE_EXHAUSTED,
+                                           "too many calls are in flight", NULL);
+        grpc_call_unref(accept->call);
+        return;
+    }
+    const struct med_grpc_method *method = method_find(accept->details.method);
+    call->server = server;
+    call->call = accept->call;
+    call->method = method != NULL ? method : &UNKNOWN;
+    call->closed_tag = (struct med_grpc_tag){.on_done = on_closed, .owner = call};
+    call->received_tag = (struct med_grpc_tag){.on_done = on_received, .owner = call};
+    call->written_tag = (struct med_grpc_tag){.on_done = on_written, .owner = call};
+    call->finished_tag = (struct med_grpc_tag){.on_done = on_finished, .owner = call};
+    deadline_set(call, accept->details.deadline);
+    call->next = server->calls;
+    if (call->next != NULL)
+        call->next->prev = call;
+    server->calls = call;
+    server->call_count++;
+
+    grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
+    op.data.recv_close_on_server.cancelled = &call->close_flag;
+    start_batch(call, &op, 1, &call->closed_tag);
+    if (method != NULL)
+        med_grpc_call_receive(call);
+    else
+        refuse_unknown(call, accept->details.method);
+}
+
+/* ---- medley.v1.Inference ---- */
+
+static void finish_error(struct med_grpc_call *call, int code, const char *text)
+{
+    const struct med_req *req = call->req;
+    med_grpc_call_finish(call, &(struct med_grpc_ending){
+                                   .status = (grpc_status_code)med_err_grpc_status(code),
+                                   .text = text,
+                                   .retry_after_ms = req != NULL ? req->retry_after_ms : 0,
+                                   .request_id = req != NULL ? req->request_id : NULL,
+                               });
+}
+
+/* Writes what the stream's client does not have yet, if nothing is on its way. */
+static void stream_pump(struct med_grpc_call *call)
+{
+    struct med_req *req = call->req;
+    if (call->writing || call->finishing || call->cancelled)
+        return;
+    bool last = req->ended && req->end_code == 0;
+    bool more = call->tokens_sent < req->output_count;
+    if (!more && !req->ended)
+        return;
+    struct med_buf *scratch = &call->server->scratch;
+    med_buf_clear(scratch);
+    int rc = 0;
+    if (more || last)
+        rc = med_grpc_codec_write_chunk(req, call->tokens_sent, req->output_count, last, scratch);
+    if (rc < 0) {
+        med_grpc_call_abort(call, (grpc_status_code)med_err_grpc_status(rc), med_err_text(rc));
+        return;
+    }
+    call->tokens_sent = req->output_count;
+    if (!req->ended) {
+        med_grpc_call_write(call, scratch->data, scratch->length);
+        return;
+    }
+    med_grpc_call_finish(
+        call, &(struct med_grpc_ending){
+                  .status = (grpc_status_code)(last ? 0 : med_err_grpc_status(req->end_code)),
+                  .text = req->end_text,
+                  .bytes = more || last ? scratch->data : NULL,
+                  .count = scratch->length,
+                  .retry_after_ms = req->retry_after_ms,
+                  .request_id = req->request_id,
+              });
+}
+
+static int on_stream_tokens(struct med_req *req)
+{
+    struct med_grpc_call *call = req->door_call;
+    if (req->output_count - call->tokens_sent > MED_LIMIT_CALL_TOKENS_UNSENT)
+        return MED_E_LIMIT;
+    stream_pump(call);
+    return 0;
+}
+
+static void on_stream_end(struct med_req *req)
+{
+    struct med_grpc_call *call = req->door_call;
+    if (req->door_code < 0 && !call->cancelled)
+        med_grpc_call_abort(call, (grpc_status_code)med_err_grpc_status(req->door_code),
+                            req->end_text);
+    else
+        stream_pump(call);
+}
+
+static int on_unary_tokens(struct med_req *req)
+{
+    (void)req; // they wait in req->output
+    return 0;
+}
+
+static void on_unary_end(struct med_req *req)
+{
+    struct med_grpc_call *call = req->door_call;
+    if (call->cancelled)
+        return;
+    if (req->end_code < 0) {
+        finish_error(call, req->end_code, req->end_text);
+        return;
+    }
+    struct med_buf *scratch = &call->server->scratch;
+    med_buf_clear(scratch);
+    int rc = med_grpc_codec_write_response(req, scratch);
+    if (rc < 0) {
+        finish_error(call, rc, med_err_text(rc));
+        return;
+    }
+    med_grpc_call_finish(call, &(struct med_grpc_ending){.status = GRPC_STATUS_OK,
+                                                         .bytes = scratch->data,
+                                                         .count = scratch->length,
+                                                         .request_id = req->request_id});
+}
+
+static const struct med_door_ops UNARY = {.on_tokens = on_unary_tokens, .on_end = on_unary_end};
+static const struct med_door_ops STREAM = {.on_tokens = on_stream_tokens, .on_end = on_stream_end};
+
+static void generate(struct med_grpc_call *call, const void *bytes, size_t count,
+                     const struct med_door_ops *door)
+{
+    struct med_err err = {0};
+    call->req = med_req_new();
+    if (call->req == NULL) {
+        finish_error(call, MED_E_NOMEM, med_err_text(MED_E_NOMEM));
+        return;
+    }
+    call->req->door = door;
+    call->req->door_call = call;
+    call->req->deadline_ns = call->deadline_ns;
+    const struct med_grpc_host *host = &call->server->host;
+    int rc = med_grpc_codec_read_generate(bytes, count, call->req, &err);
+    if (rc == 0)
+        rc = host->submit(host->self, call->req, &err);
+    if (rc < 0)
+        finish_error(call, rc, err.text);
+}
+
+static void on_unary_message(struct med_grpc_call *call, const void *bytes, size_t count)
+{
+    generate(call, bytes, count, &UNARY);
+}
+
+static void on_stream_message(struct med_grpc_call *call, const void *bytes, size_t count)
+{
+    generate(call, bytes, count, &STREAM);
+}
+
+static void on_generate_half_close(struct med_grpc_call *call)
+{
+    med_grpc_call_finish(call,
+                         &(struct med_grpc_ending){.status = GRPC_STATUS_INVALID_ARGUMENT,
+                                                   .text = "the call has no request message"});
+}
+
+static void on_generate_cancelled(struct med_grpc_call *call)
+{
+    const struct med_grpc_host *host = &call->server->host;
+    if (call->req == NULL || call->req->id == 0)
+        return;
+    /* Clients give up at their own deadline, a little before ours: gRPC rounds timeouts up. */
+    int64_t slack_ns =
+        call->timeout_ns / 50 + (int64_t)(5 * (double)MED_NS_PER_MS * call->server->clock->scale);
+    bool late = call->deadline_ns != 0 &&
+                med_clock_now_ns(call->server->clock) >= call->deadline_ns - slack_ns;
+    host->cancel(host->self, call->req,
+                 late ? MED_OUTCOME_ABORT_DEADLINE : MED_OUTCOME_ABORT_CLIENT);
+}
+
+static void on_generate_release(struct med_grpc_call *call)
+{
+    med_req_free(call->req);
+    call->req = NULL;
+}
+
+const struct med_grpc_method MED_GRPC_GENERATE = {
+    .path = "/medley.v1.Inference/Generate",
+    .on_message = on_unary_message,
+    .on_half_close = on_generate_half_close,
+    .on_written = med_grpc_call_ignore,
+    .on_cancelled = on_generate_cancelled,
+    .release = on_generate_release,
+};
+
+const struct med_grpc_method MED_GRPC_GENERATE_STREAM = {
+    .path = "/medley.v1.Inference/GenerateStream",
+    .on_message = on_stream_message,
+    .on_half_close = on_generate_half_close,
+    .on_written = stream_pump,
+    .on_cancelled = on_generate_cancelled,
+    .release = on_generate_release,
+};
