@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A streaming client on gRPC core.
+ *
+ * Each call runs three batches: what is sent (with the server's initial metadata), the status, and
+ * one message read that is posted again after every message.  The call has ended when all three are
+ * over; only then is its end posted, so no completion can come for a call that the owner may free.
+ *
+ * thread: `bench-cq` runs run_queue and everything that it calls; the owner runs the public
+ * functions.  What a chunk tells (worker type, usage) is written to the call by bench-cq and read by
+ * the owner after the end event; the mailbox's lock orders the two.
+ * It does no retries: a load test wants to see each failure.
+ */
+#include "router/grpc_client.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/thread.h"
+#include "proto/unpack.h"
+
+#include "inference.pb-c.h"
+
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/slice.h>
+#include <grpc/support/time.h>
+
+#include <string.h>
+#include <time.h>
+
+enum {
+    DETAILS_MAX = 256
+};
+
+enum tag_kind {
+    TAG_SENT,
+    TAG_MESSAGE,
+    TAG_STATUS
+};
+
+struct tag {
+    struct med_grpc_call *call;
+    enum tag_kind kind;
+};
+
+struct med_grpc_call {
+    struct med_grpc_client *client;
+    grpc_call *call;
+    void *user;
+    struct med_grpc_event end; /* posted once */
+    struct tag sent, message, status_tag;
+    int batches_running;
+    grpc_metadata_array initial, trailing;
+    grpc_byte_buffer *received;
+    grpc_status_code status;
+    grpc_slice details_slice;
+    /* What to say instead of the peer's status, when this side broke the call off. */
+    const char *own_failure;
+    char details[DETAILS_MAX];
+    char worker_type[MED_LIMIT_NAME_BYTES + 1];
+    int finish_reason;
+    uint32_t prompt_tokens, completion_tokens;
+};
+
+struct med_grpc_client {
+    const struct med_clock *clock;
+    grpc_channel *channel;
+    grpc_completion_queue *queue;
+    grpc_slice method;
+    struct med_mailbox events;
+    pthread_t thread;
+    bool thread_runs;
+    size_t call_count; /* thread: owner */
+};
+
+static const char *const STATUS_NAMES[MED_GRPC_STATUS_COUNT] = {
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+};
+
+const char *med_grpc_status_name(int status)
+{
+    return status >= 0 && status < MED_GRPC_STATUS_COUNT ? STATUS_NAMES[status] : "UNKNOWN";
+}
+
+/* ---- bench-cq ---- */
+
+/* Waits for room: a slow owner must slow the streams down, not lose them. */
+static void post(struct med_grpc_client *client, struct med_grpc_event *event)
+{
+    const struct timespec pause = {.tv_nsec = MED_NS_PER_MS};
+    int rc;
+    while ((rc = med_mailbox_post(&client->events, &event->message)) == MED_E_AGAIN)
+        (void)nanosleep(&pause, NULL);
+    MED_ASSERT(rc >= 0);
+}
+
+static void break_off(struct med_grpc_call *call, const char *why)
+{
+    if (!call->own_failure)
+        call->own_failure = why;
+    (void)grpc_call_cancel(call->call, NULL);
+}
+
+static void read_again(struct med_grpc_call *call)
+{
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &call->received;
+    call->received = NULL;
+    MED_ASSERT(grpc_call_start_batch(call->call, &op, 1, &call->message, NULL) == GRPC_CALL_OK);
+}
+
+static void on_chunk(struct med_grpc_call *call, const Medley__V1__GenerateChunk *chunk,
+                     int64_t at_ns)
+{
+    if (chunk->worker_type && chunk->worker_type[0])
+        (void)strncpy(call->worker_type, chunk->worker_type, sizeof(call->worker_type) - 1);
+    if (chunk->finish_reason)
+        call->finish_reason = (int)chunk->finish_reason;
+    if (chunk->usage) {
+        call->prompt_tokens = chunk->usage->prompt_tokens;
+        call->completion_tokens = chunk->usage->completion_tokens;
+    }
+    if (!chunk->tokens || chunk->tokens->n_ids == 0)
+        return;
+    struct med_grpc_event *event = med_calloc(1, sizeof(*event));
+    if (!event) {
+        break_off(call, "the client's memory is exhausted");
+        return;
+    }
+    event->call = call;
+    event->at_ns = at_ns;
+    event->position = chunk->position;
+    event->count = (uint32_t)chunk->tokens->n_ids;
+    post(call->client, event);
+}
+
+static void on_message(struct med_grpc_call *call, int64_t at_ns)
+{
+    grpc_byte_buffer_reader reader;
+    if (!grpc_byte_buffer_reader_init(&reader, call->received)) {
+        break_off(call, "a message could not be decompressed");
+    } else {
+        grpc_slice bytes = grpc_byte_buffer_reader_readall(&reader);
+        struct med_unpack_budget budget;
+        ProtobufCAllocator allocator = med_unpack_allocator(&budget, GRPC_SLICE_LENGTH(bytes));
+        Medley__V1__GenerateChunk *chunk = medley__v1__generate_chunk__unpack(
+            &allocator, GRPC_SLICE_LENGTH(bytes), GRPC_SLICE_START_PTR(bytes));
+        if (chunk)
+            on_chunk(call, chunk, at_ns);
+        else
+            break_off(call, "a message is not a medley.v1.GenerateChunk");
+        medley__v1__generate_chunk__free_unpacked(chunk, &allocator);
+        grpc_slice_unref(bytes);
+        grpc_byte_buffer_reader_destroy(&reader);
+    }
+    grpc_byte_buffer_destroy(call->received);
+    read_again(call);
+}
+
+static void on_end(struct med_grpc_call *call, int64_t at_ns)
+{
+    size_t length = GRPC_SLICE_LENGTH(call->details_slice);
+    if (length >= DETAILS_MAX)
+        length = DETAILS_MAX - 1;
+    memcpy(call->details, GRPC_SLICE_START_PTR(call->details_slice), length);
+    call->details[length] = '\0';
+    if (call->own_failure) {
+        (void)strncpy(call->details, call->own_failure, DETAILS_MAX - 1);
+        call->status = GRPC_STATUS_INTERNAL;
+    }
+    call->end.at_ns = at_ns;
+    call->end.end = true;
+    call->end.call = call;
+    post(call->client, &call->end);
+}
+
+static void on_completion(const struct tag *tag, bool success, int64_t at_ns)
+{
+    struct med_grpc_call *call = tag->call;
+    if (tag->kind == TAG_MESSAGE && success && call->received) {
+        on_message(call, at_ns);
+        return;
+    }
+    MED_ASSERT(call->batches_running > 0);
+    call->batches_running--;
+    if (call->batches_running == 0)
+        on_end(call, at_ns);
+}
+
+static void *run_queue(void *arg)
+{
+    struct med_grpc_client *client = arg;
+    for (;;) {
+        grpc_event event =
+            grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+        if (event.type == GRPC_QUEUE_SHUTDOWN)
+            return NULL;
+        on_completion(event.tag, event.success != 0, med_clock_now_ns(client->clock));
+    }
+}
+
+/* ---- the owner's thread ---- */
+
+static gpr_timespec real_deadline(int64_t after_ns)
+{
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_nanos(after_ns, GPR_TIMESPAN));
+}
+
+static int connect_channel(struct med_grpc_client *client, const char *target, int64_t timeout_ns,
+                           struct med_err *err)
+{
+    gpr_timespec deadline = real_deadline(timeout_ns);
+    for (;;) {
+        grpc_connectivity_state state = grpc_channel_check_connectivity_state(client->channel, 1);
+        if (state == GRPC_CHANNEL_READY)
+            return 0;
+        if (state == GRPC_CHANNEL_SHUTDOWN ||
+            gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), deadline) >= 0)
+            return med_err_set(err, MED_E_IO,
+                               "%s: no connection within %.1f s; is a router listening there?",
+                               target, (double)timeout_ns / 1e9);
+        grpc_channel_watch_connectivity_state(client->channel, state, deadline, client->queue,
+                                              NULL);
+        (void)grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    }
+}
+
+int med_grpc_client_new(const char *target, const struct med_clock *clock,
+                        int64_t connect_timeout_real_ns, struct med_grpc_client **ret_client,
+                        struct med_err *err)
+{
+    struct med_grpc_client *client = med_calloc(1, sizeof(*client));
+    if (!client)
+        return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
+    grpc_init();
+    client->clock = clock;
+    client->method = grpc_slice_from_static_string("/medley.v1.Inference/GenerateStream");
+    med_mailbox_init(&client->events, MED_LIMIT_MAILBOX_MESSAGES, NULL, NULL);
+    client->queue = grpc_completion_queue_create_for_next(NULL);
+
+    grpc_arg args[] = {
+        /* A proxy of the environment is not meant for a fleet. */
+        {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_ENABLE_HTTP_PROXY, .value.integer = 0},
+        {.type = GRPC_ARG_INTEGER,
+         .key = (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+         .value.integer = MED_LIMIT_GRPC_MESSAGE_BYTES},
+        {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_ENABLE_RETRIES, .value.integer = 0},
+    };
+    grpc_channel_args channel_args = {.num_args = sizeof(args) / sizeof(args[0]), .args = args};
+    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
+    client->channel = grpc_channel_create(target, credentials, &channel_args);
+    grpc_channel_credentials_release(credentials);
+
+    int rc = connect_channel(client, target, connect_timeout_real_ns, err);
+    if (rc >= 0) {
+        rc = med_thread_start(&client->thread, "bench-cq", run_queue, client);
+        client->thread_runs = rc >= 0;
+        if (rc < 0)
+            (void)med_err_set(err, rc, "a thread could not be started");
+    }
+    if (rc < 0) {
+        med_grpc_client_free(client);
+        return rc;
+    }
+    *ret_client = client;
+    return 0;
+}
+
+void med_grpc_client_free(struct med_grpc_client *client)
+{
+    if (!client)
+        return;
+    MED_ASSERT(client->call_count == 0);
+    grpc_channel_destroy(client->channel);
+    grpc_completion_queue_shutdown(client->queue);
+    if (client->thread_runs) {
+        (void)pthread_join(client->thread, NULL);
+    } else {
+        while (grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL)
+                   .type != GRPC_QUEUE_SHUTDOWN) {
+        }
+    }
+    grpc_completion_queue_destroy(client->queue);
+    med_mailbox_close(&client->events);
+    med_mailbox_release(&client->events);
+    grpc_shutdown();
+    med_free(client);
+}
+
+static grpc_byte_buffer *pack_request(const struct med_grpc_client_request *request)
+{
+    Medley__V1__GenerateRequest message = MEDLEY__V1__GENERATE_REQUEST__INIT;
+    Medley__V1__TokenIds prompt = MEDLEY__V1__TOKEN_IDS__INIT;
+    Medley__V1__Sampling sampling = MEDLEY__V1__SAMPLING__INIT;
+    prompt.n_ids = request->prompt_count;
+    prompt.ids = (uint32_t *)request->prompt;
+    message.input_case = MEDLEY__V1__GENERATE_REQUEST__INPUT_TOKENS;
+    message.tokens = &prompt;
+    if (request->model)
+        message.model = (char *)request->model;
+    if (request->request_id)
+        message.request_id = (char *)request->request_id;
+    message.max_tokens = request->max_tokens;
+    message.emulated_output_tokens = request->emulated_output_tokens;
+    sampling.seed_value_case = MEDLEY__V1__SAMPLING__SEED_VALUE_SEED;
+    sampling.seed = request->seed;
+    message.sampling = &sampling;
+
+    size_t bytes = medley__v1__generate_request__get_packed_size(&message);
+    if (bytes > MED_LIMIT_GRPC_MESSAGE_BYTES)
+        return NULL;
+    grpc_slice slice = grpc_slice_malloc(bytes);
+    (void)medley__v1__generate_request__pack(&message, GRPC_SLICE_START_PTR(slice));
+    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
+    grpc_slice_unref(slice);
+    return buffer;
+}
+
+static void start_batches(struct med_grpc_call *call, grpc_byte_buffer *request)
+{
+    call->batches_running = 3;
+    grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
+    status.data.recv_status_on_client.trailing_metadata = &call->trailing;
+    status.data.recv_status_on_client.status = &call->status;
+    status.data.recv_status_on_client.status_details = &call->details_slice;
+    MED_ASSERT(grpc_call_start_batch(call->call, &status, 1, &call->status_tag, NULL) ==
+               GRPC_CALL_OK);
+
+    grpc_op ops[4] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
+                      {.op = GRPC_OP_SEND_MESSAGE},
+                      {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+                      {.op = GRPC_OP_RECV_INITIAL_METADATA}};
+    ops[1].data.send_message.send_message = request;
+    ops[3].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
+    MED_ASSERT(grpc_call_start_batch(call->call, ops, 4, &call->sent, NULL) == GRPC_CALL_OK);
+    read_again(call);
+}
+
+int med_grpc_client_start(struct med_grpc_client *client,
+                          const struct med_grpc_client_request *request, void *user,
+                          struct med_grpc_call **ret_call)
+{
+    struct med_grpc_call *call = med_calloc(1, sizeof(*call));
+    if (!call)
+        return MED_E_NOMEM;
+    grpc_byte_buffer *message = pack_request(request);
+    if (!message) {
+        med_free(call);
+        return MED_E_LIMIT;
+    }
+    call->client = client;
+    call->user = user;
+    call->sent = (struct tag){call, TAG_SENT};
+    call->message = (struct tag){call, TAG_MESSAGE};
+    call->status_tag = (struct tag){call, TAG_STATUS};
+    call->details_slice = grpc_empty_slice();
+    grpc_metadata_array_init(&call->initial);
+    grpc_metadata_array_init(&call->trailing);
+    gpr_timespec deadline = request->timeout_real_ns > 0 ? real_deadline(request->timeout_real_ns)
+                                                         : gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    call->call = grpc_channel_create_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+                                          client->queue, client->method, NULL, deadline, NULL);
+    client->call_count++;
+    /* The caller must have the handle before the first event can come; events are taken by the
+     * caller's own thread, so setting it before the batches is enough. */
+    *ret_call = call;
+    start_batches(call, message);
+    /* gRPC keeps its own reference to the message's slices. */
+    grpc_byte_buffer_destroy(message);
+    return 0;
+}
+
+void med_grpc_call_cancel(struct med_grpc_call *call)
+{
+    (void)grpc_call_cancel(call->call, NULL);
+}
+
+void *med_grpc_call_user(const struct med_grpc_call *call)
+{
+    return call->user;
+}
+
+void med_grpc_call_get_end(const struct med_grpc_call *call, struct med_grpc_call_end *ret_end)
+{
+    MED_ASSERT(call->end.end);
+    *ret_end = (struct med_grpc_call_end){
+        .status = (int)call->status,
+        .details = call->details,
+        .worker_type = call->worker_type,
+        .finish_reason = call->finish_reason,
+        .prompt_tokens = call->prompt_tokens,
+        .completion_tokens = call->completion_tokens,
+    };
+}
+
+void med_grpc_call_free(struct med_grpc_call *call)
+{
+    MED_ASSERT(call->end.end);
+    MED_ASSERT(call->client->call_count > 0);
+    call->client->call_count--;
+    grpc_metadata_array_destroy(&call->initial);
+    grpc_metadata_array_destroy(&call->trailing);
+    grpc_slice_unref(call->details_slice);
+    grpc_call_unref(call->call);
+    med_free(call);
+}
+
+struct med_grpc_event *med_grpc_client_wait(struct med_grpc_client *client,
+                                            int64_t real_deadline_ns)
+{
+    return (struct med_grpc_event *)med_mailbox_wait(&client->events, real_deadline_ns);
+}
+
+struct med_grpc_event *med_grpc_event_next(const struct med_grpc_event *event)
+{
+    return (struct med_grpc_event *)event->message.next;
+}
+
+void med_grpc_event_free(struct med_grpc_event *event)
+{
+    MED_ASSERT(!event->end);
+    med_free(event);
+}
