@@ -96,7 +96,7 @@ def published_decode(points, summary, gpu):
     alone = points[gpu, 1]
     keep = (alone.output >= llm_pilot.WINDOW_OUTPUT_MIN) & (alone.start > 5e3)
     context = (alone.input + alone.output / 2)[keep]
-    gap = ((alone.e2e - alone.ttft) / np.maximum(alone.output - 1, 1))[keep]
+    gap = alone.gap[keep]
     for low, high in zip(DECODE_BINS, DECODE_BINS[1:]):
         inside = (context >= low) & (context < high)
         if inside.sum() >= BIN_ROWS_MIN:
@@ -112,10 +112,10 @@ def published_decode(points, summary, gpu):
     return rows
 
 
-def published_prefill(points, gpu):
+def published_prefill(points, gpu, request_ms):
     alone = points[gpu, 1]
     keep = (alone.start > 5e3) & (alone.ttft > alone.ack)
-    tokens, ms = alone.input[keep], (alone.ttft - alone.ack)[keep]
+    tokens, ms = alone.input[keep], (alone.ttft - alone.ack)[keep] - request_ms
     rows = []
     for low, high in zip(PREFILL_BINS, PREFILL_BINS[1:]):
         inside = (tokens > low) & (tokens <= high)
@@ -174,10 +174,13 @@ def step_models(folder, points):
     share = {"ampere": ties.attention_share(kernels, "a100_sxm"),
              "hopper": ties.attention_share(kernels, "h100_sxm"),
              "ada": ties.attention_share(kernels, "l40s")}
+    per_pair = 4 * MODEL["layers"] * MODEL["heads"] * MODEL["head_dim"]
+    pair = {name: per_pair / (2 * MODEL["parameters"] * share[family])
+            for name, family in (("A10", "ampere"), ("A100", "ampere"), ("H100", "hopper"))}
     fixed, mbu, fits, data = llm_pilot.fit_all(
         points, {"A10": GPUS["A10"]["bandwidth"], "A100": GPUS["A100-40GB"]["bandwidth"],
                  "H100": GPUS["H100"]["bandwidth"]},
-        MODEL["weight_bytes"], MODEL["kv_bytes_per_token"], MBU_MAX)
+        pair, MODEL["weight_bytes"], MODEL["kv_bytes_per_token"], MBU_MAX)
     runs = ties.read_interactive(os.path.join(folder, "accelmark"))
     host, extra = sequence_law(fits, fixed)
 
@@ -221,7 +224,9 @@ PILOT_TEXT = {
     "decode": ": gaps between tokens, by users, at the mean number of decoding sequences and their "
               "mean context, both inferred from the requests' times (whole milliseconds; the p99 "
               "holds the prefills of others); one user by context",
-    "prefill": ": one user, TTFT less the time to the acknowledgement, medians by prompt length",
+    "prefill": ": one user, medians by prompt length; TTFT less the time to the acknowledgement, less "
+               "{request:.1f} ms that the engine spends on a request besides the iteration "
+               "(estimated from short prompts)",
 }
 
 
@@ -245,11 +250,12 @@ def fit_errors(model, rows):
 
 def profile_of(gpu, model, points, summary, info, anchor_error):
     limits = hardware.limits(gpu)
-    rows = []
+    rows, request_ms = [], 0.0
     if gpu in PILOT_NAME:
+        request_ms = info["fits"][PILOT_NAME[gpu]].request_ms
         rows = published_decode(points, summary, PILOT_NAME[gpu])
         if gpu != "A10G":
-            rows += published_prefill(points, PILOT_NAME[gpu])
+            rows += published_prefill(points, PILOT_NAME[gpu], request_ms)
         error, error_max = fit_errors(model, rows)
         error_text = "fit_error is over this file's published rows"
     else:
@@ -270,7 +276,7 @@ def profile_of(gpu, model, points, summary, info, anchor_error):
     named = {row["source"] for row in rows}
     for part, more in PILOT_TEXT.items():
         if f"llm-pilot-{part}" in named:
-            text = pilot["text"] + more
+            text = pilot["text"] + more.format(request=request_ms)
             if gpu == "A10G":
                 text += "; measured on an A10 24 GB, not an A10G"
             sources.append(dict(pilot, id=f"llm-pilot-{part}", text=text))
