@@ -149,9 +149,10 @@ static int read_all(struct med_buf *buf, int fd, const char *path, struct med_er
                 return fail_io(err, "read", path, errno);
             return got == 0 ? 0 : fail_limit(err, path, buf->max_bytes);
         }
-        if (med_buf_reserve(buf, step) < 0)
+        if (med_buf_reserve(buf, step) < 0) {
             return med_err_set(err, MED_E_NOMEM, "%s: %s while it was read", path,
                                med_err_text(MED_E_NOMEM));
+        }
         ssize_t got = read(fd, buf->data + buf->length, step);
         if (got < 0 && errno == EINTR)
             continue;
@@ -175,10 +176,11 @@ int med_buf_read_file(struct med_buf *buf, const char *path, struct med_err *err
     struct stat status;
     if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
         size_t room = buf->max_bytes - buf->length;
-        if (status.st_size > 0 && (uintmax_t)status.st_size > room && !is_stdin)
+        if (status.st_size > 0 && (uintmax_t)status.st_size > room && !is_stdin) {
             rc = fail_limit(err, name, buf->max_bytes);
-        else if (status.st_size > 0 && (uintmax_t)status.st_size <= room)
+        } else if (status.st_size > 0 && (uintmax_t)status.st_size <= room) {
             rc = med_buf_reserve(buf, (size_t)status.st_size);
+        }
         if (rc == MED_E_NOMEM)
             (void)med_err_set(err, rc, "%s: %s while it was read", name, med_err_text(rc));
     }

@@ -31,7 +31,8 @@ int med_buf_reserve(struct med_buf *buf, size_t more_bytes) MED_MUST_CHECK;
 int med_buf_append(struct med_buf *buf, const void *bytes, size_t count) MED_MUST_CHECK;
 int med_buf_append_str(struct med_buf *buf, const char *s) MED_MUST_CHECK;
 int med_buf_printf(struct med_buf *buf, const char *fmt, ...) MED_PRINTF(2, 3) MED_MUST_CHECK;
-int med_buf_vprintf(struct med_buf *buf, const char *fmt, va_list args) MED_MUST_CHECK;
+int med_buf_vprintf(struct med_buf *buf, const char *fmt, va_list args)
+    MED_PRINTF(2, 0) MED_MUST_CHECK;
 /* Drops count bytes from the front (count <= length). */
 void med_buf_consume(struct med_buf *buf, size_t count);
 /* Moves the string out (caller frees with med_free); the buffer is empty afterwards. */

@@ -60,10 +60,11 @@ void med_hist_add_many(struct med_hist *hist, double value, uint64_t times)
     size_t high = hist->bound_count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (hist->bounds[middle] < value)
+        if (hist->bounds[middle] < value) {
             low = middle + 1;
-        else
+        } else {
             high = middle;
+        }
     }
     hist->counts[low] += times;
     hist->count += times;

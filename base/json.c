@@ -32,7 +32,7 @@ enum {
     FEW_KEYS = 8
 };
 
-static const double INTEGER_MAX = 9007199254740992.0; // 2^53: doubles beyond skip integers
+static const double integer_limit = 9007199254740992.0; // 2^53: doubles beyond skip integers
 
 static pthread_once_t hooks_once = PTHREAD_ONCE_INIT;
 static _Thread_local bool out_of_memory; // the library does not say why it failed
@@ -207,16 +207,18 @@ int med_json_parse(const char *bytes, size_t count, const char *file, struct med
     out_of_memory = false;
     doc.root = cJSON_ParseWithLength(bytes, count);
     med_os_locale_leave(previous);
-    if (!doc.root)
+    if (!doc.root) {
         rc = out_of_memory
                  ? fail_memory(file, err)
                  : med_err_set(err, MED_E_FORMAT, "%s: the JSON library refuses it", file);
-    else
+    } else {
         rc = check_duplicates(&doc, err);
-    if (rc < 0)
+    }
+    if (rc < 0) {
         med_json_free(&doc);
-    else
+    } else {
         *ret_doc = doc;
+    }
     return rc;
 }
 
@@ -225,9 +227,10 @@ int med_json_parse_file(const char *path, struct med_json_doc *ret_doc, struct m
     struct med_buf buf;
     med_buf_init(&buf, MED_LIMIT_JSON_BYTES);
     int rc = med_buf_read_file(&buf, path, err);
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_json_parse(buf.data ? buf.data : "", buf.length,
                             strcmp(path, "-") == 0 ? "standard input" : path, ret_doc, err);
+    }
     med_buf_release(&buf);
     return rc;
 }
@@ -329,10 +332,11 @@ bool med_json_next(const struct med_json_at *container, size_t *index, struct me
         return false;
     *ret_at = *container;
     ret_at->node = node;
-    if (is_object)
+    if (is_object) {
         path_append_key(ret_at->path, node->string);
-    else
+    } else {
         path_append_index(ret_at->path, *index);
+    }
     if (ret_key)
         *ret_key = is_object ? node->string : NULL;
     return true;
@@ -369,16 +373,17 @@ int med_json_fail(const struct med_json_at *at, const char *key, struct med_err 
 static void node_describe(const struct cJSON *node, char out[SHOWN_MAX])
 {
     const char *text = NULL;
-    if (!node)
+    if (!node) {
         text = "nothing";
-    else if (cJSON_IsNull(node))
+    } else if (cJSON_IsNull(node)) {
         text = "null";
-    else if (cJSON_IsBool(node))
+    } else if (cJSON_IsBool(node)) {
         text = cJSON_IsTrue(node) ? "true" : "false";
-    else if (cJSON_IsObject(node))
+    } else if (cJSON_IsObject(node)) {
         text = "an object";
-    else if (cJSON_IsArray(node))
+    } else if (cJSON_IsArray(node)) {
         text = "an array";
+    }
     if (text) {
         (void)snprintf(out, SHOWN_MAX, "%s", text);
     } else if (cJSON_IsNumber(node)) {
@@ -412,13 +417,14 @@ static void range_describe(const char *noun, double min, double max, char out[EX
         (void)med_os_print_double(low, min);
     if (has_high)
         (void)med_os_print_double(high, max);
-    if (has_low && has_high)
+    if (has_low && has_high) {
         (void)snprintf(out, EXPECTED_MAX, "%s from %s to %s", noun, low, high);
-    else if (has_low || has_high)
+    } else if (has_low || has_high) {
         (void)snprintf(out, EXPECTED_MAX, "%s %s %s", noun,
                        has_low ? ">=" : "<=", has_low ? low : high);
-    else
+    } else {
         (void)snprintf(out, EXPECTED_MAX, "%s", noun);
+    }
 }
 
 /* Getters that take a key: `at` must be an object. */
@@ -434,9 +440,10 @@ int med_json_expect_format(const struct med_json_at *root, const char *format, s
     if (fail_unless_object(root, err) < 0)
         return MED_E_FORMAT;
     const struct cJSON *first = root->node->child;
-    if (!first || strcmp(first->string, "format") != 0)
+    if (!first || strcmp(first->string, "format") != 0) {
         return med_json_fail(root, NULL, err,
                              "the first key must be \"format\", with the value \"%s\"", format);
+    }
     if (cJSON_IsString(first) && strcmp(first->valuestring, format) == 0)
         return 0;
     char expected[EXPECTED_MAX];
@@ -494,7 +501,8 @@ int med_json_array(const struct med_json_at *at, const char *key, struct med_jso
 int med_json_number_here(const struct med_json_at *at, double min, double max, double *ret_value,
                          struct med_err *err)
 {
-    if (cJSON_IsNumber(at->node) && at->node->valuedouble >= min && at->node->valuedouble <= max) {
+    if (at->node && cJSON_IsNumber(at->node) && at->node->valuedouble >= min &&
+        at->node->valuedouble <= max) {
         *ret_value = at->node->valuedouble;
         return 0;
     }
@@ -518,7 +526,8 @@ int med_json_positive(const struct med_json_at *at, const char *key, double max,
     if (fail_unless_object(at, err) < 0)
         return MED_E_FORMAT;
     struct med_json_at next = child(at, key);
-    if (cJSON_IsNumber(next.node) && next.node->valuedouble > 0 && next.node->valuedouble <= max) {
+    if (next.node && cJSON_IsNumber(next.node) && next.node->valuedouble > 0 &&
+        next.node->valuedouble <= max) {
         *ret_value = next.node->valuedouble;
         return 0;
     }
@@ -534,17 +543,17 @@ int med_json_positive(const struct med_json_at *at, const char *key, double max,
 int med_json_integer_here(const struct med_json_at *at, int64_t min, int64_t max,
                           int64_t *ret_value, struct med_err *err)
 {
-    if (cJSON_IsNumber(at->node)) {
+    if (at->node && cJSON_IsNumber(at->node)) {
         double value = at->node->valuedouble;
-        bool whole = value == floor(value) && fabs(value) <= INTEGER_MAX;
+        bool whole = value == floor(value) && fabs(value) <= integer_limit;
         if (whole && (int64_t)value >= min && (int64_t)value <= max) {
             *ret_value = (int64_t)value;
             return 0;
         }
     }
     char expected[EXPECTED_MAX];
-    range_describe("a whole number", (double)min <= -INTEGER_MAX ? -INFINITY : (double)min,
-                   (double)max >= INTEGER_MAX ? INFINITY : (double)max, expected);
+    range_describe("a whole number", (double)min <= -integer_limit ? -INFINITY : (double)min,
+                   (double)max >= integer_limit ? INFINITY : (double)max, expected);
     return fail_expected(at, err, expected);
 }
 
@@ -579,7 +588,7 @@ int med_json_string_here(const struct med_json_at *at, long max_bytes, const cha
 {
     size_t min = max_bytes < 0 ? 0 : 1;
     size_t max = max_bytes < 0 ? (size_t)-max_bytes : (size_t)max_bytes;
-    if (cJSON_IsString(at->node)) {
+    if (at->node && cJSON_IsString(at->node)) {
         size_t length = strlen(at->node->valuestring);
         if (length >= min && length <= max) {
             *ret_value = at->node->valuestring;

@@ -186,7 +186,7 @@ static int scan_escape(struct scan *s)
         s->at++;
         return scan_unicode_escape(s);
     }
-    if (c < 0 || !memchr("\"\\/bfnrt", c, 8))
+    if (c <= 0 || !strchr("\"\\/bfnrt", c))
         return fail_expected(s, "one of \" \\ / b f n r t u after a backslash");
     s->at++;
     return 0;

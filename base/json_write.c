@@ -71,10 +71,11 @@ static void put_before(struct med_json_writer *w, const char *key)
     }
     if (!is_first)
         put_str(w, ",");
-    if (!is_inline(w))
+    if (!is_inline(w)) {
         put_line(w);
-    else if (!is_first && w->pretty)
+    } else if (!is_first && w->pretty) {
         put_str(w, " ");
+    }
     if (key) {
         put_quoted(w, key);
         put_str(w, w->pretty ? ": " : ":");

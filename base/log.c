@@ -116,22 +116,24 @@ void med_log(enum med_log_level level, const char *request_id, const char *fmt, 
     if (length > 0)
         text_escape(text, message, is_json);
     char request[6 * REQUEST_MAX] = "";
-    if (request_id)
+    if (request_id) {
         (void)med_utf8_escape(request, sizeof request, request_id,
                               strnlen(request_id, REQUEST_MAX));
+    }
     char stamp[32];
     time_print(stamp);
     char line[LINE_MAX_BYTES];
     const char *name = level_names[level];
-    if (is_json)
+    if (is_json) {
         length = snprintf(line, sizeof line,
                           "{\"time\":\"%s\",\"level\":\"%s\",\"program\":\"%s\",%s%s%s"
                           "\"message\":\"%s\"}\n",
                           stamp, name, program_name, request_id ? "\"request_id\":\"" : "", request,
                           request_id ? "\"," : "", text);
-    else
+    } else {
         length = snprintf(line, sizeof line, "%s %-5s %s: %s%s%s\n", stamp, name, program_name,
                           text, request_id ? " request_id=" : "", request);
+    }
     if (length > 0 && length < (int)sizeof line)
         line_write(line, (size_t)length);
     errno = errno_before;

@@ -52,10 +52,11 @@ int med_mailbox_post(struct med_mailbox *box, struct med_message *message)
         return rc;
     }
     message->next = NULL;
-    if (box->last)
+    if (box->last) {
         box->last->next = message;
-    else
+    } else {
         box->first = message;
+    }
     box->last = message;
     box->count++;
     MED_ASSERT(pthread_cond_signal(&box->filled) == 0);

@@ -101,10 +101,11 @@ void med_option_env_name(const char *name, char out[OPTION_ENV_MAX])
     size_t length = (size_t)snprintf(out, OPTION_ENV_MAX, "MEDLEY_%s", name);
     MED_ASSERT(length < OPTION_ENV_MAX);
     for (char *p = out; *p; p++) {
-        if (*p == '-')
+        if (*p == '-') {
             *p = '_';
-        else if (*p >= 'a' && *p <= 'z')
+        } else if (*p >= 'a' && *p <= 'z') {
             *p = (char)(*p - 'a' + 'A');
+        }
     }
 }
 
@@ -137,7 +138,7 @@ static void scalar_store(const struct options_state *state, size_t index,
         *(const char **)field = value->string;
         break;
     case MED_OPT_LIST:
-        MED_ASSERT(!"a list is not stored as a scalar");
+        MED_ASSERT(false && "a list is not stored as a scalar");
     }
 }
 
@@ -224,9 +225,10 @@ static int fail_unknown(const struct options_state *state, const char *dashes, c
     med_suggest_init(&suggest, shown);
     for (size_t i = 0; i < state->option_count && dashes[1]; i++)
         med_suggest_offer(&suggest, med_option_at(state, i)->name);
-    if (suggest.best)
+    if (suggest.best) {
         return med_err_set(err, MED_E_USAGE, "unknown option %s%s; did you mean --%s?", dashes,
                            shown, suggest.best);
+    }
     return med_err_set(err, MED_E_USAGE, "unknown option %s%s; see %s --help", dashes, shown,
                        state->program->name);
 }
@@ -236,9 +238,10 @@ static int fail_no_value(const struct options_state *state, const struct med_opt
                          const char *next, struct med_err *err)
 {
     const char *unit = option->unit ? option->unit : "VALUE";
-    if (!next)
+    if (!next) {
         return med_err_set(err, MED_E_USAGE, "--%s needs a value: --%s %s", option->name,
                            option->name, unit);
+    }
     char shown[SHOWN_MAX];
     (void)med_utf8_escape(shown, sizeof shown, next, strlen(next));
     return med_err_set(
@@ -269,9 +272,10 @@ static int take_named(struct options_state *state, size_t index, const char *val
 {
     const struct med_option *option = med_option_at(state, index);
     if (option->type == MED_OPT_FLAG) {
-        if (value)
+        if (value) {
             return med_err_set(err, MED_E_USAGE, "--%s takes no value; use --%s or --no-%s",
                                option->name, option->name, option->name);
+        }
         return med_option_take_flag(state, index, SOURCE_COMMAND_LINE, true);
     }
     if (option->type == MED_OPT_SECRET) {
@@ -307,10 +311,11 @@ static int take_long(struct options_state *state, struct command_line *line, str
         index = option_find(state, name + 3, bytes - 3);
         if (index < state->option_count && med_option_at(state, index)->type == MED_OPT_FLAG)
             return med_option_take_flag(state, index, SOURCE_COMMAND_LINE, false);
-        if (index < state->option_count)
+        if (index < state->option_count) {
             return med_err_set(err, MED_E_USAGE, "--%s takes a value; there is no --no-%s",
                                med_option_at(state, index)->name,
                                med_option_at(state, index)->name);
+        }
     }
     return fail_unknown(state, "--", name, bytes, err);
 }
@@ -335,14 +340,15 @@ static int take_command_line(struct options_state *state, struct command_line *l
     for (line->at = 1; line->at < line->argc; line->at++) {
         const char *argument = line->argv[line->at];
         int rc = 0;
-        if (options_ended || argument[0] != '-' || argument[1] == '\0')
+        if (options_ended || argument[0] != '-' || argument[1] == '\0') {
             options->positional[options->positional_count++] = argument;
-        else if (strcmp(argument, "--") == 0)
+        } else if (strcmp(argument, "--") == 0) {
             options_ended = true;
-        else if (strcmp(argument, "--help-markdown") == 0)
+        } else if (strcmp(argument, "--help-markdown") == 0) {
             return MED_OPTIONS_DONE;
-        else
+        } else {
             rc = argument[1] == '-' ? take_long(state, line, err) : take_short(state, line, err);
+        }
         if (rc < 0)
             return rc;
         if (state->common.help || state->common.version)
@@ -356,9 +362,10 @@ static int check_positional(const struct options_state *state, const struct med_
 {
     const struct med_program *program = state->program;
     int count = options->positional_count;
-    if (count < program->positional_min)
+    if (count < program->positional_min) {
         return med_err_set(err, MED_E_USAGE, "an argument is missing; usage: %s %s", program->name,
                            program->synopsis);
+    }
     if (program->positional_max < 0 || count <= program->positional_max)
         return 0;
     char shown[SHOWN_MAX];
@@ -469,16 +476,18 @@ static int print_answer(const struct options_state *state, struct med_err *err)
     struct med_buf text;
     med_buf_init(&text, 1 << 20);
     int rc;
-    if (state->common.help)
+    if (state->common.help) {
         rc = med_options_help(state->program, &text);
-    else if (state->common.version)
+    } else if (state->common.version) {
         rc = med_buf_printf(&text, "%s %s\n", state->program->name, MED_VERSION);
-    else
+    } else {
         rc = med_options_markdown(state->program, &text);
-    if (rc < 0)
+    }
+    if (rc < 0) {
         (void)fail_memory(err);
-    else
+    } else {
         rc = print_text(&text, err);
+    }
     med_buf_release(&text);
     return rc < 0 ? rc : MED_OPTIONS_DONE;
 }

@@ -99,10 +99,11 @@ static int take_value(struct options_state *state, size_t index, enum option_sou
             return take_number(state, index, source, at, err);
         break;
     case MED_OPT_DURATION:
-        if (med_json_is_number(at))
+        if (med_json_is_number(at)) {
             return med_json_fail(at, NULL, err,
                                  "found a number, expected a duration with its unit, "
                                  "as in \"500ms\"");
+        }
         break;
     default:
         break;
@@ -117,9 +118,10 @@ static int fail_unknown(const struct options_state *state, const struct med_json
     med_suggest_init(&suggest, key);
     for (size_t i = 0; i < state->option_count; i++)
         med_suggest_offer(&suggest, med_option_at(state, i)->name);
-    if (suggest.best)
+    if (suggest.best) {
         return med_json_fail(at, NULL, err, "%s has no such option; did you mean \"%s\"?",
                              state->program->name, suggest.best);
+    }
     return med_json_fail(at, NULL, err,
                          "%s has no such option; an option of another verb belongs in that verb's "
                          "section, as in {\"plan\": {...}}",
@@ -132,10 +134,11 @@ static int fail_section(const struct med_json_at *at, const char *key, struct me
     med_suggest_init(&suggest, key);
     for (size_t i = 0; i < verb_count; i++)
         med_suggest_offer(&suggest, verbs[i]);
-    if (suggest.best)
+    if (suggest.best) {
         return med_json_fail(at, NULL, err,
                              "an object here is a verb's section; did you mean \"%s\"?",
                              suggest.best);
+    }
     return med_json_fail(at, NULL, err,
                          "an object here is a verb's section, and medley has no such verb");
 }

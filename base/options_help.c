@@ -40,12 +40,13 @@ static void left_print(const struct med_option *option, bool short_column, char 
     if (option->short_name)
         (void)snprintf(shorts, sizeof shorts, "-%c, ", option->short_name);
     const char *unit = unit_of(option);
-    if (option->type == MED_OPT_SECRET)
+    if (option->type == MED_OPT_SECRET) {
         (void)snprintf(out, LEFT_BYTES, "  %*s(%s)", short_column ? 4 : 0, "", option->name);
-    else
+    } else {
         (void)snprintf(out, LEFT_BYTES, "  %*s--%s%s%s%s", short_column ? 4 : 0, shorts,
                        is_on_by_default(option) ? "[no-]" : "", option->name, *unit ? " " : "",
                        unit);
+    }
 }
 
 /* "debug|info; default info", "from 1 to 8; default 4; may be repeated" */
@@ -117,10 +118,11 @@ static int append_option(struct med_buf *out, const struct med_option *option, s
                    *facts ? "]" : "");
     size_t length = strlen(left);
     int rc;
-    if (length + 2 > left_width)
+    if (length + 2 > left_width) {
         rc = med_buf_printf(out, "%s\n%*s", left, (int)left_width, "");
-    else
+    } else {
         rc = med_buf_printf(out, "%s%*s", left, (int)(left_width - length), "");
+    }
     return rc < 0 ? rc : append_wrapped(out, text, left_width, left_width);
 }
 
@@ -191,9 +193,10 @@ int med_options_help(const struct med_program *program, struct med_buf *out)
         rc = append_options(out, med_options_common, width, short_column);
     if (rc == 0 && program->details)
         rc = append_details(out, program->details);
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_buf_append_str(out, "\nMEDLEY_SOME_OPTION in the environment sets --some-option. "
                                      "Command line > environment > config file.\n");
+    }
     return rc;
 }
 
@@ -203,10 +206,11 @@ int med_options_help(const struct med_program *program, struct med_buf *out)
 static int append_cell(struct med_buf *out, const char *text, bool code)
 {
     int rc = med_buf_append_str(out, code && *text ? " `" : " ");
-    for (const char *p = text; *p && rc == 0; p++)
+    for (const char *p = text; *p && rc == 0; p++) {
         rc = *p == '|'    ? med_buf_append_str(out, "\\|")
              : *p == '\n' ? med_buf_append_str(out, " ")
                           : med_buf_append(out, p, 1);
+    }
     return rc < 0 ? rc : med_buf_append_str(out, code && *text ? "` |" : " |");
 }
 
@@ -237,11 +241,12 @@ static int append_table(struct med_buf *out, const struct med_option *table)
     const char *group = NULL;
     for (size_t i = 0; table && table[i].name && rc == 0; i++) {
         const char *heading = table[i].group ? table[i].group : i == 0 ? "Options" : NULL;
-        if (heading && (!group || strcmp(heading, group) != 0))
+        if (heading && (!group || strcmp(heading, group) != 0)) {
             rc = med_buf_printf(out,
                                 "\n## %s\n\n| option | values | environment | meaning |\n"
                                 "|---|---|---|---|\n",
                                 heading);
+        }
         group = heading ? heading : group;
         if (rc == 0)
             rc = append_row(out, &table[i]);
@@ -257,8 +262,9 @@ int med_options_markdown(const struct med_program *program, struct med_buf *out)
         rc = append_table(out, program->options);
     if (rc == 0)
         rc = append_table(out, med_options_common);
-    if (rc == 0 && program->details)
+    if (rc == 0 && program->details) {
         rc = med_buf_printf(out, "\n## Details\n\n```text\n%s%s```\n", program->details,
                             program->details[strlen(program->details) - 1] == '\n' ? "" : "\n");
+    }
     return rc;
 }

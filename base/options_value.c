@@ -99,12 +99,13 @@ static void range_text(double min, double max, char *out, size_t out_bytes)
         (void)med_os_print_double(low, min);
     if (has_high)
         (void)med_os_print_double(high, max);
-    if (has_low && has_high)
+    if (has_low && has_high) {
         (void)snprintf(out, out_bytes, "from %s to %s", low, high);
-    else if (has_low || has_high)
+    } else if (has_low || has_high) {
         (void)snprintf(out, out_bytes, "%s %s", has_low ? ">=" : "<=", has_low ? low : high);
-    else
+    } else {
         (void)snprintf(out, out_bytes, "%s", "");
+    }
 }
 
 /* Decimal suffixes shift the exponent, binary ones multiply. False: not a suffix. */
@@ -115,8 +116,7 @@ static bool suffix_find(const char *suffix, long *ret_shift, int64_t *ret_factor
     *ret_factor = 1;
     if (*suffix == '\0')
         return true;
-    char letter = *suffix == 'K' ? 'k' : *suffix;
-    const char *found = strchr(letters, letter);
+    const char *found = strchr(letters, *suffix == 'K' ? 'k' : *suffix);
     if (!found)
         return false;
     long place = found - letters + 1;
@@ -179,15 +179,16 @@ int med_parse_integer(const char *text, const char *what, int64_t min, int64_t m
         return 0;
     }
     char expected[EXPECTED_MAX];
-    if (min > INT64_MIN && max < INT64_MAX)
+    if (min > INT64_MIN && max < INT64_MAX) {
         (void)snprintf(expected, sizeof expected, "a whole number from %" PRId64 " to %" PRId64,
                        min, max);
-    else if (min > INT64_MIN)
+    } else if (min > INT64_MIN) {
         (void)snprintf(expected, sizeof expected, "a whole number >= %" PRId64, min);
-    else if (max < INT64_MAX)
+    } else if (max < INT64_MAX) {
         (void)snprintf(expected, sizeof expected, "a whole number <= %" PRId64, max);
-    else
+    } else {
         (void)snprintf(expected, sizeof expected, "a whole number");
+    }
     return fail_found(text, what, expected, err);
 }
 
@@ -333,7 +334,7 @@ int med_option_parse_scalar(const struct med_option *option, const char *text, c
         ret_value->string = text;
         return 0;
     }
-    MED_ASSERT(!"a type outside enum med_option_type");
+    MED_ASSERT(false && "a type outside enum med_option_type");
     return MED_E_INTERNAL;
 }
 
@@ -342,8 +343,9 @@ void med_option_range_text(const struct med_option *option, char *out, size_t ou
     (void)snprintf(out, out_bytes, "%s", "");
     if (!has_bounds(option))
         return;
-    if (option->type == MED_OPT_DURATION)
+    if (option->type == MED_OPT_DURATION) {
         duration_range_text(option->min, option->max, out, out_bytes);
-    else if (option->type == MED_OPT_INTEGER || option->type == MED_OPT_NUMBER)
+    } else if (option->type == MED_OPT_INTEGER || option->type == MED_OPT_NUMBER) {
         range_text(option->min, option->max, out, out_bytes);
+    }
 }

@@ -99,11 +99,12 @@ static int fail_unknown(const char *dir, const char *name)
         if (is_installed(dir, verbs[i].name))
             med_suggest_offer(&suggest, verbs[i].name);
     }
-    if (suggest.best)
+    if (suggest.best) {
         (void)fprintf(stderr, "medley: unknown verb \"%s\"; did you mean \"%s\"?\n", shown,
                       suggest.best);
-    else
+    } else {
         (void)fprintf(stderr, "medley: unknown verb \"%s\"; see medley --help\n", shown);
+    }
     return 2;
 }
 
@@ -117,11 +118,12 @@ static int run_verb(const char *dir, const char *verb, char **argv)
     argv[0] = path.text;
     (void)execv(path.text, argv);
     int error = errno;
-    if (error == ENOENT)
+    if (error == ENOENT) {
         (void)fprintf(stderr, "medley: the verb \"%s\" is not part of this installation (no %s)\n",
                       verb, path.text);
-    else
+    } else {
         (void)fprintf(stderr, "medley: %s cannot be run: %s\n", path.text, med_err_text(-error));
+    }
     return error == ENOENT ? 2 : 1;
 }
 

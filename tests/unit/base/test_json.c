@@ -116,11 +116,12 @@ static void test_parse_at_the_depth_limit(void)
     struct med_err err = {0};
     memset(text, '[', MED_LIMIT_JSON_DEPTH + 1);
     memset(text + MED_LIMIT_JSON_DEPTH, ']', MED_LIMIT_JSON_DEPTH);
-    REQUIRE(med_json_parse(text, 2 * MED_LIMIT_JSON_DEPTH, "deep", &doc, &err) == 0);
+    REQUIRE(med_json_parse(text, (size_t)2 * MED_LIMIT_JSON_DEPTH, "deep", &doc, &err) == 0);
     med_json_free(&doc);
     memset(text, '[', MED_LIMIT_JSON_DEPTH + 1);
     memset(text + MED_LIMIT_JSON_DEPTH + 1, ']', MED_LIMIT_JSON_DEPTH + 1);
-    CHECK_INT(med_json_parse(text, 2 * MED_LIMIT_JSON_DEPTH + 2, "deep", &doc, &err), MED_E_FORMAT);
+    CHECK_INT(med_json_parse(text, (size_t)2 * MED_LIMIT_JSON_DEPTH + 2, "deep", &doc, &err),
+              MED_E_FORMAT);
     CHECK_STR(err.text, "deep: line 1, column 65: nested deeper than 64 levels");
 }
 
@@ -348,9 +349,10 @@ static void test_keys_and_format(void)
 static void test_long_paths_are_cut(void)
 {
     char text[1024] = "";
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i++) {
         (void)strncat(text,
                       "{\"a_key_of_thirty_letters_or_so__\":", sizeof text - strlen(text) - 1);
+    }
     (void)strncat(text, "1}}}}}}}}}}", sizeof text - strlen(text) - 1);
     struct med_json_doc doc = parse(text);
     struct med_json_at at = med_json_root(&doc);
@@ -388,16 +390,17 @@ static void test_writer_compact_and_pretty(void)
         med_json_end_array(&w);
         med_json_end_object(&w);
         REQUIRE(med_json_writer_finish(&w) == 0);
-        if (pretty)
+        if (pretty) {
             CHECK_STR(buf.data,
                       "{\n  \"s\": \"q\\\" \\\\ \\n \\u0001 \xc3\xa9 \xef\xbf\xbd\",\n"
                       "  \"rows\": [\n"
                       "    [-9223372036854775808, 0.1, {\"t\": true, \"n\": null}]\n  ],\n"
                       "  \"none\": {},\n  \"empty\": []\n}\n");
-        else
+        } else {
             CHECK_STR(buf.data, "{\"s\":\"q\\\" \\\\ \\n \\u0001 \xc3\xa9 \xef\xbf\xbd\",\"rows\":"
                                 "[[-9223372036854775808,0.1,{\"t\":true,\"n\":null}]],"
                                 "\"none\":{},\"empty\":[]}\n");
+        }
         struct med_json_doc doc = parse(buf.data);
         med_json_free(&doc);
     }
