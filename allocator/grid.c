@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/limits.h"
+#include "base/options.h"
 #include "profiles/field.h"
 
 #include <string.h>
@@ -79,12 +80,46 @@ void med_grid_release(struct med_grid *grid)
     *grid = (struct med_grid){0};
 }
 
-const char *med_grid_edge_expected(double value, double before)
+int med_grid_parse_edges(const char *text, const char *what, double **ret_edges, size_t *ret_count,
+                         struct med_err *err)
 {
-    if (!(value >= 1 && value <= MED_LIMIT_PROMPT_TOKENS)) {
-        return "a size from 1 to 1048576 tokens";
+    double edges[MED_LIMIT_EDGES];
+    size_t count = 0;
+    for (const char *from = text;;) {
+        char item[32];
+        size_t bytes = strcspn(from, ",");
+        if (count == MED_LIMIT_EDGES) {
+            return med_err_set(err, MED_E_INVALID, "%s: found more than %d edges, expected fewer",
+                               what, MED_LIMIT_EDGES);
+        }
+        if (bytes >= sizeof item) {
+            return med_err_set(err, MED_E_INVALID,
+                               "%s: found an edge of %zu characters, expected less than %zu", what,
+                               bytes, sizeof item);
+        }
+        memcpy(item, from, bytes);
+        item[bytes] = '\0';
+        int rc = med_parse_number(item, what, 1, MED_LIMIT_PROMPT_TOKENS, &edges[count], err);
+        if (rc < 0) {
+            return rc;
+        }
+        if (count > 0 && edges[count] <= edges[count - 1]) {
+            return med_err_set(err, MED_E_INVALID, "%s: found %g after %g, expected rising edges",
+                               what, edges[count], edges[count - 1]);
+        }
+        count++;
+        if (from[bytes] == '\0') {
+            break;
+        }
+        from += bytes + 1;
     }
-    return value > before ? NULL : "an edge greater than the one before it";
+    double *copy = NULL;
+    if (copy_edges(edges, count, &copy) < 0) {
+        return med_field_no_memory(err);
+    }
+    *ret_edges = copy;
+    *ret_count = count;
+    return 0;
 }
 
 static int read_edges(const struct med_json_at *at, const char *key, double **ret_edges,
@@ -107,10 +142,9 @@ static int read_edges(const struct med_json_at *at, const char *key, double **re
         if (rc < 0) {
             return rc;
         }
-        const char *expected = med_grid_edge_expected(edges[i], i == 0 ? 0 : edges[i - 1]);
-        if (expected != NULL) {
-            return med_json_fail(&item, NULL, err, "found %g after %g, expected %s", edges[i],
-                                 edges[i - 1], expected);
+        if (i > 0 && edges[i] <= edges[i - 1]) {
+            return med_json_fail(&item, NULL, err, "found %g after %g, expected rising edges",
+                                 edges[i], edges[i - 1]);
         }
     }
     return 0;

@@ -13,12 +13,13 @@
 
 #include "allocator/workload_parts.h"
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "base/limits.h"
+#include "base/os.h"
 #include "profiles/field.h"
 
 #include <errno.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -86,7 +87,7 @@ static int fill(struct reader *reader, struct med_err *err)
     if (got == 0) {
         if (ferror(reader->stream)) {
             return med_err_set(err, MED_E_IO, "%s: cannot read it: %s", reader->name,
-                               strerror(errno));
+                               med_os_errno_text(-errno));
         }
         reader->at_eof = true;
     }
@@ -190,7 +191,7 @@ static bool parse_seconds(struct value value, double *ret_seconds)
         return false;
     }
     char *end = NULL;
-    double seconds = strtod(text, &end);
+    double seconds = med_os_strtod(text, &end);
     if (*end != '\0' || !isfinite(seconds) || seconds > 1e12) {
         return false;
     }
@@ -381,7 +382,8 @@ static int read_json_line(struct reader *reader, const char *line, size_t bytes,
 {
     struct med_json_doc doc;
     char where[512];
-    snprintf(where, sizeof where, "%.480s:%lld", reader->name, (long long)reader->line_number);
+    (void)snprintf(where, sizeof where, "%.480s:%lld", reader->name,
+                   (long long)reader->line_number);
     int rc = med_json_parse(line, bytes, where, &doc, err);
     if (rc < 0) {
         return rc;
@@ -554,14 +556,19 @@ static int read_rows(struct reader *reader, struct med_err *err)
     return 0;
 }
 
-int med_request_log_read_stream(FILE *stream, const char *name, struct med_request_log *ret_log,
-                                struct med_err *err)
+int med_request_log_read_input(const struct med_log_input *input, struct med_request_log *ret_log,
+                               struct med_err *err)
 {
-    struct reader reader = {.stream = stream, .name = name};
+    struct reader reader = {.stream = input->stream, .name = input->name};
     reader.buffer = med_alloc(BUFFER_BYTES + 1);
     if (reader.buffer == NULL) {
         return med_field_no_memory(err);
     }
+    MED_ASSERT(input->prefix_bytes <= BUFFER_BYTES);
+    if (input->prefix_bytes > 0) {
+        memcpy(reader.buffer, input->prefix, input->prefix_bytes);
+    }
+    reader.end = input->prefix_bytes;
     int rc = read_rows(&reader, err);
     med_free(reader.buffer);
     if (rc < 0) {
@@ -575,15 +582,17 @@ int med_request_log_read_stream(FILE *stream, const char *name, struct med_reque
 int med_request_log_read_file(const char *path, struct med_request_log *ret_log,
                               struct med_err *err)
 {
-    if (strcmp(path, "-") == 0) {
-        return med_request_log_read_stream(stdin, "standard input", ret_log, err);
+    bool standard = strcmp(path, "-") == 0;
+    struct med_log_input input = {.stream = standard ? stdin : fopen(path, "rb"),
+                                  .name = standard ? "standard input" : path};
+    if (input.stream == NULL) {
+        return med_err_set(err, MED_E_IO, "%s: cannot open it: %s", path,
+                           med_os_errno_text(-errno));
     }
-    FILE *stream = fopen(path, "rb");
-    if (stream == NULL) {
-        return med_err_set(err, MED_E_IO, "%s: cannot open it: %s", path, strerror(errno));
+    int rc = med_request_log_read_input(&input, ret_log, err);
+    if (!standard) {
+        (void)fclose(input.stream); /* opened for reading: nothing can be lost */
     }
-    int rc = med_request_log_read_stream(stream, path, ret_log, err);
-    (void)fclose(stream); /* opened for reading: nothing can be lost */
     return rc;
 }
 

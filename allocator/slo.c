@@ -9,10 +9,10 @@
 #include "allocator/slo.h"
 
 #include "base/options.h"
+#include "base/os.h"
 
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char *const metric_names[] = {"ttft", "tpot", "e2e_per_token"};
@@ -80,7 +80,7 @@ static int parse_item(const char *item, struct med_slo *ret_slo, struct med_err 
                            (int)statistic_bytes, statistic);
     }
     char what[ITEM_BYTES_MAX + 16];
-    snprintf(what, sizeof what, "objective \"%s\"", item);
+    (void)snprintf(what, sizeof what, "objective \"%s\"", item);
     int64_t limit_ns = 0;
     int rc = med_parse_duration(equals + 1, what, 1e-6, 86400, &limit_ns, err);
     if (rc < 0) {
@@ -149,13 +149,7 @@ int med_slos_parse(const char *text, struct med_slos *ret_slos, struct med_err *
 
 void med_slo_format(const struct med_slo *slo, char *text, size_t bytes)
 {
-    char number[32];
-    /* The fewest digits that read back to the same limit. */
-    for (int digits = 6; digits <= 17; digits++) {
-        snprintf(number, sizeof number, "%.*g", digits, slo->limit_ms);
-        if (strtod(number, NULL) == slo->limit_ms) {
-            break;
-        }
-    }
-    snprintf(text, bytes, "%s.mean=%sms", metric_names[slo->metric], number);
+    char number[MED_OS_DOUBLE_MAX];
+    (void)med_os_print_double(number, slo->limit_ms);
+    (void)snprintf(text, bytes, "%s.mean=%sms", metric_names[slo->metric], number);
 }

@@ -37,6 +37,11 @@ static const char method_text[] =
     "linearly; burstiness = 1/CV^2 of the gaps between arrivals, each divided by the mean gap of "
     "its window";
 
+static const char *where(const struct med_derive *derive)
+{
+    return derive->where != NULL ? derive->where : derive->source_text;
+}
+
 /* Sum of (gap / mean - 1)^2 over the gaps that begin at rows [begin, end). */
 static double spread_of_gaps(const struct med_request_row *rows, size_t begin, size_t end)
 {
@@ -135,7 +140,7 @@ static int derive_arrivals(const struct med_request_log *log, const struct med_d
         return med_err_set(err, MED_E_INVALID,
                            "%s: found %s, from which no rate follows, expected requests at "
                            "different times, or a rate (--rate)",
-                           derive->source_text,
+                           where(derive),
                            log->count == 1 ? "a single request" : "requests at one time only");
     }
     double own_rate = measured ? (double)log->count / span_s : 0;
@@ -240,7 +245,7 @@ static int derive_buckets(const struct med_request_log *log, const struct med_de
     }
     int64_t outside = count_cells(log, grid, cells);
     if (outside > 0) {
-        rc = fail_outside(log, grid, outside, derive->source_text, err);
+        rc = fail_outside(log, grid, outside, where(derive), err);
         goto out;
     }
     workload->buckets = med_calloc(cell_count, sizeof *workload->buckets);
@@ -285,7 +290,7 @@ int med_workload_derive(const struct med_request_log *log, const struct med_deri
     struct med_workload workload = {.requests = (int64_t)log->count};
     if (log->count == 0) {
         return med_err_set(err, MED_E_INVALID, "%s: found no requests, expected at least one",
-                           derive->source_text);
+                           where(derive));
     }
     int rc;
     if ((rc = derive_arrivals(log, derive, &workload, err)) < 0 ||

@@ -17,9 +17,9 @@ int med_grid_read(const struct med_json_at *at, struct med_grid *grid,
                   struct med_err *err) MED_MUST_CHECK;
 void med_grid_write(struct med_json_writer *w, const struct med_grid *grid);
 
-/* One number of an edge list as text or JSON: NULL when edge `value` may follow `before` (0: it is
- * the first), else what was expected. */
-const char *med_grid_edge_expected(double value, double before);
+/* Edges as text: "25,100,250". what: names them in messages. The caller frees *ret_edges. */
+int med_grid_parse_edges(const char *text, const char *what, double **ret_edges, size_t *ret_count,
+                         struct med_err *err) MED_MUST_CHECK;
 
 /* Reads input, output, input_mean and output_mean of a row into `cell` (not the share): the edges
  * are of the grid, the means inside the cell. */
@@ -34,13 +34,20 @@ void med_arrival_write(struct med_json_writer *w, enum med_arrival arrival, doub
                        const char *trace);
 const char *med_arrival_name(enum med_arrival arrival); /* "gamma" */
 
-/* med_request_log_read_file for an open stream; `name` is used in messages only. */
-int med_request_log_read_stream(FILE *stream, const char *name, struct med_request_log *ret_log,
-                                struct med_err *err) MED_MUST_CHECK;
+/* An open log. The prefix is what was read of the stream already, to see what it is. */
+struct med_log_input {
+    FILE *stream;
+    const char *name; /* for messages */
+    const char *prefix;
+    size_t prefix_bytes; /* at most MED_LIMIT_LOG_LINE_BYTES */
+};
+int med_request_log_read_input(const struct med_log_input *input, struct med_request_log *ret_log,
+                               struct med_err *err) MED_MUST_CHECK;
 
 /* What is derived from a log, and under which name. Strings are copied. */
 struct med_derive {
     const struct med_grid *grid;
+    const char *where; /* file, for messages; NULL: source_text */
     const char *name, *source_text;
     const char *source_licence; /* NULL: not given */
     double rate_per_s;          /* scale the traffic to this rate; NAN: the log's own */
