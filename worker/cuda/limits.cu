@@ -46,10 +46,15 @@ static __host__ __device__ inline uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-/* Element i of a random matrix: [-1, 1), exactly representable in bf16 (8 bits). */
+/* Element i of a random matrix, as bf16 rounds it: nearly normal (the sum of four uniform values),
+ * since the power that a product draws, and so its rate, depends on how many bits change. */
 static __host__ __device__ inline float element(uint64_t seed, uint64_t i)
 {
-    return (float)((int)(mix(seed ^ (i * 2 + 1)) >> 56) - 128) * (1.0f / 128.0f);
+    const uint64_t bits = mix(seed ^ (i * 2 + 1));
+    int sum = -2 * 65535;
+    for (int k = 0; k < 64; k += 16)
+        sum += (int)(bits >> k & 0xFFFF);
+    return __bfloat162float(__float2bfloat16((float)sum * (1.0f / 37837.0f)));
 }
 
 /* word[i] = low 32 bits of mix(i). data: [count] uint32, any launch geometry. */
