@@ -210,6 +210,16 @@ static double row_share(const struct heat *heat, size_t row)
     return share;
 }
 
+/* Columns to print: none after the last used one, unless the row's total follows. */
+static size_t used_columns(const struct heat *heat, size_t row)
+{
+    size_t used = heat->columns;
+    while (heat->cell_columns == 9 && used > 0 && heat->shares[row][used - 1] == 0) {
+        used--;
+    }
+    return used;
+}
+
 static void put_heat(struct view *view, const struct med_workload *workload)
 {
     struct heat heat;
@@ -231,7 +241,7 @@ static void put_heat(struct view *view, const struct med_workload *workload)
         if (heat.cell_columns < 9) {
             put(view, " ");
         }
-        for (size_t column = 0; column < heat.columns; column++) {
+        for (size_t column = 0; column < used_columns(&heat, row); column++) {
             put_cell(view, &heat, heat.shares[row][column]);
         }
         if (heat.cell_columns < 9 && row_share(&heat, row) > 0) {
