@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A backend computes batches: what the scheduler planned goes in, sampled tokens come out.
+ *
+ * The engine thread makes every call, and a step blocks it until the batch is done.  The scheduler
+ * has placed every token's keys and values already (item->blocks); a backend keeps no list of
+ * sequences.
+ *
+ * thread: engine, except release (after that thread is joined). owns: what `self` points to.
+ * errors: a step that fails marks the engine dead: its requests end with an error and the process
+ * leaves with its own exit status.
+ */
+#ifndef MED_WORKER_BACKEND_H
+#define MED_WORKER_BACKEND_H
+
+#include "base/err.h"
+#include "worker/engine/scheduler.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* How a sequence's tokens are drawn. Random draws are keyed by (seed, place in the sequence), so
+ * that prompt and output so far can be sent to another worker, which then goes on alike. */
+struct med_sampling {
+    float temperature;
+    float top_p;
+    uint32_t top_k; /* 0: all */
+    uint64_t seed;
+    bool ignore_eos;
+    int64_t emulated_output_tokens; /* for the emulated backend: stop after so many; 0: none */
+};
+
+/* What a batch item says besides struct med_batch_item. */
+struct med_backend_sequence {
+    /* Prompt and output so far; the item computes tokens[item->context .. + item->tokens). */
+    const uint32_t *tokens;
+    int64_t prompt_tokens;
+    struct med_sampling sampling;
+};
+
+struct med_backend_step {
+    const struct med_batch *batch;
+    const struct med_backend_sequence *const *sequences; // [batch->count]
+    int64_t available_ns; /* fleet time since when this work could have begun */
+    uint32_t *sampled;    // [batch->count], out: token ids of the items that sample
+    bool *stop;           // [batch->count], out: the sampled token ends the sequence; false before
+};
+
+struct med_backend_ops {
+    const char *name; /* "emulated", "cpu", "cuda" */
+    /* First call of the engine thread. */
+    int (*init)(void *self, struct med_err *err);
+    /* batch->count >= 1. */
+    int (*step)(void *self, const struct med_backend_step *step, struct med_err *err);
+    void (*release)(void *self);
+};
+
+struct med_backend {
+    const struct med_backend_ops *ops;
+    void *self;
+};
+
+#endif

@@ -1,0 +1,541 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine thread (see engine_thread.h).
+ *
+ * Turn: take all mail; plan; step (the backend blocks); commit; announce.  Without work the thread
+ * sleeps in its mailbox.  Work "became available" when the step before ended, or, after idleness,
+ * when the request that ended the idleness arrived at the loop: the way from loop to engine is not
+ * charged to an emulated device.
+ *
+ * Announcing is one atomic exchange per request and step.  If the request was not in the event mailbox
+ * it is posted (the mailbox holds as many as there can be requests, so that cannot fail); if it was,
+ * the loop will find the newer word when it gets there.  The loop may free a request once it finds
+ * the end in the word and no cancel is under way, so nothing may touch the request after an
+ * exchange that found it posted already.
+ *
+ * When a step fails the engine is dead: every request it holds and every later one ends with
+ * MED_ENGINE_ERROR, the loop is woken, and the process is expected to leave.
+ *
+ * thread: engine_run and what it calls: engine; med_engine_*: the loop.  Counters and histograms are
+ * under a lock that the engine takes once per step.  It allocates nothing per step.
+ */
+#include "worker/engine_thread.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/thread.h"
+
+#include <string.h>
+
+#define STATE_POSTED       (UINT64_C(1) << 40) /* in the event mailbox */
+#define STATE_CANCEL_TAKEN (UINT64_C(1) << 41) /* the engine has done with request->cancel */
+
+enum {
+    END_SHIFT = 32,
+    END_MASK = 0xff
+};
+
+struct med_engine {
+    struct med_engine_config config;
+    pthread_t thread;
+    struct med_mailbox commands; /* of struct med_engine_command.message */
+    struct med_mailbox events;   /* of struct med_engine_request.shared.event */
+
+    /* thread: loop */
+    uint64_t serial_last;
+    int64_t with_engine; /* requests submitted whose end was not taken */
+    struct med_engine_command quit;
+
+    /* thread: engine */
+    struct med_scheduler *scheduler;
+    struct med_engine_request *first;              /* not ended */
+    const struct med_backend_sequence **sequences; // [sequences_max]
+    uint32_t *sampled;                             // [sequences_max]
+    bool *stops;                                   // [sequences_max]
+    int64_t available_ns;                          /* for the next step; 0: since the step before */
+    bool quitting, failed;
+    bool news; /* something was announced since the loop was woken */
+
+    struct {
+        struct med_engine_command beat;
+        atomic_bool beat_posted;           /* whoever sets it posts; acq_rel hands `beat` over */
+        atomic_int_least64_t heartbeat_ns; /* a gauge: relaxed */
+        pthread_mutex_t lock;              /* of the rest */
+        pthread_cond_t started;
+        bool is_started;
+        struct med_err failure; /* code 0: none */
+        struct med_engine_stats stats;
+    } shared;
+};
+
+static void lock(struct med_engine *engine)
+{
+    MED_ASSERT(pthread_mutex_lock(&engine->shared.lock) == 0);
+}
+
+static void unlock(struct med_engine *engine)
+{
+    MED_ASSERT(pthread_mutex_unlock(&engine->shared.lock) == 0);
+}
+
+/* ---- engine side ---------------------------------------------------------------------------- */
+
+static double seconds(int64_t ns)
+{
+    return (double)ns / (double)MED_NS_PER_S;
+}
+
+static void beat(struct med_engine *engine, int64_t now_ns)
+{
+    atomic_store_explicit(&engine->shared.heartbeat_ns, now_ns, memory_order_relaxed);
+}
+
+/* Tells the loop; the request may be gone when this returns, if it has ended. */
+static void announce(struct med_engine *engine, struct med_engine_request *request)
+{
+    uint64_t state = (uint64_t)request->generated | (uint64_t)request->end << END_SHIFT |
+                     (request->cancel_taken ? STATE_CANCEL_TAKEN : 0) | STATE_POSTED;
+    atomic_store_explicit(&request->shared.at_ns, request->last_token_ns, memory_order_relaxed);
+    uint64_t before = atomic_exchange_explicit(&request->shared.state, state, memory_order_acq_rel);
+    engine->news = true;
+    if (before & STATE_POSTED)
+        return;
+    int rc = med_mailbox_post(&engine->events, &request->shared.event);
+    MED_ASSERT(rc == 0);
+}
+
+static void end_request(struct med_engine *engine, struct med_engine_request *request,
+                        enum med_engine_end end)
+{
+    MED_ASSERT(request->end == MED_ENGINE_GOES_ON);
+    request->end = end;
+    if (request->prev)
+        request->prev->next = request->next;
+    else
+        engine->first = request->next;
+    if (request->next)
+        request->next->prev = request->prev;
+}
+
+static void fail_all(struct med_engine *engine, const struct med_err *err)
+{
+    engine->failed = true;
+    lock(engine);
+    engine->shared.failure = *err;
+    engine->shared.stats.failed = true;
+    unlock(engine);
+    while (engine->first) {
+        struct med_engine_request *request = engine->first;
+        end_request(engine, request, MED_ENGINE_ERROR);
+        announce(engine, request);
+    }
+}
+
+static void take_submit(struct med_engine *engine, struct med_engine_request *request, bool idle)
+{
+    request->next = engine->first;
+    if (request->next)
+        request->next->prev = request;
+    engine->first = request;
+    if (engine->failed) {
+        end_request(engine, request, MED_ENGINE_ERROR);
+        announce(engine, request);
+        return;
+    }
+    struct med_sequence_spec spec = {.id = request->serial,
+                                     .prompt_tokens = request->sequence.prompt_tokens,
+                                     .output_tokens_max = request->output_tokens_max,
+                                     .user = request};
+    int rc = med_scheduler_add(engine->scheduler, &spec);
+    MED_ASSERT(rc == 0); /* submit has checked the size, and counted */
+    if (idle && request->arrival_ns > engine->available_ns)
+        engine->available_ns = request->arrival_ns;
+}
+
+static void take_cancel(struct med_engine *engine, struct med_engine_request *request)
+{
+    if (request->end == MED_ENGINE_GOES_ON) {
+        int rc = med_scheduler_cancel(engine->scheduler, request->serial);
+        MED_ASSERT(rc == 0);
+    }
+    request->cancel_taken = true;
+    announce(engine, request);
+}
+
+static void take_mail(struct med_engine *engine, struct med_message *message)
+{
+    bool idle = !med_scheduler_has_work(engine->scheduler);
+    while (message) {
+        struct med_engine_command *command = (struct med_engine_command *)message;
+        message = message->next;
+        switch (command->kind) {
+        case MED_ENGINE_COMMAND_SUBMIT:
+            take_submit(engine, command->request, idle);
+            break;
+        case MED_ENGINE_COMMAND_CANCEL:
+            take_cancel(engine, command->request);
+            break;
+        case MED_ENGINE_COMMAND_BEAT:
+            /* The turn itself beats. */
+            atomic_store_explicit(&engine->shared.beat_posted, false, memory_order_release);
+            break;
+        case MED_ENGINE_COMMAND_QUIT:
+            engine->quitting = true;
+            break;
+        }
+    }
+}
+
+/* Puts what ended into the histograms. Called with the lock held. */
+static void count_end_locked(struct med_engine_stats *stats, const struct med_engine_request *r,
+                             int64_t now_ns)
+{
+    stats->ends[r->end]++;
+    if (r->end != MED_ENGINE_STOP && r->end != MED_ENGINE_LENGTH)
+        return;
+    med_hist_add(&stats->e2e, seconds(now_ns - r->arrival_ns));
+    med_hist_add(&stats->queue, seconds(r->scheduled_ns - r->arrival_ns));
+    med_hist_add(&stats->prefill, seconds(r->first_token_ns - r->scheduled_ns));
+    med_hist_add(&stats->decode, seconds(now_ns - r->first_token_ns));
+    if (r->generated > 1)
+        med_hist_add(&stats->tpot,
+                     seconds(now_ns - r->first_token_ns) / (double)(r->generated - 1));
+}
+
+static void take_event_locked(struct med_engine *engine, const struct med_sequence_event *event,
+                              int64_t now_ns)
+{
+    static const enum med_engine_end ENDS[] = {[MED_END_NONE] = MED_ENGINE_GOES_ON,
+                                               [MED_END_STOP] = MED_ENGINE_STOP,
+                                               [MED_END_LENGTH] = MED_ENGINE_LENGTH,
+                                               [MED_END_CANCEL] = MED_ENGINE_CANCEL};
+    struct med_engine_stats *stats = &engine->shared.stats;
+    struct med_engine_request *request = event->user;
+    if (event->position >= 0) {
+        MED_ASSERT(event->position == request->generated);
+        request->generated++;
+        if (event->position == 0) {
+            request->first_token_ns = now_ns;
+            med_hist_add(&stats->ttft, seconds(now_ns - request->arrival_ns));
+        } else {
+            med_hist_add(&stats->itl, seconds(now_ns - request->last_token_ns));
+        }
+        request->last_token_ns = now_ns;
+    }
+    if (event->end != MED_END_NONE) {
+        end_request(engine, request, ENDS[event->end]);
+        count_end_locked(stats, request, now_ns);
+    }
+}
+
+/* Runs the batch. */
+static int run_step(struct med_engine *engine, const struct med_batch *batch, struct med_err *err)
+{
+    int64_t now_ns = med_clock_now_ns(engine->config.clock);
+    for (size_t i = 0; i < batch->count; i++) {
+        struct med_engine_request *request = batch->items[i].user;
+        if (request->scheduled_ns == 0)
+            request->scheduled_ns = now_ns;
+        engine->sequences[i] = &request->sequence;
+        engine->stops[i] = false;
+    }
+    struct med_backend_step step = {.batch = batch,
+                                    .sequences = engine->sequences,
+                                    .available_ns = engine->available_ns,
+                                    .sampled = engine->sampled,
+                                    .stop = engine->stops};
+    int rc = engine->config.backend.ops->step(engine->config.backend.self, &step, err);
+    if (rc < 0) {
+        if (err->code == 0)
+            (void)med_err_set(err, rc, "%s", med_err_text(rc));
+        return rc;
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct med_batch_item *item = &batch->items[i];
+        struct med_engine_request *request = item->user;
+        if (item->samples)
+            request->tokens[request->sequence.prompt_tokens + item->position] = engine->sampled[i];
+    }
+    return 0;
+}
+
+/* Plan, step, commit, announce. */
+static void turn(struct med_engine *engine)
+{
+    struct med_err err = {0};
+    const struct med_batch *batch = med_scheduler_plan(engine->scheduler);
+    int64_t begin_ns = med_clock_now_ns(engine->config.clock);
+    if (batch->count > 0) {
+        if (run_step(engine, batch, &err) < 0) {
+            fail_all(engine, &err);
+            return;
+        }
+        engine->available_ns = 0;
+    }
+    int64_t now_ns = med_clock_now_ns(engine->config.clock);
+    const struct med_sequence_event *events;
+    size_t count = med_scheduler_commit(engine->scheduler, engine->stops, &events);
+    lock(engine);
+    for (size_t i = 0; i < count; i++)
+        take_event_locked(engine, &events[i], now_ns);
+    engine->shared.stats.step_seconds += seconds(now_ns - begin_ns);
+    med_scheduler_get_stats(engine->scheduler, &engine->shared.stats.scheduler);
+    unlock(engine);
+    for (size_t i = 0; i < count; i++)
+        announce(engine, events[i].user);
+}
+
+static void report_start(struct med_engine *engine, const struct med_err *failure)
+{
+    lock(engine);
+    engine->shared.failure = *failure;
+    engine->shared.is_started = true;
+    MED_ASSERT(pthread_cond_signal(&engine->shared.started) == 0);
+    unlock(engine);
+}
+
+static void *engine_run(void *arg)
+{
+    struct med_engine *engine = arg;
+    struct med_err failure = {0};
+    int rc = engine->config.backend.ops->init(engine->config.backend.self, &failure);
+    if (rc < 0) {
+        if (failure.code == 0)
+            (void)med_err_set(&failure, rc, "%s", med_err_text(rc));
+        report_start(engine, &failure);
+        return NULL;
+    }
+    beat(engine, med_clock_now_ns(engine->config.clock));
+    report_start(engine, &failure);
+    while (!engine->quitting) {
+        bool work = !engine->failed && med_scheduler_has_work(engine->scheduler);
+        struct med_message *mail = work ? med_mailbox_take(&engine->commands)
+                                        : med_mailbox_wait(&engine->commands, INT64_MAX);
+        if (!engine->failed)
+            beat(engine, med_clock_now_ns(engine->config.clock));
+        take_mail(engine, mail);
+        if (!engine->failed && med_scheduler_has_work(engine->scheduler))
+            turn(engine);
+        if (engine->news)
+            engine->config.wake(engine->config.wake_arg);
+        engine->news = false;
+    }
+    return NULL;
+}
+
+/* ---- loop side ------------------------------------------------------------------------------ */
+
+static int allocate(struct med_engine *engine, struct med_err *err)
+{
+    const struct med_scheduler_config *c = &engine->config.scheduler;
+    int rc = med_scheduler_new(c, &engine->scheduler, err);
+    if (rc < 0)
+        return rc;
+    engine->sequences = med_calloc((size_t)c->sequences_max, sizeof engine->sequences[0]);
+    engine->sampled = med_calloc((size_t)c->sequences_max, sizeof engine->sampled[0]);
+    engine->stops = med_calloc((size_t)c->sequences_max, sizeof engine->stops[0]);
+    if (!engine->sequences || !engine->sampled || !engine->stops)
+        return med_err_set(err, MED_E_NOMEM, "engine: no memory for a batch of %lld sequences",
+                           (long long)c->sequences_max);
+    return 0;
+}
+
+static void init_stats(struct med_engine *engine)
+{
+    const struct med_engine_config *c = &engine->config;
+    struct med_engine_stats *s = &engine->shared.stats;
+    struct med_hist *const long_ones[] = {&s->ttft, &s->e2e, &s->queue, &s->prefill, &s->decode};
+    for (size_t i = 0; i < sizeof long_ones / sizeof long_ones[0]; i++)
+        med_hist_init(long_ones[i], MED_HIST_TTFT_S, MED_HIST_TTFT_S_COUNT,
+                      i == 0 ? c->ttft_bounds_s : NULL, i == 0 ? c->ttft_bound_count : 0);
+    med_hist_init(&s->itl, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, c->tpot_bounds_s,
+                  c->tpot_bound_count);
+    med_hist_init(&s->tpot, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, c->tpot_bounds_s,
+                  c->tpot_bound_count);
+    med_scheduler_get_stats(engine->scheduler, &s->scheduler);
+}
+
+static void free_memory(struct med_engine *engine)
+{
+    med_scheduler_free(engine->scheduler);
+    med_free(engine->sequences);
+    med_free(engine->sampled);
+    med_free(engine->stops);
+    med_free(engine);
+}
+
+/* Releases what init_shared made; the boxes are empty. */
+static void release_shared(struct med_engine *engine)
+{
+    med_mailbox_release(&engine->commands);
+    med_mailbox_release(&engine->events);
+    MED_ASSERT(pthread_cond_destroy(&engine->shared.started) == 0);
+    MED_ASSERT(pthread_mutex_destroy(&engine->shared.lock) == 0);
+}
+
+static void init_shared(struct med_engine *engine)
+{
+    size_t requests_max = (size_t)engine->config.scheduler.table_max;
+    /* A submit and a cancel each, a beat and the end. */
+    med_mailbox_init(&engine->commands, 2 * requests_max + 2, NULL, NULL);
+    med_mailbox_init(&engine->events, requests_max, NULL, NULL);
+    MED_ASSERT(pthread_mutex_init(&engine->shared.lock, NULL) == 0);
+    MED_ASSERT(pthread_cond_init(&engine->shared.started, NULL) == 0);
+    atomic_init(&engine->shared.beat_posted, false);
+    atomic_init(&engine->shared.heartbeat_ns, 0);
+    engine->shared.beat.kind = MED_ENGINE_COMMAND_BEAT;
+    engine->quit.kind = MED_ENGINE_COMMAND_QUIT;
+}
+
+/* Waits for the backend's init. */
+static int await_start(struct med_engine *engine, struct med_err *err)
+{
+    lock(engine);
+    while (!engine->shared.is_started)
+        MED_ASSERT(pthread_cond_wait(&engine->shared.started, &engine->shared.lock) == 0);
+    struct med_err failure = engine->shared.failure;
+    unlock(engine);
+    if (failure.code == 0)
+        return 0;
+    MED_ASSERT(pthread_join(engine->thread, NULL) == 0);
+    if (err)
+        *err = failure;
+    return failure.code;
+}
+
+int med_engine_new(const struct med_engine_config *config, struct med_engine **ret_engine,
+                   struct med_err *err)
+{
+    struct med_engine *engine = med_calloc(1, sizeof *engine);
+    if (!engine)
+        return med_err_set(err, MED_E_NOMEM, "engine: no memory");
+    engine->config = *config;
+    int rc = allocate(engine, err);
+    if (rc < 0) {
+        free_memory(engine);
+        return rc;
+    }
+    init_stats(engine);
+    init_shared(engine);
+    rc = med_thread_start(&engine->thread, "engine", engine_run, engine);
+    if (rc < 0)
+        rc = med_err_set(err, rc, "engine: cannot start its thread");
+    else
+        rc = await_start(engine, err);
+    if (rc < 0) {
+        release_shared(engine);
+        free_memory(engine);
+        return rc;
+    }
+    *ret_engine = engine;
+    return 0;
+}
+
+static void post(struct med_engine *engine, struct med_engine_command *command)
+{
+    int rc = med_mailbox_post(&engine->commands, &command->message);
+    MED_ASSERT(rc == 0); /* sized for all there can be */
+}
+
+void med_engine_free(struct med_engine *engine)
+{
+    if (!engine)
+        return;
+    MED_ASSERT(engine->with_engine == 0);
+    post(engine, &engine->quit);
+    MED_ASSERT(pthread_join(engine->thread, NULL) == 0);
+    /* A beat may have come after the end. */
+    (void)med_mailbox_take(&engine->commands);
+    release_shared(engine);
+    free_memory(engine);
+}
+
+int med_engine_submit(struct med_engine *engine, struct med_engine_request *request)
+{
+    const struct med_scheduler_config *c = &engine->config.scheduler;
+    int64_t room = c->kv_tokens / c->block_tokens * c->block_tokens;
+    if (room > c->model_len_max)
+        room = c->model_len_max;
+    int64_t prompt = request->sequence.prompt_tokens;
+    if (prompt < 1 || prompt > room || request->output_tokens_max < 1 ||
+        request->output_tokens_max > room - prompt)
+        return MED_E_INVALID;
+    if (engine->with_engine >= c->table_max)
+        return MED_E_AGAIN;
+    engine->with_engine++;
+    request->serial = ++engine->serial_last;
+    request->sequence.tokens = request->tokens;
+    request->cancelling = false;
+    request->submit =
+        (struct med_engine_command){.kind = MED_ENGINE_COMMAND_SUBMIT, .request = request};
+    request->generated = 0;
+    request->end = MED_ENGINE_GOES_ON;
+    request->cancel_taken = false;
+    request->scheduled_ns = request->first_token_ns = request->last_token_ns = 0;
+    request->next = request->prev = NULL;
+    atomic_init(&request->shared.state, 0);
+    atomic_init(&request->shared.at_ns, 0);
+    post(engine, &request->submit);
+    return 0;
+}
+
+void med_engine_cancel(struct med_engine *engine, struct med_engine_request *request)
+{
+    if (request->cancelling)
+        return;
+    request->cancelling = true;
+    request->cancel =
+        (struct med_engine_command){.kind = MED_ENGINE_COMMAND_CANCEL, .request = request};
+    post(engine, &request->cancel);
+}
+
+void med_engine_beat(struct med_engine *engine)
+{
+    if (!atomic_exchange_explicit(&engine->shared.beat_posted, true, memory_order_acq_rel))
+        post(engine, &engine->shared.beat);
+}
+
+void med_engine_take_events(struct med_engine *engine,
+                            void (*on_event)(void *arg, const struct med_engine_event *event),
+                            void *arg)
+{
+    struct med_message *message = med_mailbox_take(&engine->events);
+    while (message) {
+        struct med_engine_request *request =
+            (struct med_engine_request *)((char *)message -
+                                          offsetof(struct med_engine_request, shared.event));
+        message = message->next; /* before the engine may post it again */
+        uint64_t state =
+            atomic_fetch_and_explicit(&request->shared.state, ~STATE_POSTED, memory_order_acq_rel);
+        struct med_engine_event event = {
+            .request = request,
+            .generated = (int64_t)(state & UINT32_MAX),
+            .at_ns = atomic_load_explicit(&request->shared.at_ns, memory_order_relaxed),
+            .end = (enum med_engine_end)((state >> END_SHIFT) & END_MASK),
+        };
+        /* The engine will still take the cancel out of its mailbox, and announce that. */
+        if (request->cancelling && !(state & STATE_CANCEL_TAKEN))
+            event.end = MED_ENGINE_GOES_ON;
+        if (event.end != MED_ENGINE_GOES_ON) {
+            MED_ASSERT(engine->with_engine > 0);
+            engine->with_engine--;
+        }
+        on_event(arg, &event);
+    }
+}
+
+void med_engine_get_stats(struct med_engine *engine, struct med_engine_stats *ret_stats)
+{
+    lock(engine);
+    *ret_stats = engine->shared.stats;
+    unlock(engine);
+    ret_stats->heartbeat_ns =
+        atomic_load_explicit(&engine->shared.heartbeat_ns, memory_order_relaxed);
+}
+
+void med_engine_failure(struct med_engine *engine, struct med_err *ret_err)
+{
+    lock(engine);
+    *ret_err = engine->shared.failure;
+    unlock(engine);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a worker's /metrics says, in Prometheus' text format: vLLM's names, which dashboards,
+ * autoscalers and load tools read, and medley_worker_* for the rest.  Times are fleet time.
+ * thread: loop. errors: the buffer's.
+ */
+#ifndef MED_WORKER_METRICS_H
+#define MED_WORKER_METRICS_H
+
+#include "base/buf.h"
+#include "worker/engine_thread.h"
+
+struct med_metrics_link {
+    const char *address;
+    bool up;
+};
+
+struct med_metrics {
+    const char *model, *worker_id, *worker_type, *backend;
+    int64_t block_tokens;
+    struct med_engine_stats engine;
+    int64_t waiting;          /* with the engine and not running */
+    int64_t heartbeat_age_ns; /* fleet time */
+    int64_t lateness_ns;      /* of an emulated device; < 0: not emulated */
+    uint64_t refused;         /* requests not started: full or draining */
+    uint64_t rejected;        /* requests that were not valid */
+    bool draining;
+    const struct med_metrics_link *links;
+    size_t link_count;
+};
+
+int med_metrics_write(const struct med_metrics *metrics, struct med_buf *out) MED_MUST_CHECK;
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The requests that a worker holds, found by (link, request, attempt) in O(1).
+ *
+ * Intrusive: a request carries its own links, so the table never allocates after init.  A request
+ * whose link was lost is detached: it is found no more, and lives until its end comes from the
+ * engine.
+ * thread: loop. owns: the buckets; requests from med_request_new until med_request_free.
+ */
+#ifndef MED_WORKER_REQUESTS_H
+#define MED_WORKER_REQUESTS_H
+
+#include "base/limits.h"
+#include "worker/engine_thread.h"
+#include "worker/link_client.h"
+
+struct med_request {
+    struct med_engine_request engine; /* first */
+    struct med_link *link;            /* NULL: nobody to answer to */
+    uint64_t request;
+    uint32_t attempt;
+    int64_t sent;                    /* tokens sent to the router */
+    bool stopped_by_us;              /* cancelled because this worker stops */
+    struct med_request *same;        /* next in its bucket */
+    struct med_request *next, *prev; /* all that are held */
+    char request_id[MED_LIMIT_REQUEST_ID_BYTES + 1];
+};
+
+struct med_requests {
+    struct med_request **buckets; // [mask + 1]
+    uint64_t mask;
+    struct med_request *first;
+    int64_t count;
+};
+
+int med_requests_init(struct med_requests *table, int64_t count_max) MED_MUST_CHECK;
+void med_requests_release(struct med_requests *table); /* must be empty */
+
+/* A request with room for prompt and output, not in the table yet. NULL: no memory. */
+struct med_request *med_request_new(const struct med_link_generate *generate,
+                                    struct med_link *link);
+void med_request_free(struct med_request *request);
+
+struct med_request *med_requests_find(const struct med_requests *table, const struct med_link *link,
+                                      uint64_t request, uint32_t attempt);
+void med_requests_add(struct med_requests *table, struct med_request *request);
+/* Makes it unfindable; it stays held. */
+void med_requests_detach(struct med_requests *table, struct med_request *request);
+void med_requests_remove(struct med_requests *table, struct med_request *request);
+
+#endif

@@ -1,0 +1,668 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The worker as a process serves (see service.h).
+ *
+ * The loop owns everything but the engine.  A Generate becomes a struct med_request, which is lent to
+ * the engine; the engine's wake-up brings tokens and ends, which go out to the links, one flush per
+ * link and wake-up.  A request whose link was lost is cancelled and waits, detached, for its end.
+ *
+ * Stopping, in order, each step when the one before is complete:
+ *     SERVING -> DRAINING (no new requests; until none is held, or the deadline, then all are
+ *     cancelled) -> LINKS (each flushes and closes) -> HTTP (closes) -> the engine is joined, and
+ *     only then the wake-up handle is closed, since the engine may use it until it is joined.
+ *
+ * thread: loop.  Does no scheduling and parses no frames.
+ */
+#include "worker/service.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/log.h"
+#include "router/http_server.h"
+#include "router/net.h"
+#include "worker/emulated/emulated.h"
+#include "worker/metrics.h"
+#include "worker/requests.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    ROUTERS_MAX = 64,
+    BUSY_LINE_MS = 10000, /* real time */
+    BEAT_NS = 1000 * 1000 * 1000,
+    BEAT_MS_MIN = 50,
+    STALLED_S = 30, /* an engine that is silent for longer is not healthy */
+    MESSAGE_BYTES = 256,
+    TEMPERATURE_MAX = 100,
+};
+
+enum phase {
+    PHASE_SERVING,
+    PHASE_DRAINING,
+    PHASE_LINKS,
+    PHASE_HTTP,
+    PHASE_LAST
+};
+
+/* One router. */
+struct route {
+    struct med_link *link; /* NULL once it has stopped */
+    struct med_service *service;
+    int64_t held;  /* requests that answer to it */
+    bool draining; /* the router drains us */
+};
+
+/* thread: loop */
+struct med_service {
+    const struct med_service_config *config;
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_signal_t sigterm, sigint;
+    uv_timer_t deadline, busy_line, beat;
+    struct med_engine *engine;
+    struct med_http_server *http;
+    struct med_requests requests;
+    struct route routes[ROUTERS_MAX];
+    size_t links_open;
+    enum phase phase;
+    int failure; /* the engine's; what run returns */
+    struct med_err failure_err;
+    uint64_t refused, rejected;
+    /* Of the last busy line. */
+    int64_t line_ns;
+    uint64_t line_prompt, line_generated;
+};
+
+static void advance(struct med_service *service);
+
+/* ---- from the routers ----------------------------------------------------------------------- */
+
+static int64_t room(const struct med_service *service)
+{
+    const struct med_scheduler_config *c = &service->config->scheduler;
+    int64_t cache = c->kv_tokens / c->block_tokens * c->block_tokens;
+    return cache < c->model_len_max ? cache : c->model_len_max;
+}
+
+/* Why a request cannot be served; false: it can. */
+static bool is_invalid(const struct med_service *service, const struct med_link_generate *g,
+                       char message[MESSAGE_BYTES])
+{
+    int64_t tokens_max = room(service);
+    message[0] = '\0';
+    if (g->prompt_count < 1)
+        (void)snprintf(message, MESSAGE_BYTES, "prompt: has no tokens, expected at least 1");
+    else if (g->tokens_max < 1)
+        (void)snprintf(message, MESSAGE_BYTES, "max_tokens: is 0, expected at least 1");
+    else if (g->prompt_count > (size_t)tokens_max ||
+             g->tokens_max > tokens_max - (int64_t)g->prompt_count)
+        (void)snprintf(message, MESSAGE_BYTES,
+                       "prompt of %zu tokens and max_tokens of %" PRIu32
+                       " exceed this worker's %" PRId64 " tokens",
+                       g->prompt_count, g->tokens_max, tokens_max);
+    else if (g->has_temperature && !(g->temperature >= 0 && g->temperature <= TEMPERATURE_MAX))
+        (void)snprintf(message, MESSAGE_BYTES, "temperature: is %g, expected 0 to %d",
+                       (double)g->temperature, TEMPERATURE_MAX);
+    else if (g->has_top_p && !(g->top_p > 0 && g->top_p <= 1))
+        (void)snprintf(message, MESSAGE_BYTES, "top_p: is %g, expected above 0, at most 1",
+                       (double)g->top_p);
+    return message[0] != '\0';
+}
+
+static void refuse(struct med_service *service, struct med_link *link,
+                   const struct med_link_generate *g, const char *why)
+{
+    service->refused++;
+    med_link_send_finish(link, g->request, g->attempt, MED_LINK_REFUSED, why);
+}
+
+static int on_generate(void *arg, struct med_link *link, const struct med_link_generate *g,
+                       struct med_err *err)
+{
+    struct med_service *service = arg;
+    struct route *route = med_link_user(link);
+    char message[MESSAGE_BYTES];
+    if (med_requests_find(&service->requests, link, g->request, g->attempt))
+        return med_err_set(err, MED_E_PROTO,
+                           "Generate: request %" PRIu64 " attempt %" PRIu32
+                           " is running already, expected a new one",
+                           g->request, g->attempt);
+    if (service->phase != PHASE_SERVING || route->draining) {
+        refuse(service, link, g, "the worker is draining");
+        return 0;
+    }
+    if (is_invalid(service, g, message)) {
+        service->rejected++;
+        med_link_send_finish(link, g->request, g->attempt, MED_LINK_ERROR, message);
+        return 0;
+    }
+    struct med_request *request = med_request_new(g, link);
+    if (!request) {
+        refuse(service, link, g, med_err_text(MED_E_NOMEM));
+        return 0;
+    }
+    request->engine.arrival_ns = med_clock_now_ns(service->config->clock);
+    request->engine.sequence.sampling = (struct med_sampling){
+        .temperature = g->has_temperature ? g->temperature : 1.0F,
+        .top_p = g->has_top_p ? g->top_p : 1.0F,
+        .top_k = g->top_k,
+        .seed = g->has_seed ? g->seed : service->config->seed,
+        .ignore_eos = g->ignore_eos,
+        .emulated_output_tokens = g->emulated_output_tokens,
+    };
+    int rc = med_engine_submit(service->engine, &request->engine);
+    if (rc < 0) {
+        MED_ASSERT(rc == MED_E_AGAIN); /* its size was checked */
+        med_request_free(request);
+        refuse(service, link, g, "the worker holds as many requests as it can");
+        return 0;
+    }
+    med_requests_add(&service->requests, request);
+    route->held++;
+    med_log(MED_LOG_DEBUG, request->request_id, "request %" PRIu64 ": %zu prompt tokens",
+            g->request, g->prompt_count);
+    return 0;
+}
+
+static void on_cancel(void *arg, struct med_link *link, uint64_t id, uint32_t attempt)
+{
+    struct med_service *service = arg;
+    struct med_request *request = med_requests_find(&service->requests, link, id, attempt);
+    if (request) /* else it has ended meanwhile */
+        med_engine_cancel(service->engine, &request->engine);
+}
+
+/* A drained router gets its connection closed when nothing of it is left. */
+static void finish_drained(struct med_service *service, struct route *route)
+{
+    if (route->draining && route->held == 0 && route->link)
+        med_link_finish(route->link);
+    (void)service;
+}
+
+static void on_drain(void *arg, struct med_link *link)
+{
+    struct route *route = med_link_user(link);
+    if (!route->draining)
+        MED_INFO("router %s: drains this worker", med_link_address(link));
+    route->draining = true;
+    finish_drained(arg, route);
+}
+
+static void on_lost(void *arg, struct med_link *link)
+{
+    struct med_service *service = arg;
+    struct route *route = med_link_user(link);
+    for (struct med_request *r = service->requests.first; r; r = r->next) {
+        if (r->link != link)
+            continue;
+        med_requests_detach(&service->requests, r);
+        med_engine_cancel(service->engine, &r->engine);
+    }
+    route->held = 0;
+    if (route->draining)
+        med_link_stop(link);
+}
+
+static void on_stopped(void *arg, struct med_link *link)
+{
+    struct med_service *service = arg;
+    struct route *route = med_link_user(link);
+    route->link = NULL;
+    service->links_open--;
+    if (service->links_open == 0 && service->phase == PHASE_SERVING) {
+        MED_INFO("every router has drained this worker: stopping");
+        service->phase = PHASE_DRAINING;
+    }
+    if (service->links_open == 0)
+        advance(service);
+}
+
+static void get_stats(void *arg, struct med_link_stats *ret_stats)
+{
+    struct med_service *service = arg;
+    struct med_engine_stats stats;
+    med_engine_beat(service->engine);
+    med_engine_get_stats(service->engine, &stats);
+    const struct med_scheduler_stats *s = &stats.scheduler;
+    *ret_stats = (struct med_link_stats){
+        .heartbeat_ns = stats.heartbeat_ns,
+        .running = (uint64_t)s->running,
+        .waiting = service->requests.count > s->running
+                       ? (uint64_t)(service->requests.count - s->running)
+                       : 0,
+        .kv_blocks_free = (uint64_t)s->kv_blocks_free,
+        .kv_blocks_total = (uint64_t)s->kv_blocks_total,
+        .iterations = s->iterations,
+        .prompt_tokens = s->prompt_tokens_total,
+        .generated_tokens = s->generated_tokens_total,
+        .finished = s->finished_total,
+        .preemptions = s->preemptions,
+    };
+}
+
+/* ---- from the engine ------------------------------------------------------------------------ */
+
+static void finish(struct med_service *service, struct med_request *r, enum med_engine_end end)
+{
+    static const enum med_link_ending ENDINGS[] = {[MED_ENGINE_STOP] = MED_LINK_STOP,
+                                                   [MED_ENGINE_LENGTH] = MED_LINK_LENGTH,
+                                                   [MED_ENGINE_CANCEL] = MED_LINK_CANCELLED,
+                                                   [MED_ENGINE_ERROR] = MED_LINK_ERROR};
+    enum med_link_ending ending = ENDINGS[end];
+    const char *message = NULL;
+    if (end == MED_ENGINE_ERROR) {
+        message = service->failure_err.text;
+    } else if (r->stopped_by_us) {
+        /* Without a token it may begin anew elsewhere, and the client never knows. */
+        ending = r->sent == 0 ? MED_LINK_REFUSED : MED_LINK_ERROR;
+        message = "the worker is stopping";
+    } else if (r->engine.cancelling) {
+        ending = MED_LINK_CANCELLED;
+    }
+    med_link_send_finish(r->link, r->request, r->attempt, ending, message);
+}
+
+static void note_failure(struct med_service *service)
+{
+    if (service->failure < 0)
+        return;
+    med_engine_failure(service->engine, &service->failure_err);
+    service->failure = service->failure_err.code;
+    MED_ERROR("engine: %s; stopping", service->failure_err.text);
+}
+
+static void on_event(void *arg, const struct med_engine_event *event)
+{
+    struct med_service *service = arg;
+    struct med_request *r = (struct med_request *)event->request;
+    if (event->end == MED_ENGINE_ERROR)
+        note_failure(service);
+    if (r->link && !r->engine.cancelling && event->generated > r->sent) {
+        med_link_send_tokens(r->link, r->request, r->attempt, r->sent,
+                             r->engine.tokens + r->engine.sequence.prompt_tokens + r->sent,
+                             (size_t)(event->generated - r->sent), event->at_ns);
+        r->sent = event->generated;
+    }
+    if (event->end == MED_ENGINE_GOES_ON)
+        return;
+    if (r->link) {
+        struct route *route = med_link_user(r->link);
+        route->held--;
+        finish(service, r, event->end);
+    }
+    med_requests_remove(&service->requests, r);
+    med_request_free(r);
+}
+
+static void on_wake(uv_async_t *async)
+{
+    struct med_service *service = async->data;
+    med_engine_take_events(service->engine, on_event, service);
+    for (size_t i = 0; i < service->config->router_count; i++) {
+        struct route *route = &service->routes[i];
+        if (!route->link)
+            continue;
+        med_link_flush(route->link);
+        finish_drained(service, route);
+    }
+    if (service->failure < 0 && service->phase == PHASE_SERVING)
+        service->phase = PHASE_DRAINING;
+    if (service->phase == PHASE_DRAINING)
+        advance(service);
+}
+
+/* thread: engine */
+static void wake_loop(void *arg)
+{
+    struct med_service *service = arg;
+    int rc = uv_async_send(&service->wake);
+    MED_ASSERT(rc == 0);
+}
+
+/* ---- stopping ------------------------------------------------------------------------------- */
+
+static void close_last(struct med_service *service)
+{
+    service->phase = PHASE_LAST;
+    med_engine_free(service->engine);
+    service->engine = NULL;
+    uv_handle_t *const handles[] = {
+        (uv_handle_t *)&service->wake,      (uv_handle_t *)&service->sigterm,
+        (uv_handle_t *)&service->sigint,    (uv_handle_t *)&service->deadline,
+        (uv_handle_t *)&service->busy_line, (uv_handle_t *)&service->beat};
+    for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
+        uv_close(handles[i], NULL);
+}
+
+static void on_http_closed(void *arg)
+{
+    struct med_service *service = arg;
+    service->http = NULL;
+    advance(service);
+}
+
+/* Goes as far towards the end as can be gone now. */
+static void advance(struct med_service *service)
+{
+    if (service->phase <= PHASE_DRAINING && service->requests.count == 0) {
+        service->phase = PHASE_LINKS;
+        for (size_t i = 0; i < service->config->router_count; i++)
+            if (service->routes[i].link)
+                med_link_stop(service->routes[i].link);
+    }
+    if (service->phase == PHASE_LINKS && service->links_open == 0) {
+        service->phase = PHASE_HTTP;
+        if (service->http) {
+            med_http_server_close(service->http, on_http_closed, service);
+            return;
+        }
+    }
+    if (service->phase == PHASE_HTTP && !service->http)
+        close_last(service);
+}
+
+static void cancel_all(struct med_service *service)
+{
+    for (struct med_request *r = service->requests.first; r; r = r->next) {
+        r->stopped_by_us = !r->engine.cancelling;
+        med_engine_cancel(service->engine, &r->engine);
+    }
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct med_service *service = timer->data;
+    MED_WARN("%" PRId64 " requests did not finish in time: cancelling them",
+             service->requests.count);
+    cancel_all(service);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct med_service *service = handle->data;
+    const char *name = number == SIGTERM ? "SIGTERM" : "SIGINT";
+    if (service->phase == PHASE_DRAINING) {
+        MED_WARN("%s again: cancelling %" PRId64 " requests", name, service->requests.count);
+        cancel_all(service);
+        return;
+    }
+    if (service->phase != PHASE_SERVING)
+        return;
+    MED_INFO("%s: draining %" PRId64 " requests", name, service->requests.count);
+    service->phase = PHASE_DRAINING;
+    for (size_t i = 0; i < service->config->router_count; i++) {
+        if (!service->routes[i].link)
+            continue;
+        med_link_send_drain(service->routes[i].link);
+        med_link_flush(service->routes[i].link);
+    }
+    const struct med_clock *clock = service->config->clock;
+    int64_t until_ns = med_clock_now_ns(clock) + service->config->drain_ns;
+    (void)uv_timer_start(&service->deadline, on_deadline, med_clock_real_ms_until(clock, until_ns),
+                         0);
+    advance(service);
+}
+
+/* ---- what it tells -------------------------------------------------------------------------- */
+
+static void on_beat(uv_timer_t *timer)
+{
+    struct med_service *service = timer->data;
+    if (service->phase < PHASE_LAST)
+        med_engine_beat(service->engine);
+}
+
+static void on_busy_line(uv_timer_t *timer)
+{
+    struct med_service *service = timer->data;
+    struct med_engine_stats stats;
+    if (service->phase == PHASE_LAST)
+        return;
+    med_engine_get_stats(service->engine, &stats);
+    const struct med_scheduler_stats *s = &stats.scheduler;
+    int64_t now_ns = med_clock_now_ns(service->config->clock);
+    double passed_s = (double)(now_ns - service->line_ns) / (double)MED_NS_PER_S;
+    uint64_t prompt = s->prompt_tokens_total - service->line_prompt;
+    uint64_t generated = s->generated_tokens_total - service->line_generated;
+    char late[64] = "";
+    if (service->config->emulated) {
+        int64_t late_ns = med_emulated_lateness_ns(&service->config->backend);
+        (void)snprintf(late, sizeof late, ", emulation late by %.1f ms",
+                       (double)late_ns / (double)MED_NS_PER_MS);
+    }
+    if (prompt > 0 || generated > 0 || service->requests.count > 0)
+        MED_INFO("prompt %.0f tok/s, generation %.0f tok/s, running %" PRId64 ", waiting %" PRId64
+                 ", KV %.1f %%, preemptions %" PRIu64 "%s",
+                 (double)prompt / passed_s, (double)generated / passed_s, s->running,
+                 service->requests.count - s->running,
+                 100 * (1 - (double)s->kv_blocks_free / (double)s->kv_blocks_total), s->preemptions,
+                 late);
+    service->line_ns = now_ns;
+    service->line_prompt = s->prompt_tokens_total;
+    service->line_generated = s->generated_tokens_total;
+}
+
+static int answer_metrics(struct med_service *service, struct med_http_answer *answer)
+{
+    const struct med_service_config *c = service->config;
+    struct med_metrics_link links[ROUTERS_MAX];
+    struct med_metrics m = {
+        .model = c->hello.model,
+        .worker_id = c->hello.worker_id,
+        .worker_type = c->hello.worker_type,
+        .backend = c->hello.backend,
+        .block_tokens = c->scheduler.block_tokens,
+        .lateness_ns = c->emulated ? med_emulated_lateness_ns(&c->backend) : -1,
+        .refused = service->refused,
+        .rejected = service->rejected,
+        .draining = service->phase != PHASE_SERVING,
+        .links = links,
+        .link_count = c->router_count,
+    };
+    for (size_t i = 0; i < c->router_count; i++)
+        links[i] = (struct med_metrics_link){.address = c->routers[i],
+                                             .up = service->routes[i].link &&
+                                                   med_link_is_up(service->routes[i].link)};
+    med_engine_get_stats(service->engine, &m.engine);
+    m.waiting = service->requests.count - m.engine.scheduler.running;
+    if (m.waiting < 0)
+        m.waiting = 0;
+    m.heartbeat_age_ns = med_clock_now_ns(c->clock) - m.engine.heartbeat_ns;
+    answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
+    return med_metrics_write(&m, &answer->body);
+}
+
+static int answer_health(struct med_service *service, struct med_http_answer *answer)
+{
+    struct med_engine_stats stats;
+    const char *status = "ok";
+    med_engine_get_stats(service->engine, &stats);
+    int64_t age_ns = med_clock_now_ns(service->config->clock) - stats.heartbeat_ns;
+    if (stats.failed)
+        status = "failed";
+    else if (age_ns > STALLED_S * MED_NS_PER_S)
+        status = "stalled";
+    else if (service->phase != PHASE_SERVING)
+        status = "draining";
+    answer->status = strcmp(status, "ok") == 0 ? 200 : 503;
+    return med_buf_printf(&answer->body, "{\"status\":\"%s\",\"heartbeat_age_seconds\":%.3f}\n",
+                          status, (double)age_ns / (double)MED_NS_PER_S);
+}
+
+static int on_http(void *self, const char *path, struct med_http_answer *answer)
+{
+    struct med_service *service = self;
+    if (strcmp(path, "/metrics") == 0)
+        return answer_metrics(service, answer);
+    if (strcmp(path, "/health") == 0)
+        return answer_health(service, answer);
+    return MED_E_NOT_FOUND;
+}
+
+/* ---- starting ------------------------------------------------------------------------------- */
+
+static void print_ready(const struct med_service *service)
+{
+    const struct med_service_config *c = service->config;
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t now_ns = (int64_t)now.tv_sec * MED_NS_PER_S + now.tv_nsec;
+    char metrics[MED_NET_TEXT_MAX] = "none";
+    if (service->http) {
+        struct sockaddr_storage address;
+        med_http_server_address(service->http, &address);
+        med_net_format(&address, metrics);
+    }
+    (void)printf("READY worker_id=%s worker_type=%s model=%s backend=%s weights_gb=%.2f "
+                 "kv_tokens=%" PRId64 " max_model_len=%" PRId64
+                 " max_concurrency=%.2f graph_capture=none metrics=%s seconds=%.3f\n",
+                 c->hello.worker_id, c->hello.worker_type, c->hello.model, c->hello.backend,
+                 c->weight_bytes / 1e9, c->hello.kv_tokens, c->hello.model_len_max,
+                 (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics,
+                 (double)(now_ns - c->started_ns) / (double)MED_NS_PER_S);
+    (void)fflush(stdout);
+}
+
+static int start_engine(struct med_service *service, struct med_err *err)
+{
+    const struct med_service_config *c = service->config;
+    struct med_engine_config engine = {
+        .scheduler = c->scheduler,
+        .backend = c->backend,
+        .clock = c->clock,
+        .wake = wake_loop,
+        .wake_arg = service,
+        .ttft_bounds_s = c->ttft_bounds_s,
+        .tpot_bounds_s = c->tpot_bounds_s,
+        .ttft_bound_count = c->ttft_bound_count,
+        .tpot_bound_count = c->tpot_bound_count,
+    };
+    int rc = med_requests_init(&service->requests, c->scheduler.table_max);
+    if (rc < 0)
+        return med_err_set(err, rc, "no memory for a table of requests");
+    return med_engine_new(&engine, &service->engine, err);
+}
+
+static int start_http(struct med_service *service, struct med_err *err)
+{
+    const struct med_http_handler handler = {.handle = on_http, .self = service};
+    if (!service->config->metrics_address)
+        return 0;
+    int rc = med_http_server_new(&service->loop, &handler, &service->http);
+    if (rc < 0)
+        return med_err_set(err, rc, "metrics: %s", med_err_text(rc));
+    return med_http_server_listen(service->http, service->config->metrics_address, err);
+}
+
+static int start_links(struct med_service *service, struct med_err *err)
+{
+    const struct med_service_config *c = service->config;
+    for (size_t i = 0; i < c->router_count; i++) {
+        struct route *route = &service->routes[i];
+        route->service = service;
+        struct med_link_config link = {
+            .address = c->routers[i],
+            .hello = &c->hello,
+            .clock = c->clock,
+            .seed = c->hello.incarnation + i,
+            .user = route,
+            .ops = {.on_generate = on_generate,
+                    .on_cancel = on_cancel,
+                    .on_drain = on_drain,
+                    .on_lost = on_lost,
+                    .on_stopped = on_stopped,
+                    .get_stats = get_stats,
+                    .arg = service},
+        };
+        int rc = med_link_new(&service->loop, &link, &route->link, err);
+        if (rc < 0)
+            return rc;
+        service->links_open++;
+    }
+    return 0;
+}
+
+static void start_handles(struct med_service *service)
+{
+    uv_loop_t *loop = &service->loop;
+    uv_signal_t *const signals[] = {&service->sigterm, &service->sigint};
+    uv_timer_t *const timers[] = {&service->deadline, &service->busy_line, &service->beat};
+    const int numbers[] = {SIGTERM, SIGINT};
+    for (int i = 0; i < 2; i++) {
+        MED_ASSERT(uv_signal_init(loop, signals[i]) == 0);
+        signals[i]->data = service;
+        MED_ASSERT(uv_signal_start(signals[i], on_signal, numbers[i]) == 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        MED_ASSERT(uv_timer_init(loop, timers[i]) == 0);
+        timers[i]->data = service;
+    }
+    const struct med_clock *clock = service->config->clock;
+    service->line_ns = med_clock_now_ns(clock);
+    uint64_t beat_ms = med_clock_real_ms_until(clock, service->line_ns + BEAT_NS);
+    if (beat_ms < BEAT_MS_MIN)
+        beat_ms = BEAT_MS_MIN;
+    (void)uv_timer_start(&service->busy_line, on_busy_line, BUSY_LINE_MS, BUSY_LINE_MS);
+    (void)uv_timer_start(&service->beat, on_beat, beat_ms, beat_ms);
+}
+
+/* The wake-up handle comes first and the signals right after it, so that from there on every way
+ * out is the same: the phases of a stop. */
+static int start(struct med_service *service, struct med_err *err)
+{
+    service->wake.data = service;
+    int rc = uv_async_init(&service->loop, &service->wake, on_wake);
+    if (rc < 0)
+        return med_err_set(err, rc, "cannot make the loop's wake-up: %s", uv_strerror(rc));
+    rc = start_engine(service, err);
+    if (rc < 0) {
+        uv_close((uv_handle_t *)&service->wake, NULL);
+        return rc;
+    }
+    start_handles(service);
+    rc = start_http(service, err);
+    if (rc >= 0)
+        rc = start_links(service, err);
+    return rc;
+}
+
+int med_service_run(const struct med_service_config *config, struct med_err *err)
+{
+    MED_ASSERT(config->clock->scale > 0);
+    if (config->router_count > ROUTERS_MAX) {
+        config->backend.ops->release(config->backend.self);
+        return med_err_set(err, MED_E_LIMIT, "%zu routers, expected at most %d",
+                           config->router_count, ROUTERS_MAX);
+    }
+    struct med_service *service = med_calloc(1, sizeof *service);
+    int rc = service ? uv_loop_init(&service->loop) : MED_E_NOMEM;
+    if (rc < 0) {
+        med_free(service);
+        config->backend.ops->release(config->backend.self);
+        return med_err_set(err, rc, "cannot make an event loop");
+    }
+    service->config = config;
+    rc = start(service, err);
+    if (rc >= 0)
+        print_ready(service);
+    else if (service->engine)
+        advance(service);
+    MED_ASSERT(uv_run(&service->loop, UV_RUN_DEFAULT) == 0);
+    MED_ASSERT(uv_loop_close(&service->loop) == 0);
+    if (rc >= 0 && service->failure < 0) {
+        rc = service->failure;
+        if (err)
+            *err = service->failure_err;
+    }
+    if (service->requests.buckets)
+        med_requests_release(&service->requests);
+    config->backend.ops->release(config->backend.self);
+    med_free(service);
+    return rc;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The worker as a process serves: engine, router links, metrics, signals, on one loop.
+ *
+ * run returns when the worker has stopped: told by SIGTERM or SIGINT (it drains until drain_ns have
+ * passed, or until a second signal), by every router having drained it, or by the engine's failure.
+ * thread: main (it becomes the loop thread). owns: nothing of the config, which outlives the call.
+ * errors: what kept it from starting, or the engine's failure, with a sentence.
+ */
+#ifndef MED_WORKER_SERVICE_H
+#define MED_WORKER_SERVICE_H
+
+#include "base/clock.h"
+#include "worker/engine_thread.h"
+#include "worker/link_client.h"
+
+#include <sys/socket.h>
+
+struct med_service_config {
+    const struct med_clock *clock;
+    struct med_scheduler_config scheduler;
+    struct med_backend backend; /* released by run */
+    bool emulated;
+    struct med_link_hello hello;
+    const char *const *routers;
+    size_t router_count;
+    const struct sockaddr_storage *metrics_address; /* NULL: none */
+    int64_t drain_ns;                               /* fleet time */
+    uint64_t seed;                                  /* of requests that bring none */
+    const double *ttft_bounds_s, *tpot_bounds_s;    /* objectives, as exact histogram bounds */
+    size_t ttft_bound_count, tpot_bound_count;
+    double weight_bytes; /* for the READY line */
+    int64_t started_ns;  /* CLOCK_MONOTONIC, for the READY line */
+};
+
+int med_service_run(const struct med_service_config *config, struct med_err *err) MED_MUST_CHECK;
+
+#endif
