@@ -98,6 +98,16 @@ static void test_quantiles_as_numpy(void)
         {0.99, 12.3386},
         {0.999, 12.48386},
         {1, 12.5},
+        /* interpolation from the other end would miss the last digit of these */
+        {0.002, 0.1024},
+        {0.003, 0.10360000000000001},
+        {0.006, 0.1072},
+        {0.007, 0.10840000000000001},
+        {0.01, 0.112},
+        {0.011, 0.11320000000000001},
+        {0.968, 11.98352},
+        {0.985, 12.257900000000001},
+        {0.989, 12.322460000000001},
     };
     struct med_sample sample;
     sample_fill(&sample, values, sizeof values / sizeof values[0]);

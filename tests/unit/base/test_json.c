@@ -68,6 +68,8 @@ static void test_parse_refuses_and_says_where(void)
         {"\"\\ud800\"",
          "line 1, column 8: half of a surrogate pair (\\ud800 to \\udfff) without its "
          "other half"},
+        {"\"\\ud800\\u0041\"",
+         "line 1, column 8: half of a surrogate pair (\\ud800 to \\udfff) without its other half"},
         {"\"\\udc00\\ud800\"",
          "line 1, column 8: half of a surrogate pair (\\ud800 to \\udfff) without "
          "its other half"},
@@ -407,6 +409,25 @@ static void test_writer_compact_and_pretty(void)
     med_buf_release(&buf);
 }
 
+static void test_writer_what_is_inside_a_row_stays_on_its_line(void)
+{
+    struct med_buf buf;
+    struct med_json_writer w;
+    med_buf_init(&buf, 4096);
+    med_json_writer_init(&w, &buf, true);
+    med_json_begin_row_object(&w, NULL);
+    med_json_begin_array(&w, "a");
+    med_json_begin_object(&w, NULL);
+    med_json_put_integer(&w, "b", 1);
+    med_json_end_object(&w);
+    med_json_put_integer(&w, NULL, 2);
+    med_json_end_array(&w);
+    med_json_end_object(&w);
+    REQUIRE(med_json_writer_finish(&w) == 0);
+    CHECK_STR(buf.data, "{\"a\": [{\"b\": 1}, 2]}\n");
+    med_buf_release(&buf);
+}
+
 static void test_writer_when_buffer_is_full_then_fails_once(void)
 {
     struct med_buf buf;
@@ -568,6 +589,7 @@ int main(void)
     RUN(test_keys_and_format);
     RUN(test_long_paths_are_cut);
     RUN(test_writer_compact_and_pretty);
+    RUN(test_writer_what_is_inside_a_row_stays_on_its_line);
     RUN(test_writer_when_buffer_is_full_then_fails_once);
     RUN(test_numbers_round_trip);
     RUN(test_random_bytes_never_crash_and_random_cuts_are_refused);

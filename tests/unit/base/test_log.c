@@ -149,6 +149,21 @@ enum {
     LINES = 200
 };
 
+static void test_line_that_cannot_be_written_is_dropped_quietly(void)
+{
+    med_log_init("p", MED_LOG_INFO, MED_LOG_TEXT);
+    (void)fflush(stderr);
+    int saved = dup(STDERR_FILENO);
+    REQUIRE(saved >= 0);
+    REQUIRE(close(STDERR_FILENO) == 0);
+    errno = 77;
+    MED_INFO("nobody reads this");
+    int errno_after = errno;
+    REQUIRE(dup2(saved, STDERR_FILENO) == STDERR_FILENO);
+    (void)close(saved);
+    CHECK_INT(errno_after, 77);
+}
+
 static void *write_lines(void *arg)
 {
     for (int i = 0; i < LINES; i++)
@@ -194,6 +209,7 @@ int main(void)
     RUN(test_hostile_text_cannot_break_or_forge_a_line);
     RUN(test_json_lines_read_back);
     RUN(test_long_messages_are_cut);
+    RUN(test_line_that_cannot_be_written_is_dropped_quietly);
     RUN(test_lines_of_threads_do_not_mix);
     return check_finish();
 }

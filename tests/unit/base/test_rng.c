@@ -73,6 +73,20 @@ static void test_below_is_even(void)
         CHECK_DOUBLE(seen[i], (double)ROLLS / SIDES, 6 * deviation);
 }
 
+/* 2^32 is no multiple of 3 * 2^30: without rejection the lowest third would come half of the time. */
+static void test_below_is_even_for_a_large_bound(void)
+{
+    enum {
+        DRAWS_LARGE = 60000
+    };
+    int low = 0;
+    struct med_rng rng;
+    med_rng_init(&rng, check_seed(), 3);
+    for (int i = 0; i < DRAWS_LARGE; i++)
+        low += med_rng_below(&rng, UINT32_C(3) << 30) < UINT32_C(1) << 30;
+    CHECK_DOUBLE(low, DRAWS_LARGE / 3.0, 6 * sqrt(DRAWS_LARGE * 2.0 / 9));
+}
+
 struct moments {
     double mean;
     double variance;
@@ -122,6 +136,7 @@ int main(void)
     RUN(test_streams_and_seeds_differ);
     RUN(test_uniform_and_below_stay_in_range);
     RUN(test_below_is_even);
+    RUN(test_below_is_even_for_a_large_bound);
     RUN(test_moments);
     return check_finish();
 }
