@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the shipped profiles (medley-profile/1) from published measurements.
 
-usage: derive.py --data DIR [--out DIR] [--plots DIR]
+usage: derive.py --data DIR [--out DIR] [--page FILE]
 
 DIR holds measurements/ with the sets named in README.md, which are not part of this repository;
-only derived figures are written.  Needs numpy and scipy (and matplotlib for --plots).  The same
+only derived figures are written.  Needs numpy and scipy (and matplotlib for --page).  The same
 data give the same files.  The method is docs/internals/profiles.md; what came out, with errors and
 plots, is docs/benchmarks/published-profiles.md.
 
@@ -14,7 +14,8 @@ plots, is docs/benchmarks/published-profiles.md.
   ties.py       ratios that tie L4 and A100-80GB to it, attention rates
   validate.py   errors against measurements left out
   serving.py    worker types that are serving points alone
-  plots.py      the plots of the benchmark page
+  replay.py     LLM-Pilot's closed loops on the step model
+  page.py       tables and plots of the benchmark page
 """
 
 import argparse
@@ -248,8 +249,8 @@ def fit_errors(model, rows):
     return statistics.mean(errors), max(errors)
 
 
-def profile_of(gpu, model, points, summary, info, anchor_error):
-    limits = hardware.limits(gpu)
+def profile_of(gpu, models, points, summary, info, anchor_error):
+    model, limits = models[gpu], hardware.limits(gpu)
     rows, request_ms = [], 0.0
     if gpu in PILOT_NAME:
         request_ms = info["fits"][PILOT_NAME[gpu]].request_ms
@@ -280,7 +281,7 @@ def profile_of(gpu, model, points, summary, info, anchor_error):
             if gpu == "A10G":
                 text += "; measured on an A10 24 GB, not an A10G"
             sources.append(dict(pilot, id=f"llm-pilot-{part}", text=text))
-    validations = validate.validations(gpu, model, limits)
+    validations = validate.validations(gpu, models, {g: hardware.limits(g) for g in models})
     for against in dict.fromkeys(v["against"] for v in validations):
         sources.append(dict(SOURCES[against], id=against))
     if gpu not in PILOT_NAME:
@@ -318,7 +319,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder that holds measurements/")
     parser.add_argument("--out", default=os.path.dirname(os.path.abspath(__file__)))
-    parser.add_argument("--plots", help="folder for the plots and tables of the benchmark page")
+    parser.add_argument("--page", help="benchmark page whose tables and plots are written anew")
     args = parser.parse_args()
     folder = os.path.join(args.data, "measurements")
     pilot = os.path.join(folder, "llm_pilot")
@@ -327,16 +328,16 @@ def main():
     validate.load(folder)
     profiles, anchor = {}, None
     for gpu in ("A100-40GB", "A10G", "L4", "A100-80GB", "H100"):
-        profiles[gpu] = profile_of(gpu, models[gpu], points, summary, info, anchor)
+        profiles[gpu] = profile_of(gpu, models, points, summary, info, anchor)
         if gpu == "A100-40GB":
             fitted = profiles[gpu]["step_model"]
             anchor = fitted["fit_error"], fitted["fit_error_max"]
         write(args.out, profiles[gpu])
     for profile in serving.profiles(folder):
         write(args.out, profile)
-    if args.plots:
-        import plots
-        plots.draw(args.plots, profiles, points, info, step_ms)
+    if args.page:
+        import page
+        page.write(args.page, profiles, models, points, info)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 """Errors of the step models against measurements that were left out of the fit.
 
 They come from other engines, so two errors are stated: as it is, and after one scale factor for the
-engine, which leaves the error of the shape (how time grows with batch, context and prompt).
+engine, the same on all its GPUs, which leaves the error of the shape: how time grows with batch,
+context, prompt and from GPU to GPU.
 
   SageMaker  Llama-2-7B fp16 on one A10G, closed loop of 1 to 20 users, 50 output tokens.  Its
              prompts are ShareGPT's; the first 25 of its sample file have 146 tokens on average, which
@@ -79,30 +80,39 @@ def anl_pairs(gpu, against, model, limits):
     return out, skipped
 
 
-def _entry(against, pairs, text):
-    errors = [abs(model / measured - 1) for model, measured in pairs]
-    scale = statistics.geometric_mean(measured / model for model, measured in pairs)
-    scaled = [abs(scale * model / measured - 1) for model, measured in pairs]
-    out = []
-    for kind, values in (("as it is", errors),
-                         (f"after one scale factor of {scale:.3f} for that engine", scaled)):
-        out.append({"against": against, "error_mean": float(f"{statistics.mean(values):.4g}"),
-                    "error_max": float(f"{max(values):.4g}"), "rows": len(values),
-                    "text": f"{text}; {kind}"})
-    return out
+def scale_of(pairs):
+    return statistics.geometric_mean(measured / model for model, measured in pairs)
 
 
-def validations(gpu, model, limits):
-    if gpu == "A10G":
-        pairs = [(m, t) for _, m, t in sagemaker_pairs(model)]
-        return _entry("sagemaker", pairs,
-                      f"time per token by users, ShareGPT prompts taken as {SAGEMAKER_PROMPT} "
-                      "tokens each")
+def pairs_of(models, limits):
+    """against -> gpu -> (model, measured), and against -> gpu -> rows left out"""
+    pairs = {"sagemaker": {"A10G": [(m, t) for _, m, t in sagemaker_pairs(models["A10G"])]}}
+    left_out = {"sagemaker": {"A10G": 0}}
+    for against in ANL_ENGINE:
+        for gpu in ANL_GPU:
+            rows, skipped = anl_pairs(gpu, against, models[gpu], limits[gpu])
+            pairs.setdefault(against, {})[gpu] = [(m, t) for _, _, m, t in rows]
+            left_out.setdefault(against, {})[gpu] = skipped
+    return pairs, left_out
+
+
+def validations(gpu, models, limits):
+    pairs, left_out = pairs_of(models, limits)
     out = []
-    if gpu in ANL_GPU:
-        for against in ANL_ENGINE:
-            rows, skipped = anl_pairs(gpu, against, model, limits)
-            out += _entry(against, [(m, t) for _, _, m, t in rows],
-                          f"latency of static batches, input = output = 128 to 2048 tokens, batch 1 "
-                          f"to 64; {skipped} rows that do not fit the KV capacity left out")
+    for against, by_gpu in pairs.items():
+        if gpu not in by_gpu:
+            continue
+        scale = scale_of([pair for each in by_gpu.values() for pair in each])
+        if against == "sagemaker":
+            text = (f"time per token by users, ShareGPT prompts taken as {SAGEMAKER_PROMPT} tokens "
+                    "each")
+        else:
+            text = ("latency of static batches, input = output = 128 to 2048 tokens, batch 1 to 64; "
+                    f"{left_out[against][gpu]} rows that do not fit the KV capacity left out")
+        for kind, factor in (("as it is", 1.0),
+                             (f"after one scale factor of {scale:.3f} for that engine", scale)):
+            errors = [abs(factor * model / measured - 1) for model, measured in by_gpu[gpu]]
+            out.append({"against": against, "error_mean": float(f"{statistics.mean(errors):.4g}"),
+                        "error_max": float(f"{max(errors):.4g}"), "rows": len(errors),
+                        "text": f"{text}; {kind}"})
     return out
