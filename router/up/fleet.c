@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The processes of a plan.
+ *
+ * A phase says what is being waited for; every event of a child looks at the phase and moves it on.
+ * While the fleet is starting, a child that ends with status 2 (its input is wrong) ends the whole:
+ * starting it again could not help.  Any other end is answered with a pause and another start, until
+ * the start's time is up.  One timer guards starting and, later, stopping.
+ * thread: loop. It carries no requests.
+ */
+#include "router/up/fleet.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "router/up/ready.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    ARGS_ROOM = 64,
+    STATUS_WRONG_INPUT = 2
+};
+
+int med_fleet_check(const struct med_plan *plan, const char *plan_path, struct med_err *err)
+{
+    if (plan->status == MED_PLAN_INFEASIBLE)
+        return med_err_set(err, MED_E_INFEASIBLE, "%s: an infeasible plan has no fleet to run",
+                           plan_path);
+    int64_t workers = 0;
+    for (size_t i = 0; i < plan->worker_count; i++) {
+        const struct med_profile *profile = &plan->profiles[plan->workers[i].worker_type];
+        if (!profile->has_step_model)
+            return med_err_set(
+                err, MED_E_INVALID,
+                "%s: worker type %s has serving points alone and cannot be emulated; "
+                "expected a profile with a step_model",
+                plan_path, profile->worker_type);
+        if (plan->workers[i].count > MED_FLEET_WORKERS_MAX - workers)
+            return med_err_set(err, MED_E_INVALID,
+                               "%s: the plan has more than %d workers, too many processes for one "
+                               "machine",
+                               plan_path, MED_FLEET_WORKERS_MAX);
+        workers += plan->workers[i].count;
+    }
+    if (workers == 0)
+        return med_err_set(err, MED_E_INVALID, "%s: the plan has no workers to run", plan_path);
+    return 0;
+}
+
+/* ---- arguments ---- */
+
+struct args {
+    const char *items[ARGS_ROOM];
+    size_t count;
+};
+
+static void push(struct args *args, const char *name, const char *value)
+{
+    MED_ASSERT(args->count + 3 < ARGS_ROOM);
+    args->items[args->count++] = name;
+    if (value)
+        args->items[args->count++] = value;
+    args->items[args->count] = NULL;
+}
+
+static void push_list(struct args *args, const struct med_option_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        push(args, list->values[i], NULL);
+}
+
+static int set_router_args(struct med_fleet *fleet)
+{
+    const struct med_fleet_options *o = fleet->options;
+    char scale[32];
+    (void)snprintf(scale, sizeof(scale), "%.17g", o->time_scale);
+    struct args args = {0};
+    push(&args, o->router_program, NULL);
+    push(&args, "--plan", o->plan_path);
+    push(&args, "--time-scale", scale);
+    /* After the first start the addresses are those that it was bound to. */
+    push(&args, "--grpc-listen", fleet->grpc);
+    push(&args, "--http-listen", fleet->http);
+    push(&args, "--link-listen", fleet->link);
+    push_list(&args, &o->router_arguments);
+    return med_child_set_args(&fleet->router, args.items);
+}
+
+static int set_worker_args(struct med_fleet *fleet, struct med_fleet_worker *worker)
+{
+    const struct med_fleet_options *o = fleet->options;
+    char scale[32];
+    (void)snprintf(scale, sizeof(scale), "%.17g", o->time_scale);
+    struct args args = {0};
+    push(&args, o->worker_program, NULL);
+    push(&args, "--plan", o->plan_path);
+    push(&args, "--worker-type", fleet->plan->profiles[worker->worker_type].worker_type);
+    push(&args, "--worker-id", worker->child.name);
+    push(&args, "--router", fleet->link);
+    push(&args, "--time-scale", scale);
+    push_list(&args, &o->worker_arguments);
+    return med_child_set_args(&worker->child, args.items);
+}
+
+/* ---- stopping ---- */
+
+static bool any_worker_runs(const struct med_fleet *fleet)
+{
+    for (size_t i = 0; i < fleet->worker_count; i++)
+        if (med_child_runs(&fleet->workers[i].child))
+            return true;
+    return false;
+}
+
+static void close_all(struct med_fleet *fleet)
+{
+    fleet->phase = MED_FLEET_STOPPED;
+    uv_close((uv_handle_t *)&fleet->limit, NULL);
+    for (size_t i = 0; i < fleet->worker_count; i++)
+        med_child_close(&fleet->workers[i].child);
+    med_child_close(&fleet->router);
+}
+
+/* Goes on with stopping as far as what has ended allows. */
+static void stop_further(struct med_fleet *fleet)
+{
+    if (fleet->phase == MED_FLEET_STOPPING_WORKERS && !any_worker_runs(fleet)) {
+        fleet->phase = MED_FLEET_STOPPING_ROUTER;
+        med_child_stop(&fleet->router, SIGTERM);
+    }
+    if (fleet->phase == MED_FLEET_STOPPING_ROUTER && !med_child_runs(&fleet->router))
+        close_all(fleet);
+}
+
+static void kill_all(struct med_fleet *fleet)
+{
+    for (size_t i = 0; i < fleet->worker_count; i++)
+        med_child_stop(&fleet->workers[i].child, SIGKILL);
+    med_child_stop(&fleet->router, SIGKILL);
+}
+
+static void on_stop_limit(uv_timer_t *timer)
+{
+    struct med_fleet *fleet = timer->data;
+    MED_WARN("not everything stopped within %.1f s: killing what still runs",
+             (double)fleet->options->stop_timeout_ns / 1e9);
+    kill_all(fleet);
+}
+
+static void start_limit(struct med_fleet *fleet, uv_timer_cb callback, int64_t real_ns)
+{
+    MED_ASSERT(uv_timer_start(&fleet->limit, callback, (uint64_t)(real_ns / MED_NS_PER_MS), 0) ==
+               0);
+}
+
+void med_fleet_stop(struct med_fleet *fleet)
+{
+    if (fleet->phase == MED_FLEET_STOPPED)
+        return;
+    if (fleet->phase >= MED_FLEET_STOPPING_WORKERS) {
+        kill_all(fleet);
+        return;
+    }
+    fleet->phase = MED_FLEET_STOPPING_WORKERS;
+    start_limit(fleet, on_stop_limit, fleet->options->stop_timeout_ns);
+    /* The router must not be started again while its workers leave. */
+    fleet->router.wanted = false;
+    (void)uv_timer_stop(&fleet->router.restart);
+    for (size_t i = 0; i < fleet->worker_count; i++)
+        med_child_stop(&fleet->workers[i].child, SIGTERM);
+    stop_further(fleet);
+}
+
+static void fail(struct med_fleet *fleet, int code, const char *sentence)
+{
+    if (fleet->failure.code == 0)
+        (void)med_err_set(&fleet->failure, code, "%s", sentence);
+    med_fleet_stop(fleet);
+}
+
+/* ---- starting ---- */
+
+/* "2 of 5 processes are not ready after 60.0 s: a10g-000 (exit status 1, started 7 times), ..." */
+static void on_start_limit(uv_timer_t *timer)
+{
+    struct med_fleet *fleet = timer->data;
+    char list[512];
+    size_t used = 0, missing = 0;
+    list[0] = '\0';
+    for (size_t i = 0; i <= fleet->worker_count; i++) {
+        const struct med_child *child = i == 0 ? &fleet->router : &fleet->workers[i - 1].child;
+        if (child->ready)
+            continue;
+        missing++;
+        if (used + 1 >= sizeof(list) || child->starts == 0)
+            continue;
+        int n = snprintf(list + used, sizeof(list) - used, "%s%s (%s, started %d time%s)",
+                         used ? ", " : "", child->name,
+                         child->end[0] ? child->end : "runs, but is silent", child->starts,
+                         child->starts == 1 ? "" : "s");
+        used += n > 0 ? (size_t)n : 0;
+    }
+    char sentence[1024];
+    (void)snprintf(sentence, sizeof(sentence),
+                   "%zu of %zu processes are not ready after %.1f s: %s", missing,
+                   fleet->worker_count + 1, (double)fleet->options->start_timeout_ns / 1e9, list);
+    fail(fleet, MED_E_NO_WORKER, sentence);
+}
+
+static void on_child_end(struct med_child *child, int64_t pause_ms);
+
+static void start_workers(struct med_fleet *fleet)
+{
+    fleet->phase = MED_FLEET_STARTING_WORKERS;
+    for (size_t i = 0; i < fleet->worker_count; i++) {
+        if (set_worker_args(fleet, &fleet->workers[i]) < 0) {
+            fail(fleet, MED_E_NOMEM, med_err_text(MED_E_NOMEM));
+            return;
+        }
+        med_child_start(&fleet->workers[i].child);
+    }
+}
+
+static void on_router_ready(struct med_child *child, const char *after_ready)
+{
+    struct med_fleet *fleet = child->user;
+    bool known = med_ready_value(after_ready, "grpc", fleet->grpc, sizeof(fleet->grpc)) &&
+                 med_ready_value(after_ready, "http", fleet->http, sizeof(fleet->http)) &&
+                 med_ready_value(after_ready, "link", fleet->link, sizeof(fleet->link));
+    if (!known || set_router_args(fleet) < 0) {
+        fail(fleet, MED_E_PROTO,
+             "the router's READY line does not say grpc=, http= and link=: another version?");
+        return;
+    }
+    if (fleet->phase == MED_FLEET_STARTING_ROUTER)
+        start_workers(fleet);
+    else if (fleet->phase == MED_FLEET_RUNNING && fleet->on_change)
+        fleet->on_change(fleet);
+}
+
+static void on_worker_ready(struct med_child *child, const char *after_ready)
+{
+    (void)after_ready;
+    struct med_fleet *fleet = child->user;
+    if (fleet->phase == MED_FLEET_RUNNING)
+        MED_INFO("%s is ready again", child->name);
+    if (fleet->phase == MED_FLEET_STARTING_WORKERS) {
+        for (size_t i = 0; i < fleet->worker_count; i++)
+            if (!fleet->workers[i].child.ready)
+                return;
+        fleet->phase = MED_FLEET_RUNNING;
+        (void)uv_timer_stop(&fleet->limit);
+    }
+    if (fleet->phase == MED_FLEET_RUNNING && fleet->on_change)
+        fleet->on_change(fleet);
+}
+
+static void on_child_end(struct med_child *child, int64_t pause_ms)
+{
+    struct med_fleet *fleet = child->user;
+    if (fleet->phase >= MED_FLEET_STOPPING_WORKERS) {
+        if (pause_ms >= 0)
+            (void)uv_timer_stop(&child->restart);
+        stop_further(fleet);
+        return;
+    }
+    bool starting = fleet->phase < MED_FLEET_RUNNING;
+    if (starting && child->exit_status == STATUS_WRONG_INPUT) {
+        char sentence[MED_CHILD_NAME_MAX + 96];
+        (void)snprintf(sentence, sizeof(sentence),
+                       "%s refuses its input (exit status 2); its last line above says why",
+                       child->name);
+        fail(fleet, MED_E_INVALID, sentence);
+        return;
+    }
+    MED_WARN("%s ended: %s; starting it again in %.2f s", child->name, child->end,
+             (double)pause_ms / 1e3);
+}
+
+static const struct med_child_ops ROUTER_OPS = {.on_ready = on_router_ready,
+                                                .on_end = on_child_end};
+static const struct med_child_ops WORKER_OPS = {.on_ready = on_worker_ready,
+                                                .on_end = on_child_end};
+
+static int add_workers(struct med_fleet *fleet)
+{
+    const struct med_plan *plan = fleet->plan;
+    size_t total = 0;
+    for (size_t i = 0; i < plan->worker_count; i++)
+        total += (size_t)plan->workers[i].count;
+    fleet->workers = med_calloc(total, sizeof(*fleet->workers));
+    if (!fleet->workers)
+        return MED_E_NOMEM;
+    for (size_t i = 0; i < plan->worker_count; i++) {
+        size_t type = plan->workers[i].worker_type;
+        for (int64_t k = 0; k < plan->workers[i].count; k++) {
+            struct med_fleet_worker *worker = &fleet->workers[fleet->worker_count];
+            char name[MED_CHILD_NAME_MAX];
+            (void)snprintf(name, sizeof(name), "%s-%03" PRId64, plan->profiles[type].worker_type,
+                           k);
+            worker->worker_type = type;
+            int rc = med_child_init(&worker->child, fleet->loop, name, &WORKER_OPS, fleet);
+            if (rc < 0)
+                return rc;
+            fleet->worker_count++;
+        }
+    }
+    return 0;
+}
+
+int med_fleet_init(struct med_fleet *fleet, uv_loop_t *loop, const struct med_plan *plan,
+                   const struct med_fleet_options *options, struct med_err *err)
+{
+    *fleet = (struct med_fleet){.loop = loop, .plan = plan, .options = options};
+    (void)snprintf(fleet->grpc, sizeof(fleet->grpc), "%s", options->grpc_listen);
+    (void)snprintf(fleet->http, sizeof(fleet->http), "%s", options->http_listen);
+    (void)snprintf(fleet->link, sizeof(fleet->link), "%s", options->link_listen);
+    MED_ASSERT(uv_timer_init(loop, &fleet->limit) == 0);
+    fleet->limit.data = fleet;
+    int rc = med_child_init(&fleet->router, loop, "router", &ROUTER_OPS, fleet);
+    if (rc >= 0)
+        rc = set_router_args(fleet);
+    if (rc >= 0)
+        rc = add_workers(fleet);
+    if (rc < 0) {
+        (void)med_err_set(err, rc, "the processes could not be prepared: %s", med_err_text(rc));
+        close_all(fleet);
+    }
+    return rc;
+}
+
+void med_fleet_start(struct med_fleet *fleet)
+{
+    uv_update_time(fleet->loop);
+    fleet->begun_ms = (int64_t)uv_now(fleet->loop);
+    fleet->phase = MED_FLEET_STARTING_ROUTER;
+    start_limit(fleet, on_start_limit, fleet->options->start_timeout_ns);
+    med_child_start(&fleet->router);
+}
+
+void med_fleet_release(struct med_fleet *fleet)
+{
+    med_free(fleet->workers);
+    fleet->workers = NULL;
+    fleet->worker_count = 0;
+}
+
+bool med_fleet_runs(const struct med_fleet *fleet)
+{
+    return fleet->phase == MED_FLEET_RUNNING;
+}
+
+double med_fleet_age_s(const struct med_fleet *fleet)
+{
+    return (double)((int64_t)uv_now(fleet->loop) - fleet->begun_ms) / 1e3;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The processes of a plan on this machine: one router, one worker per planned worker.
+ *
+ * Starts the router, waits for its READY line and its addresses, starts the workers, waits for all
+ * of theirs; then keeps them running.  A router that is started again gets the same addresses, so
+ * that workers and clients find it.  Stopping goes the other way: workers drain, then the router.
+ * thread: loop. owns: its children. The plan and the options outlive it.
+ */
+#ifndef MED_ROUTER_UP_FLEET_H
+#define MED_ROUTER_UP_FLEET_H
+
+#include "allocator/plan.h"
+#include "base/options.h"
+#include "router/up/child.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+enum {
+    MED_FLEET_WORKERS_MAX = 512, /* processes of one machine; a larger plan is refused */
+    MED_FLEET_ADDRESS_MAX = 256
+};
+
+struct med_fleet_options {
+    const char *plan_path;
+    const char *router_program, *worker_program; /* paths */
+    const char *grpc_listen, *http_listen, *link_listen;
+    double time_scale;
+    struct med_option_list router_arguments, worker_arguments; /* passed on as they are */
+    int64_t start_timeout_ns, stop_timeout_ns;                 /* real time */
+};
+
+enum med_fleet_phase {
+    MED_FLEET_STARTING_ROUTER,
+    MED_FLEET_STARTING_WORKERS,
+    MED_FLEET_RUNNING,
+    MED_FLEET_STOPPING_WORKERS,
+    MED_FLEET_STOPPING_ROUTER,
+    MED_FLEET_STOPPED,
+};
+
+struct med_fleet_worker {
+    struct med_child child;
+    size_t worker_type; /* index into the plan's profiles */
+};
+
+/* thread: loop */
+struct med_fleet {
+    uv_loop_t *loop;
+    const struct med_plan *plan;
+    const struct med_fleet_options *options;
+    enum med_fleet_phase phase;
+    struct med_child router;
+    struct med_fleet_worker *workers;
+    size_t worker_count;
+    char grpc[MED_FLEET_ADDRESS_MAX], http[MED_FLEET_ADDRESS_MAX], link[MED_FLEET_ADDRESS_MAX];
+    int64_t begun_ms;
+    uv_timer_t limit;                           /* of starting, then of stopping */
+    struct med_err failure;                     /* code 0: none. Why it stopped by itself */
+    void (*on_change)(struct med_fleet *fleet); /* ready for the first time, or a child is back */
+    void *user;
+};
+
+/* Checks that the plan can be run here: it has workers, and each has a step model to emulate.
+ * errors: MED_E_INFEASIBLE, MED_E_UNCOVERED, MED_E_LIMIT, MED_E_INVALID with a sentence. */
+int med_fleet_check(const struct med_plan *plan, const char *plan_path,
+                    struct med_err *err) MED_MUST_CHECK;
+int med_fleet_init(struct med_fleet *fleet, uv_loop_t *loop, const struct med_plan *plan,
+                   const struct med_fleet_options *options, struct med_err *err) MED_MUST_CHECK;
+void med_fleet_start(struct med_fleet *fleet);
+/* Stops in order; called again, kills.  The loop ends when all has ended. */
+void med_fleet_stop(struct med_fleet *fleet);
+/* After the loop has ended. */
+void med_fleet_release(struct med_fleet *fleet);
+
+bool med_fleet_runs(const struct med_fleet *fleet);
+double med_fleet_age_s(const struct med_fleet *fleet); /* real, since start */
+
+#endif
