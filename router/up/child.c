@@ -16,7 +16,6 @@
 #include "router/up/become.h"
 #include "router/up/ready.h"
 
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,15 +28,25 @@ enum {
     ARGS_MAX = 128
 };
 
-struct process {
-    struct med_child *child; /* NULL once the child has been closed */
-    uv_process_t handle;
-    uv_pipe_t output;
-    int open_handles;
-    char name[MED_CHILD_NAME_MAX];
+/* Standard output and standard error of a run: READY may come on either. */
+enum {
+    OUTPUTS = 2
+};
+
+struct output {
+    struct process *process;
+    uv_pipe_t pipe;
     char line[MED_CHILD_LINE_MAX];
     size_t line_length;
     char chunk[MED_CHILD_LINE_MAX];
+};
+
+struct process {
+    struct med_child *child;
+    uv_process_t handle;
+    struct output outputs[OUTPUTS];
+    int open_handles;
+    char name[MED_CHILD_NAME_MAX];
 };
 
 static int64_t now_ms(const struct med_child *child)
@@ -47,18 +56,19 @@ static int64_t now_ms(const struct med_child *child)
 
 /* ---- output ---- */
 
-static void pass_on_line(struct process *p)
+static void pass_on_line(struct output *o)
 {
-    p->line[p->line_length] = '\0';
+    struct process *p = o->process;
+    o->line[o->line_length] = '\0';
     char out[MED_CHILD_LINE_MAX + MED_CHILD_NAME_MAX + 8];
-    int length = snprintf(out, sizeof(out), "[%s] %s\n", p->name, p->line);
+    int length = snprintf(out, sizeof(out), "[%s] %s\n", p->name, o->line);
     /* One write a line: lines of several processes do not mix. Nobody can be told of a failure. */
     if (length > 0 && write(STDERR_FILENO, out, (size_t)length) < 0)
         length = 0;
-    p->line_length = 0;
-    const char *after_ready = med_ready_find(p->line);
+    o->line_length = 0;
+    const char *after_ready = med_ready_find(o->line);
     struct med_child *child = p->child;
-    if (!after_ready || !child || child->process != p || child->ready)
+    if (!after_ready || child->process != p || child->ready)
         return;
     child->ready = true;
     child->ops->on_ready(child, after_ready);
@@ -67,33 +77,43 @@ static void pass_on_line(struct process *p)
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     (void)suggested;
-    struct process *p = handle->data;
-    *buf = uv_buf_init(p->chunk, sizeof(p->chunk));
+    struct output *o = handle->data;
+    *buf = uv_buf_init(o->chunk, sizeof(o->chunk));
 }
 
-static void on_handle_closed(uv_handle_t *handle)
+static void release_handle(struct process *p)
 {
-    struct process *p = handle->data;
     MED_ASSERT(p->open_handles > 0);
     if (--p->open_handles == 0)
         med_free(p);
 }
 
+static void on_output_closed(uv_handle_t *handle)
+{
+    struct output *o = handle->data;
+    release_handle(o->process);
+}
+
+static void on_process_closed(uv_handle_t *handle)
+{
+    release_handle(handle->data);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
 {
-    struct process *p = stream->data;
+    struct output *o = stream->data;
     if (count < 0) {
-        if (p->line_length > 0)
-            pass_on_line(p);
-        uv_close((uv_handle_t *)stream, on_handle_closed);
+        if (o->line_length > 0)
+            pass_on_line(o);
+        uv_close((uv_handle_t *)stream, on_output_closed);
         return;
     }
     for (ssize_t i = 0; i < count; i++) {
         char c = buf->base[i];
-        if (c == '\n' || p->line_length == MED_CHILD_LINE_MAX - 1)
-            pass_on_line(p);
+        if (c == '\n' || o->line_length == MED_CHILD_LINE_MAX - 1)
+            pass_on_line(o);
         if (c != '\n')
-            p->line[p->line_length++] = c == '\0' ? ' ' : c;
+            o->line[o->line_length++] = c == '\0' ? ' ' : c;
     }
 }
 
@@ -106,9 +126,11 @@ int med_child_init(struct med_child *child, uv_loop_t *loop, const char *name,
         .loop = loop, .ops = ops, .user = user, .wanted = true, .exit_status = -1};
     (void)snprintf(child->name, sizeof(child->name), "%s", name);
     med_backoff_init(&child->backoff, RESTART_FIRST_MS, RESTART_MAX_MS, RESTART_STABLE_MS);
-    int rc = uv_timer_init(loop, &child->restart);
     child->restart.data = child;
-    return rc;
+    /* First of all, so that close is right also after a failure. */
+    MED_ASSERT(uv_timer_init(loop, &child->restart) == 0);
+    size_t self_bytes = sizeof(child->self);
+    return uv_exepath(child->self, &self_bytes);
 }
 
 static void free_args(char **args)
@@ -160,8 +182,8 @@ static void on_exit(uv_process_t *handle, int64_t status, int signal_number)
 {
     struct process *p = handle->data;
     struct med_child *child = p->child;
-    uv_close((uv_handle_t *)handle, on_handle_closed);
-    if (!child || child->process != p)
+    uv_close((uv_handle_t *)handle, on_process_closed);
+    if (child->process != p)
         return;
     if (signal_number) {
         child->exit_status = -1;
@@ -177,25 +199,24 @@ static void on_exit(uv_process_t *handle, int64_t status, int signal_number)
 /* Runs child->args behind --become. */
 static int spawn(struct med_child *child, struct process *p)
 {
-    char self[PATH_MAX], parent[24];
-    size_t self_bytes = sizeof(self);
-    int rc = uv_exepath(self, &self_bytes);
-    if (rc < 0)
-        return rc;
+    char parent[24];
     (void)snprintf(parent, sizeof(parent), "%ld", (long)getpid());
-    char *args[ARGS_MAX + MED_BECOME_ARGUMENTS + 1] = {self, (char *)MED_BECOME_OPTION, parent};
+    char *args[ARGS_MAX + MED_BECOME_ARGUMENTS + 1] = {child->self, (char *)MED_BECOME_OPTION,
+                                                       parent};
     for (size_t i = 0; child->args[i]; i++) {
         MED_ASSERT(i < ARGS_MAX);
         args[MED_BECOME_ARGUMENTS + i] = child->args[i];
     }
     uv_stdio_container_t stdio[3] = {
         {.flags = UV_IGNORE},
-        {.flags = UV_IGNORE},
-        {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&p->output},
+        {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE,
+         .data.stream = (uv_stream_t *)&p->outputs[0].pipe},
+        {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE,
+         .data.stream = (uv_stream_t *)&p->outputs[1].pipe},
     };
     uv_process_options_t options = {
         .exit_cb = on_exit,
-        .file = self,
+        .file = child->self,
         .args = args,
         .flags = UV_PROCESS_DETACHED,
         .stdio_count = 3,
@@ -213,29 +234,35 @@ void med_child_start(struct med_child *child)
     child->started_ms = now_ms(child);
     child->exit_status = -1;
     struct process *p = med_calloc(1, sizeof(*p));
-    int rc = p ? uv_pipe_init(child->loop, &p->output, 0) : MED_E_NOMEM;
-    if (rc < 0) {
-        med_free(p);
-        (void)snprintf(child->end, sizeof(child->end), "not started: %s", med_err_text(rc));
+    if (!p) {
+        (void)snprintf(child->end, sizeof(child->end), "not started: %s",
+                       med_err_text(MED_E_NOMEM));
         ended(child);
         return;
     }
     p->child = child;
-    p->output.data = p;
     p->handle.data = p;
-    p->open_handles = 2;
+    p->open_handles = 1 + OUTPUTS;
     (void)snprintf(p->name, sizeof(p->name), "%s", child->name);
-    rc = spawn(child, p);
+    for (int i = 0; i < OUTPUTS; i++) {
+        p->outputs[i].process = p;
+        /* Without IPC there is nothing that could fail. */
+        MED_ASSERT(uv_pipe_init(child->loop, &p->outputs[i].pipe, 0) == 0);
+        p->outputs[i].pipe.data = &p->outputs[i];
+    }
+    int rc = spawn(child, p);
     if (rc < 0) {
         /* uv_spawn leaves an initialised handle behind when it fails. */
-        uv_close((uv_handle_t *)&p->handle, on_handle_closed);
-        uv_close((uv_handle_t *)&p->output, on_handle_closed);
+        uv_close((uv_handle_t *)&p->handle, on_process_closed);
+        for (int i = 0; i < OUTPUTS; i++)
+            uv_close((uv_handle_t *)&p->outputs[i].pipe, on_output_closed);
         (void)snprintf(child->end, sizeof(child->end), "not started: %s", uv_strerror(rc));
         ended(child);
         return;
     }
     child->process = p;
-    MED_ASSERT(uv_read_start((uv_stream_t *)&p->output, on_alloc, on_read) == 0);
+    for (int i = 0; i < OUTPUTS; i++)
+        MED_ASSERT(uv_read_start((uv_stream_t *)&p->outputs[i].pipe, on_alloc, on_read) == 0);
 }
 
 bool med_child_runs(const struct med_child *child)

@@ -22,6 +22,7 @@
 enum {
     MED_CHILD_LINE_MAX = 8192, /* a longer line is passed on in pieces */
     MED_CHILD_END_MAX = 128,
+    MED_CHILD_PATH_MAX = 4096,
     MED_CHILD_NAME_MAX = MED_LIMIT_NAME_BYTES + 16
 };
 
@@ -42,8 +43,9 @@ struct med_child {
     uv_loop_t *loop;
     const struct med_child_ops *ops;
     void *user;
-    char **args;             /* program first, NULL last; owned */
-    struct process *process; /* while it runs */
+    char self[MED_CHILD_PATH_MAX]; /* this program, which becomes the child */
+    char **args;                   /* program first, NULL last; owned */
+    struct process *process;       /* while it runs */
     uv_timer_t restart;
     struct med_backoff backoff;
     bool ready;  /* has said READY since it was started */
@@ -55,7 +57,7 @@ struct med_child {
     char end[MED_CHILD_END_MAX]; /* "signal 9 (Killed)"; "" while it has never ended */
 };
 
-/* errors: MED_E_NOMEM. */
+/* errors: what libuv says of this program's own path; close it then all the same. */
 int med_child_init(struct med_child *child, uv_loop_t *loop, const char *name,
                    const struct med_child_ops *ops, void *user) MED_MUST_CHECK;
 /* Replaces the arguments for the next start; args (NULL at the end) are copied. */

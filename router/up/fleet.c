@@ -305,9 +305,9 @@ static int add_workers(struct med_fleet *fleet)
                            k);
             worker->worker_type = type;
             int rc = med_child_init(&worker->child, fleet->loop, name, &WORKER_OPS, fleet);
+            fleet->worker_count++;
             if (rc < 0)
                 return rc;
-            fleet->worker_count++;
         }
     }
     return 0;

@@ -83,7 +83,7 @@ static void test_child_when_ready_then_told_once_with_the_rest_of_the_line(void)
 {
     struct seen seen = {0};
     struct med_child child;
-    run("/bin/sh", "echo starting >&2; echo READY a=1 >&2; echo READY a=2 >&2; exec sleep 600",
+    run("/bin/sh", "echo starting >&2; echo READY a=1; echo READY a=2; exec sleep 600",
         &seen, &child);
     CHECK_INT(seen.ready, 1);
     CHECK_STR(seen.value, " a=1");
