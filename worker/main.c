@@ -326,7 +326,7 @@ static int make_backend(struct setup *setup, struct med_err *err)
     };
     int rc = med_latency_init(&emulated.latency, &setup->profile, err);
     if (rc < 0)
-        return rc;
+        return MED_E_INVALID; /* for a worker it is the input that is wrong */
     setup->service.emulated = true;
     return med_emulated_new(&emulated, &setup->service.backend, err);
 }

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine thread with a backend of the test's own: every request ends once with all its tokens,
+ * whatever the interleaving of submits, cancels and slow readers; failures reach everybody.
+ * Meant to run under ThreadSanitizer too.
+ */
+#include "worker/engine_thread.h"
+
+#include "base/alloc.h"
+#include "base/rng.h"
+#include "tests/check.h"
+
+#include <pthread.h>
+#include <time.h>
+
+enum {
+    TABLE = 32
+};
+
+/* ---- a backend ------------------------------------------------------------------------------ */
+
+/* Sampled token = last input token + 1, so a wrong or repeated input shows in the output. */
+struct fake {
+    int init_rc;
+    atomic_int steps_left; /* then a step fails; negative: never */
+    pthread_mutex_t gate;  /* a step waits for it: the test can hold the engine inside a step */
+};
+
+static int fake_init(void *self, struct med_err *err)
+{
+    struct fake *fake = self;
+    return fake->init_rc < 0 ? med_err_set(err, fake->init_rc, "the fake device is missing") : 0;
+}
+
+static int fake_step(void *self, const struct med_backend_step *step, struct med_err *err)
+{
+    struct fake *fake = self;
+    (void)pthread_mutex_lock(&fake->gate);
+    (void)pthread_mutex_unlock(&fake->gate);
+    if (atomic_load(&fake->steps_left) == 0)
+        return med_err_set(err, MED_E_CUDA, "the fake device fell off the bus");
+    atomic_fetch_sub(&fake->steps_left, 1);
+    for (size_t i = 0; i < step->batch->count; i++) {
+        const struct med_batch_item *item = &step->batch->items[i];
+        const struct med_backend_sequence *sequence = step->sequences[i];
+        if (!item->samples)
+            continue;
+        step->sampled[i] = sequence->tokens[item->context + item->tokens - 1] + 1;
+        step->stop[i] = item->position + 1 == sequence->sampling.emulated_output_tokens;
+    }
+    return 0;
+}
+
+static void fake_release(void *self)
+{
+    (void)self;
+}
+
+static const struct med_backend_ops FAKE = {
+    .name = "fake", .init = fake_init, .step = fake_step, .release = fake_release};
+
+/* ---- the loop's side ------------------------------------------------------------------------ */
+
+struct loop {
+    struct fake fake;
+    struct med_clock clock;
+    struct med_engine *engine;
+    pthread_mutex_t lock;
+    pthread_cond_t woken;
+    bool wake;
+    int64_t held;
+    uint64_t ends[MED_ENGINE_END_COUNT];
+    uint64_t wrong_tokens;
+};
+
+static void wake_loop(void *arg)
+{
+    struct loop *loop = arg;
+    (void)pthread_mutex_lock(&loop->lock);
+    loop->wake = true;
+    (void)pthread_cond_signal(&loop->woken);
+    (void)pthread_mutex_unlock(&loop->lock);
+}
+
+static int loop_init(struct loop *loop, int init_rc, int steps_left, struct med_err *err)
+{
+    *loop = (struct loop){.fake = {.init_rc = init_rc}};
+    atomic_init(&loop->fake.steps_left, steps_left);
+    (void)pthread_mutex_init(&loop->fake.gate, NULL);
+    (void)pthread_mutex_init(&loop->lock, NULL);
+    (void)pthread_cond_init(&loop->woken, NULL);
+    med_clock_init_real(&loop->clock, 1);
+    struct med_engine_config config = {
+        .scheduler = {.block_tokens = 4,
+                      .kv_tokens = 400,
+                      .model_len_max = 200,
+                      .sequences_max = 8,
+                      .batched_tokens_max = 32,
+                      .table_max = TABLE},
+        .backend = {.ops = &FAKE, .self = &loop->fake},
+        .clock = &loop->clock,
+        .wake = wake_loop,
+        .wake_arg = loop,
+    };
+    return med_engine_new(&config, &loop->engine, err);
+}
+
+static void loop_release(struct loop *loop)
+{
+    med_engine_free(loop->engine);
+    (void)pthread_mutex_destroy(&loop->fake.gate);
+    (void)pthread_mutex_destroy(&loop->lock);
+    (void)pthread_cond_destroy(&loop->woken);
+}
+
+static struct med_engine_request *request_new(int64_t prompt, int64_t output, uint32_t first)
+{
+    struct med_engine_request *r = med_calloc(1, sizeof *r);
+    REQUIRE(r != NULL);
+    r->tokens = med_calloc((size_t)(prompt + output), sizeof r->tokens[0]);
+    REQUIRE(r->tokens != NULL);
+    for (int64_t i = 0; i < prompt; i++)
+        r->tokens[i] = first + (uint32_t)i;
+    r->sequence.prompt_tokens = prompt;
+    r->output_tokens_max = output;
+    return r;
+}
+
+static void request_free(struct med_engine_request *r)
+{
+    med_free(r->tokens);
+    med_free(r);
+}
+
+static int submit(struct loop *loop, struct med_engine_request *r)
+{
+    r->arrival_ns = med_clock_now_ns(&loop->clock);
+    int rc = med_engine_submit(loop->engine, r);
+    if (rc < 0)
+        request_free(r);
+    else
+        loop->held++;
+    return rc;
+}
+
+static void on_event(void *arg, const struct med_engine_event *event)
+{
+    struct loop *loop = arg;
+    const struct med_engine_request *r = event->request;
+    int64_t known = r->sequence.prompt_tokens + event->generated;
+    for (int64_t i = 1; i < known; i++)
+        loop->wrong_tokens += r->tokens[i] != r->tokens[0] + (uint32_t)i;
+    if (event->end == MED_ENGINE_GOES_ON)
+        return;
+    if (event->end == MED_ENGINE_LENGTH)
+        CHECK_INT(event->generated, r->output_tokens_max);
+    if (event->end == MED_ENGINE_STOP)
+        CHECK_INT(event->generated, r->sequence.sampling.emulated_output_tokens);
+    loop->ends[event->end]++;
+    loop->held--;
+    request_free(event->request);
+}
+
+/* Takes events, waiting for the engine's wake-up, until no more than `held` requests are held. */
+static void drain(struct loop *loop, int64_t held)
+{
+    while (loop->held > held) {
+        (void)pthread_mutex_lock(&loop->lock);
+        while (!loop->wake)
+            (void)pthread_cond_wait(&loop->woken, &loop->lock);
+        loop->wake = false;
+        (void)pthread_mutex_unlock(&loop->lock);
+        med_engine_take_events(loop->engine, on_event, loop);
+    }
+}
+
+/* ---- cases ---------------------------------------------------------------------------------- */
+
+static void test_new_when_backend_fails_then_its_sentence_comes_back(void)
+{
+    struct loop loop;
+    struct med_err err = {0};
+    CHECK_INT(loop_init(&loop, MED_E_CUDA, -1, &err), MED_E_CUDA);
+    CHECK_STR(err.text, "the fake device is missing");
+    loop_release(&loop);
+}
+
+static void test_new_when_any_allocation_fails_then_no_memory_and_no_leak(void)
+{
+    int64_t live = med_alloc_bytes_live();
+    bool succeeded = false;
+    for (uint64_t n = 1; n < 60 && !succeeded; n++) {
+        struct loop loop;
+        struct med_err err = {0};
+        (void)med_alloc_fail_nth(n);
+        int rc = loop_init(&loop, 0, -1, &err);
+        (void)med_alloc_fail_nth(0);
+        succeeded = rc == 0;
+        if (!succeeded)
+            CHECK_INT(rc, MED_E_NOMEM);
+        loop_release(&loop);
+        CHECK_INT(med_alloc_bytes_live(), live);
+    }
+    CHECK(succeeded);
+}
+
+static void test_submit_when_it_cannot_be_then_caller_still_owns(void)
+{
+    struct loop loop;
+    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    CHECK_INT(submit(&loop, request_new(150, 51, 0)), MED_E_INVALID);
+    (void)pthread_mutex_lock(&loop.fake.gate);
+    for (int i = 0; i < TABLE; i++)
+        CHECK_INT(submit(&loop, request_new(3, 2, 0)), 0);
+    CHECK_INT(submit(&loop, request_new(3, 2, 0)), MED_E_AGAIN);
+    (void)pthread_mutex_unlock(&loop.fake.gate);
+    drain(&loop, 0);
+    CHECK_INT(submit(&loop, request_new(3, 2, 0)), 0);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], TABLE + 1);
+    loop_release(&loop);
+}
+
+static void test_events_when_loop_is_slow_then_steps_coalesce_and_nothing_is_lost(void)
+{
+    struct loop loop;
+    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    struct med_engine_request *r = request_new(5, 100, 40);
+    CHECK_INT(submit(&loop, r), 0);
+    /* Not a look at the events until all steps are over. */
+    struct med_engine_stats stats;
+    do
+        med_engine_get_stats(loop.engine, &stats);
+    while (stats.ends[MED_ENGINE_LENGTH] == 0);
+    CHECK_UINT(stats.scheduler.generated_tokens_total, 100);
+    CHECK_UINT(stats.ttft.count, 1);
+    CHECK_UINT(stats.itl.count, 99);
+    CHECK_UINT(stats.tpot.count, 1);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], 1);
+    CHECK_UINT(loop.wrong_tokens, 0);
+    loop_release(&loop);
+}
+
+static void test_cancel_when_step_runs_then_ends_with_that_step(void)
+{
+    struct loop loop;
+    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    (void)pthread_mutex_lock(&loop.fake.gate);
+    struct med_engine_request *r = request_new(5, 100, 0);
+    CHECK_INT(submit(&loop, r), 0);
+    med_engine_cancel(loop.engine, r);
+    med_engine_cancel(loop.engine, r);
+    (void)pthread_mutex_unlock(&loop.fake.gate);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_CANCEL], 1);
+    struct med_engine_stats stats;
+    med_engine_get_stats(loop.engine, &stats);
+    CHECK(stats.scheduler.iterations <= 1);
+    CHECK_INT(stats.scheduler.kv_blocks_free, stats.scheduler.kv_blocks_total);
+    loop_release(&loop);
+}
+
+static void test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_too(void)
+{
+    struct loop loop;
+    REQUIRE(loop_init(&loop, 0, 3, NULL) == 0);
+    (void)pthread_mutex_lock(&loop.fake.gate);
+    struct med_engine_request *cancelled = NULL;
+    for (int i = 0; i < 12; i++) {
+        struct med_engine_request *r = request_new(5, 100, 0);
+        CHECK_INT(submit(&loop, r), 0);
+        cancelled = i == 11 ? r : cancelled;
+    }
+    (void)pthread_mutex_unlock(&loop.fake.gate);
+    struct med_engine_stats stats;
+    do
+        med_engine_get_stats(loop.engine, &stats);
+    while (!stats.failed);
+    med_engine_cancel(loop.engine, cancelled); /* it has ended; the cancel must still be safe */
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_ERROR], 12);
+    CHECK_INT(submit(&loop, request_new(5, 5, 0)), 0);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_ERROR], 13);
+    struct med_err failure = {0};
+    med_engine_failure(loop.engine, &failure);
+    CHECK_INT(failure.code, MED_E_CUDA);
+    CHECK_CONTAINS(failure.text, "fell off the bus");
+    loop_release(&loop);
+}
+
+static void test_beat_when_idle_then_heartbeat_moves(void)
+{
+    struct loop loop;
+    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    struct med_engine_stats stats;
+    med_engine_get_stats(loop.engine, &stats);
+    int64_t before = stats.heartbeat_ns;
+    CHECK(before > 0);
+    med_engine_beat(loop.engine);
+    med_engine_beat(loop.engine);
+    do
+        med_engine_get_stats(loop.engine, &stats);
+    while (stats.heartbeat_ns == before);
+    CHECK(stats.heartbeat_ns > before);
+    loop_release(&loop);
+}
+
+static void test_torture_when_cancelled_at_random_then_every_request_ends_once(void)
+{
+    enum {
+        REQUESTS = 4000
+    };
+    struct loop loop;
+    struct med_rng rng;
+    med_rng_init(&rng, check_seed(), 4);
+    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    int submitted = 0;
+    while (submitted < REQUESTS) {
+        struct med_engine_request *burst[8];
+        int count = 0;
+        for (uint32_t n = med_rng_below(&rng, 8); n > 0; n--) {
+            struct med_engine_request *r = request_new(
+                1 + med_rng_below(&rng, 60), 1 + med_rng_below(&rng, 40), (uint32_t)submitted);
+            if (med_rng_below(&rng, 4) == 0)
+                r->sequence.sampling.emulated_output_tokens = 1 + med_rng_below(&rng, 40);
+            if (submit(&loop, r) < 0)
+                break;
+            burst[count++] = r;
+            submitted++;
+        }
+        /* None of these can have been taken yet, so they may be named. */
+        for (int i = 0; i < count; i++)
+            if (med_rng_below(&rng, 5) == 0)
+                med_engine_cancel(loop.engine, burst[i]);
+        if (med_rng_below(&rng, 3) == 0)
+            med_engine_beat(loop.engine);
+        drain(&loop, med_rng_below(&rng, TABLE));
+    }
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_STOP] + loop.ends[MED_ENGINE_LENGTH] +
+                   loop.ends[MED_ENGINE_CANCEL],
+               (uint64_t)submitted);
+    CHECK(loop.ends[MED_ENGINE_STOP] > 100);
+    CHECK(loop.ends[MED_ENGINE_CANCEL] > 100);
+    CHECK_UINT(loop.wrong_tokens, 0);
+    struct med_engine_stats stats;
+    med_engine_get_stats(loop.engine, &stats);
+    CHECK_INT(stats.scheduler.kv_blocks_free, stats.scheduler.kv_blocks_total);
+    CHECK_UINT(stats.scheduler.finished_total, (uint64_t)submitted);
+    loop_release(&loop);
+}
+
+int main(void)
+{
+    RUN(test_new_when_backend_fails_then_its_sentence_comes_back);
+    RUN(test_new_when_any_allocation_fails_then_no_memory_and_no_leak);
+    RUN(test_submit_when_it_cannot_be_then_caller_still_owns);
+    RUN(test_events_when_loop_is_slow_then_steps_coalesce_and_nothing_is_lost);
+    RUN(test_cancel_when_step_runs_then_ends_with_that_step);
+    RUN(test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_too);
+    RUN(test_beat_when_idle_then_heartbeat_moves);
+    RUN(test_torture_when_cancelled_at_random_then_every_request_ends_once);
+    return check_finish();
+}
