@@ -10,12 +10,15 @@ Processes are started from MEDLEY_BIN and stopped by their own process id.  What
 end of the with block is killed; leaving it without an exception also checks that no sanitizer has
 reported anything.
 """
+import importlib
 import os
 import pathlib
 import re
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -32,6 +35,20 @@ SANITIZER = re.compile(r"ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer
 
 class Timeout(AssertionError):
     pass
+
+
+def proto_module(name):
+    """The Python module of proto/<name>.proto, generated for this process alone."""
+    from grpc_tools import protoc  # pylint: disable=import-outside-toplevel
+    with tempfile.TemporaryDirectory(prefix="medley-proto-") as folder:
+        status = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"--python_out={folder}",
+                              f"{name}.proto"])
+        assert status == 0, f"protoc: status {status} for {name}.proto"
+        sys.path.insert(0, folder)
+        try:
+            return importlib.import_module(f"{name}_pb2")
+        finally:
+            sys.path.remove(folder)
 
 
 def wait_until(condition, what, patience_s=PATIENCE_S):

@@ -1,29 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker link in Python: frames over sockets, and a router that a test plays by hand."""
-import pathlib
 import socket
 import struct
-import sys
-import tempfile
 
-from grpc_tools import protoc
+from harness import PATIENCE_S, proto_module
 
-from harness import PATIENCE_S, ROOT
-
-
-def _generate():
-    folder = tempfile.mkdtemp(prefix="medley-link-")
-    status = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"--python_out={folder}", "link.proto"])
-    assert status == 0, status
-    sys.path.insert(0, folder)
-    import link_pb2  # pylint: disable=import-error,import-outside-toplevel
-    for file in pathlib.Path(folder).rglob("*"):
-        if file.is_file():
-            file.unlink()
-    return link_pb2
-
-
-pb = _generate()
+pb = proto_module("link")
 
 
 class Closed(Exception):
