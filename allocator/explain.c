@@ -26,7 +26,7 @@ enum {
 
 static const double CAP_STEP_TIME_LIMIT_S = 10.0;
 
-static bool is_rentable(const struct med_program *program, size_t type)
+static bool is_rentable(const struct med_milp *program, size_t type)
 {
     for (size_t k = 0; k < program->kind_count; k++) {
         if (program->hosted_max[k * program->type_count + type] > 0 && program->count_max[k] != 0)
@@ -35,10 +35,10 @@ static bool is_rentable(const struct med_program *program, size_t type)
     return false;
 }
 
-static bool is_served(const struct med_program *program, size_t bucket)
+static bool is_served(const struct med_milp *program, size_t bucket)
 {
     for (size_t t = 0; t < program->type_count; t++) {
-        if (isfinite(med_program_load(program, bucket, t)) && is_rentable(program, t))
+        if (isfinite(med_milp_load(program, bucket, t)) && is_rentable(program, t))
             return true;
     }
     return false;
@@ -158,7 +158,7 @@ static int explain_buckets(const struct med_problem *problem, struct med_plan *p
 /* ---- caps ---- */
 
 /* All instances that the caps allow, and enough of the rest. */
-static void fill_to_caps(const struct med_program *program, int64_t *workers)
+static void fill_to_caps(const struct med_milp *program, int64_t *workers)
 {
     double load = 0.0;
     for (size_t n = 0; n < program->bucket_count * program->type_count; n++)
@@ -172,21 +172,21 @@ static void fill_to_caps(const struct med_program *program, int64_t *workers)
     }
 }
 
-static bool all_single(const struct med_program *program)
+static bool all_single(const struct med_milp *program)
 {
     size_t type = 0;
     for (size_t k = 0; k < program->kind_count; k++) {
         bool empty = true;
         for (size_t t = 0; t < program->type_count; t++)
             empty = empty && program->hosted_max[k * program->type_count + t] == 0;
-        if (!empty && !med_program_kind_is_single(program, k, &type))
+        if (!empty && !med_milp_kind_is_single(program, k, &type))
             return false;
     }
     return true;
 }
 
 /* Is the program feasible with its caps as they are now? */
-static int is_feasible(const struct med_program *program, double time_limit_s, bool *ret_feasible,
+static int is_feasible(const struct med_milp *program, double time_limit_s, bool *ret_feasible,
                        struct med_err *err)
 {
     if (program->slices > 0 || !all_single(program)) {
@@ -213,7 +213,7 @@ static int is_feasible(const struct med_program *program, double time_limit_s, b
 }
 
 /* The smallest cap of one kind that makes the program feasible; 0: none does. */
-static int smallest_cap(struct med_program *program, size_t kind, double time_limit_s,
+static int smallest_cap(struct med_milp *program, size_t kind, double time_limit_s,
                         int64_t *ret_cap, struct med_err *err)
 {
     int64_t own = program->count_max[kind];
@@ -249,7 +249,7 @@ static int smallest_cap(struct med_program *program, size_t kind, double time_li
 static int explain_caps(const struct med_problem *problem, double time_limit_s,
                         struct med_plan *plan, struct med_err *err)
 {
-    struct med_program program = problem->program; /* shallow; caps are our own */
+    struct med_milp program = problem->program; /* shallow; caps are our own */
     program.count_max = med_calloc(program.kind_count, sizeof *program.count_max);
     if (program.count_max == NULL)
         return MED_E_NOMEM;

@@ -88,7 +88,7 @@ static int read_gpu(const struct med_json_at *gpu, const char *name, size_t inde
                     struct med_err *err)
 {
     static const char *const known[] = {"cost", "tputs", "max_count", NULL};
-    struct med_program *program = &problem->program;
+    struct med_milp *program = &problem->program;
     double *tputs = NULL;
     if (name[0] == '\0' || strlen(name) > MED_LIMIT_NAME_BYTES)
         return med_json_fail(gpu, NULL, err, "expected a GPU name of 1 to %d bytes",
@@ -111,7 +111,7 @@ static int read_gpu(const struct med_json_at *gpu, const char *name, size_t inde
         cell->stop = tputs[n] > 0.0 ? MED_STOP_NONE : MED_STOP_GIVEN;
     }
     med_free(tputs);
-    med_program_fit(program, index, index);
+    med_milp_fit(program, index, index);
     problem->kinds[index].instance = med_strdup(name);
     problem->kinds[index].gpu = med_strdup(name);
     problem->types[index].worker_type = med_strdup(name);

@@ -25,7 +25,7 @@ int med_problem_init(struct med_problem *problem, size_t kind_count, size_t type
                      size_t bucket_count)
 {
     memset(problem, 0, sizeof *problem);
-    if (med_program_init(&problem->program, kind_count, type_count, bucket_count) < 0)
+    if (med_milp_init(&problem->program, kind_count, type_count, bucket_count) < 0)
         return MED_E_NOMEM;
     problem->kinds = med_calloc(kind_count + 1, sizeof *problem->kinds);
     problem->types = med_calloc(type_count + 1, sizeof *problem->types);
@@ -57,7 +57,7 @@ void med_problem_release(struct med_problem *problem)
     med_free(problem->types);
     med_free(problem->buckets);
     med_free(problem->cells);
-    med_program_release(&problem->program);
+    med_milp_release(&problem->program);
     memset(problem, 0, sizeof *problem);
 }
 
@@ -124,7 +124,7 @@ static int fill_instance(const struct med_problem *problem, const struct med_mix
 static int fill_instances(const struct med_problem *problem, const struct med_mix *mix,
                           struct med_plan *plan)
 {
-    const struct med_program *program = &problem->program;
+    const struct med_milp *program = &problem->program;
     plan->instances = med_calloc(program->kind_count, sizeof *plan->instances);
     plan->workers = med_calloc(program->type_count, sizeof *plan->workers);
     if (plan->instances == NULL || plan->workers == NULL)
@@ -150,7 +150,7 @@ static int fill_instances(const struct med_problem *problem, const struct med_mi
 static int fill_assignment(const struct med_problem *problem, const struct med_mix *mix,
                            struct med_plan *plan)
 {
-    const struct med_program *program = &problem->program;
+    const struct med_milp *program = &problem->program;
     plan->assignment = med_calloc(program->bucket_count, sizeof *plan->assignment);
     if (plan->assignment == NULL)
         return MED_E_NOMEM;
@@ -177,7 +177,7 @@ static int fill_assignment(const struct med_problem *problem, const struct med_m
 }
 
 /* Instances of one kind that carry everything with one worker type; 0: impossible. */
-static int64_t baseline_count(const struct med_program *program, size_t kind)
+static int64_t baseline_count(const struct med_milp *program, size_t kind)
 {
     int64_t best = 0;
     for (size_t t = 0; t < program->type_count; t++) {
@@ -204,7 +204,7 @@ static int by_cost(const void *a, const void *b)
 
 static int fill_baselines(const struct med_problem *problem, struct med_plan *plan)
 {
-    const struct med_program *program = &problem->program;
+    const struct med_milp *program = &problem->program;
     plan->baselines = med_calloc(program->kind_count, sizeof *plan->baselines);
     if (plan->baselines == NULL)
         return MED_E_NOMEM;

@@ -11,8 +11,8 @@
 #define MED_ALLOCATOR_PROBLEM_H
 
 #include "allocator/capacity.h"
+#include "allocator/milp.h"
 #include "allocator/plan.h"
-#include "allocator/program.h"
 
 struct med_problem_kind {
     char *instance, *cloud, *region; /* cloud and region may be NULL */
@@ -31,7 +31,7 @@ struct med_problem_bucket {
 };
 
 struct med_problem {
-    struct med_program program;
+    struct med_milp program;
     struct med_problem_kind *kinds;
     struct med_problem_type *types;
     struct med_problem_bucket *buckets;

@@ -36,7 +36,7 @@ static const double BALANCE_TIME_LIMIT_S = 30.0;
 static const double BOUND_MARGIN = 1e-7;
 
 struct search {
-    const struct med_program *program; /* dominated kinds capped at 0 */
+    const struct med_milp *program; /* dominated kinds capped at 0 */
     struct med_glpk_cuts cuts;
     struct med_mix best, candidate;
     bool has_best;
@@ -55,7 +55,7 @@ static double seconds_left(const struct search *s)
 
 /* ---- verification ---- */
 
-int med_solve_verify(const struct med_program *program, const int64_t *workers, double *shares,
+int med_solve_verify(const struct med_milp *program, const int64_t *workers, double *shares,
                      double *prices, bool *ret_feasible, struct med_err *err)
 {
     bool solved = false;
@@ -87,16 +87,16 @@ out:
     return rc;
 }
 
-int64_t med_solve_alone(const struct med_program *program, size_t type)
+int64_t med_solve_alone(const struct med_milp *program, size_t type)
 {
     double load = 0.0;
     for (size_t i = 0; i < program->bucket_count; i++) {
-        double part = med_program_load(program, i, type);
+        double part = med_milp_load(program, i, type);
         if (!isfinite(part))
             return 0;
         load += part;
     }
-    double need = load / (program->utilization_max * (1.0 + MED_PROGRAM_TOLERANCE));
+    double need = load / (program->utilization_max * (1.0 + MED_MILP_TOLERANCE));
     /* The last bits of the sum may not decide over a worker; the tolerance absorbs them. */
     int64_t count = (int64_t)ceil(need * (1.0 - 1e-12));
     return count < 1 ? 1 : count;
@@ -109,7 +109,7 @@ static double least_price(const struct search *s, const int64_t *workers, size_t
 {
     double least = INFINITY;
     for (size_t t = 0; t < s->program->type_count; t++) {
-        double load = med_program_load(s->program, bucket, t);
+        double load = med_milp_load(s->program, bucket, t);
         if (isfinite(load) && (workers == NULL || workers[t] > 0))
             least = fmin(least, s->prices[t] * load);
     }
@@ -130,13 +130,13 @@ static int grow_cuts(struct search *s)
 /* A type without workers gets the least price that does not make any bucket cheaper. */
 static void price_idle_types(struct search *s, const int64_t *workers)
 {
-    const struct med_program *p = s->program;
+    const struct med_milp *p = s->program;
     for (size_t t = 0; t < p->type_count; t++) {
         if (workers[t] > 0)
             continue;
         double price = 0.0;
         for (size_t i = 0; i < p->bucket_count; i++) {
-            double load = med_program_load(p, i, t);
+            double load = med_milp_load(p, i, t);
             double least = least_price(s, workers, i);
             if (isfinite(load) && isfinite(least))
                 price = fmax(price, least / load);
@@ -149,7 +149,7 @@ static void price_idle_types(struct search *s, const int64_t *workers)
  * which the model knows already). */
 static int add_cut(struct search *s, const int64_t *workers, bool *ret_added)
 {
-    const struct med_program *p = s->program;
+    const struct med_milp *p = s->program;
     *ret_added = false;
     price_idle_types(s, workers);
     double demand = 0.0;
@@ -165,7 +165,7 @@ static int add_cut(struct search *s, const int64_t *workers, bool *ret_added)
         return MED_E_NOMEM;
     double *row = s->cuts.coefficients + s->cuts.count * p->type_count;
     for (size_t t = 0; t < p->type_count; t++) {
-        double supply = p->utilization_max * (1.0 + MED_PROGRAM_TOLERANCE) * s->prices[t];
+        double supply = p->utilization_max * (1.0 + MED_MILP_TOLERANCE) * s->prices[t];
         row[t] = supply / demand * (1.0 + 1e-12);
         if (!isfinite(row[t]))
             return 0;
@@ -207,7 +207,7 @@ static int learn(struct search *s, const int64_t *workers)
 static double worth(const struct search *s, size_t kind, size_t type, bool refuted_by_prices,
                     const bool *missing)
 {
-    const struct med_program *p = s->program;
+    const struct med_milp *p = s->program;
     double held = (double)p->hosted_max[kind * p->type_count + type];
     double gain = refuted_by_prices ? s->prices[type] : missing[type] ? 1.0 : 0.0;
     return held * gain / p->price_usd_per_hour[kind];
@@ -216,16 +216,16 @@ static double worth(const struct search *s, size_t kind, size_t type, bool refut
 /* Types that can serve a bucket which no worker serves yet. */
 static bool find_missing(const struct search *s, const int64_t *workers, bool *missing)
 {
-    const struct med_program *p = s->program;
+    const struct med_milp *p = s->program;
     memset(missing, 0, p->type_count * sizeof *missing);
     for (size_t i = 0; i < p->bucket_count; i++) {
         bool served = false;
         for (size_t t = 0; t < p->type_count; t++)
-            served = served || (workers[t] > 0 && isfinite(med_program_load(p, i, t)));
+            served = served || (workers[t] > 0 && isfinite(med_milp_load(p, i, t)));
         if (served)
             continue;
         for (size_t t = 0; t < p->type_count; t++)
-            missing[t] = isfinite(med_program_load(p, i, t));
+            missing[t] = isfinite(med_milp_load(p, i, t));
         return true;
     }
     return false;
@@ -233,7 +233,7 @@ static bool find_missing(const struct search *s, const int64_t *workers, bool *m
 
 static bool add_best_instance(struct search *s, bool refuted_by_prices, const bool *missing)
 {
-    const struct med_program *p = s->program;
+    const struct med_milp *p = s->program;
     struct med_mix *mix = &s->candidate;
     size_t best_kind = 0;
     size_t best_type = 0;
@@ -262,7 +262,7 @@ static bool add_best_instance(struct search *s, bool refuted_by_prices, const bo
 /* Adds instances to the candidate until it is feasible. *ret_done false: caps are in the way. */
 static int complete(struct search *s, bool *ret_done, struct med_err *err)
 {
-    const struct med_program *p = s->program;
+    const struct med_milp *p = s->program;
     *ret_done = false;
     bool *missing = med_calloc(p->type_count + 1, sizeof *missing);
     if (missing == NULL)
@@ -428,7 +428,7 @@ static int solve_sliced(struct search *s, struct med_solve_result *result, struc
 /* ---- entry ---- */
 
 /* A kind that holds no more than another, costs no less, when the other has no cap. */
-static bool is_dominated(const struct med_program *p, size_t kind, size_t by)
+static bool is_dominated(const struct med_milp *p, size_t kind, size_t by)
 {
     if (kind == by || p->count_max[by] >= 0 || p->gpus[by] < p->gpus[kind])
         return false;
@@ -444,11 +444,11 @@ static bool is_dominated(const struct med_program *p, size_t kind, size_t by)
     return true;
 }
 
-static bool somebody_serves(const struct med_program *p, size_t bucket)
+static bool somebody_serves(const struct med_milp *p, size_t bucket)
 {
     for (size_t t = 0; t < p->type_count; t++) {
         for (size_t k = 0; k < p->kind_count; k++) {
-            if (isfinite(med_program_load(p, bucket, t)) && p->count_max[k] != 0 &&
+            if (isfinite(med_milp_load(p, bucket, t)) && p->count_max[k] != 0 &&
                 p->hosted_max[k * p->type_count + t] > 0)
                 return true;
         }
@@ -456,7 +456,7 @@ static bool somebody_serves(const struct med_program *p, size_t bucket)
     return false;
 }
 
-static int search_init(struct search *s, const struct med_program *program, double time_limit_s)
+static int search_init(struct search *s, const struct med_milp *program, double time_limit_s)
 {
     memset(s, 0, sizeof *s);
     s->program = program;
@@ -486,7 +486,7 @@ static void search_release(struct search *s)
     med_free(s->cuts.forbidden);
 }
 
-static int solve_pruned(const struct med_program *program, double time_limit_s,
+static int solve_pruned(const struct med_milp *program, double time_limit_s,
                         struct med_solve_result *ret_result, struct med_err *err)
 {
     struct search s;
@@ -517,14 +517,14 @@ static int solve_pruned(const struct med_program *program, double time_limit_s,
     return rc;
 }
 
-int med_solve(const struct med_program *program, double time_limit_s,
+int med_solve(const struct med_milp *program, double time_limit_s,
               struct med_solve_result *ret_result, struct med_err *err)
 {
-    int rc = med_program_check(program, err);
+    int rc = med_milp_check(program, err);
     if (rc < 0)
         return rc;
     /* Dominated kinds are capped at nothing in a shallow copy. */
-    struct med_program pruned = *program;
+    struct med_milp pruned = *program;
     pruned.count_max = med_calloc(program->kind_count, sizeof *pruned.count_max);
     if (pruned.count_max == NULL)
         return med_err_set(err, MED_E_NOMEM, "memory is exhausted while solving");

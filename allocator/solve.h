@@ -12,7 +12,7 @@
 #ifndef MED_ALLOCATOR_SOLVE_H
 #define MED_ALLOCATOR_SOLVE_H
 
-#include "allocator/program.h"
+#include "allocator/milp.h"
 
 enum med_solve_status {
     MED_SOLVE_OPTIMAL,
@@ -28,19 +28,19 @@ struct med_solve_result {
     int rounds; /* of the loop between solver and verification */
 };
 
-int med_solve(const struct med_program *program, double time_limit_s,
+int med_solve(const struct med_milp *program, double time_limit_s,
               struct med_solve_result *ret_result, struct med_err *err) MED_MUST_CHECK;
 void med_solve_result_release(struct med_solve_result *result);
 
 /* Can counts `workers` carry the demand? Exact. On yes fills shares (balanced over the workers), on
  * no the prices that refute (verify.h). */
-int med_solve_verify(const struct med_program *program, const int64_t *workers, double *shares,
+int med_solve_verify(const struct med_milp *program, const int64_t *workers, double *shares,
                      double *prices, bool *ret_feasible, struct med_err *err) MED_MUST_CHECK;
 
 /*
  * The smallest number of workers of one type alone that carries everything; 0: it cannot.
  * Closed form, exact.
  */
-int64_t med_solve_alone(const struct med_program *program, size_t type);
+int64_t med_solve_alone(const struct med_milp *program, size_t type);
 
 #endif

@@ -146,14 +146,14 @@ static double floored(double load)
     return load < LOAD_FLOOR ? LOAD_FLOOR : load;
 }
 
-static double scale_of_shares(const struct med_program *p)
+static double scale_of_shares(const struct med_milp *p)
 {
     return p->slices > 0 ? (double)p->slices : 1.0;
 }
 
 static int add_columns(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     glp_prob *lp = m->builder.problem;
     for (size_t k = 0; k < p->kind_count; k++) {
         int column = glp_add_cols(lp, 1);
@@ -167,7 +167,7 @@ static int add_columns(struct mix_model *m)
         else
             glp_set_col_bnds(lp, column, GLP_LO, 0.0, 0.0);
         size_t only = 0;
-        if (med_program_kind_is_single(p, k, &only))
+        if (med_milp_kind_is_single(p, k, &only))
             continue;
         for (size_t t = 0; t < p->type_count; t++) {
             if (p->hosted_max[k * p->type_count + t] == 0)
@@ -193,7 +193,7 @@ static int add_columns(struct mix_model *m)
 /* Adds factor * (workers of the type) to a row. */
 static int put_workers(struct mix_model *m, int row, size_t type, double factor)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     for (size_t k = 0; k < p->kind_count; k++) {
         size_t n = k * p->type_count + type;
         if (p->hosted_max[n] == 0)
@@ -209,28 +209,28 @@ static int put_workers(struct mix_model *m, int row, size_t type, double factor)
 
 static double capacity_of_worker(const struct mix_model *m, size_t type)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     if (m->args->restricted)
         return p->utilization_max * (1.0 - SOLVER_TOLERANCE);
     double added = 0.0;
     for (size_t i = 0; i < p->bucket_count; i++) {
-        double load = med_program_load(p, i, type);
+        double load = med_milp_load(p, i, type);
         if (isfinite(load))
             added += floored(load) - load;
     }
-    return p->utilization_max * (1.0 + MED_PROGRAM_TOLERANCE) + added;
+    return p->utilization_max * (1.0 + MED_MILP_TOLERANCE) + added;
 }
 
 static int add_capacity_rows(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     for (size_t t = 0; t < p->type_count; t++) {
         int row = add_row(&m->builder, GLP_UP, 0.0, 0.0);
         for (size_t i = 0; i < p->bucket_count; i++) {
             int column = m->share_column[i * p->type_count + t];
             if (column == 0)
                 continue;
-            double load = floored(med_program_load(p, i, t)) / scale_of_shares(p);
+            double load = floored(med_milp_load(p, i, t)) / scale_of_shares(p);
             if (put(&m->builder, row, column, load) < 0)
                 return MED_E_NOMEM;
         }
@@ -243,7 +243,7 @@ static int add_capacity_rows(struct mix_model *m)
 /* Each bucket is served whole; small loads may not hide behind a fraction of a worker. */
 static int add_bucket_rows(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     for (size_t i = 0; i < p->bucket_count; i++) {
         double whole = scale_of_shares(p);
         int row = add_row(&m->builder, GLP_FX, whole, whole);
@@ -253,7 +253,7 @@ static int add_bucket_rows(struct mix_model *m)
                 continue;
             if (put(&m->builder, row, column, 1.0) < 0)
                 return MED_E_NOMEM;
-            if (med_program_load(p, i, t) >= LINK_LOAD_BELOW)
+            if (med_milp_load(p, i, t) >= LINK_LOAD_BELOW)
                 continue;
             int link = add_row(&m->builder, GLP_UP, 0.0, 0.0);
             if (put(&m->builder, link, column, 1.0) < 0 || put_workers(m, link, t, -whole) < 0)
@@ -267,7 +267,7 @@ static int add_bucket_rows(struct mix_model *m)
  * types whose count is a multiple of g.  Exact, because the counts form a chain. */
 static int add_placement_rows(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     for (size_t k = 0; k < p->kind_count; k++) {
         const int *placed = m->placed_column + k * p->type_count;
         for (size_t t = 0; t < p->type_count; t++) {
@@ -293,28 +293,28 @@ static int add_placement_rows(struct mix_model *m)
 }
 
 /* Is every type that can serve bucket `inner` one that can serve bucket `outer`? */
-static bool is_confined(const struct med_program *p, size_t inner, size_t outer)
+static bool is_confined(const struct med_milp *p, size_t inner, size_t outer)
 {
     for (size_t t = 0; t < p->type_count; t++) {
-        if (isfinite(med_program_load(p, inner, t)) && !isfinite(med_program_load(p, outer, t)))
+        if (isfinite(med_milp_load(p, inner, t)) && !isfinite(med_milp_load(p, outer, t)))
             return false;
     }
     return true;
 }
 
-static double least_load(const struct med_program *p, size_t bucket)
+static double least_load(const struct med_milp *p, size_t bucket)
 {
     double least = INFINITY;
     for (size_t t = 0; t < p->type_count; t++)
-        least = fmin(least, med_program_load(p, bucket, t));
+        least = fmin(least, med_milp_load(p, bucket, t));
     return least;
 }
 
 /* For each distinct set F of types: its workers are at least what its own buckets need. */
 static int add_set_rows(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
-    double capacity = p->utilization_max * (1.0 + MED_PROGRAM_TOLERANCE);
+    const struct med_milp *p = m->args->program;
+    double capacity = p->utilization_max * (1.0 + MED_MILP_TOLERANCE);
     int sets = 0;
     for (size_t f = 0; f < p->bucket_count && sets < SETS_MAX; f++) {
         bool seen = false;
@@ -332,7 +332,7 @@ static int add_set_rows(struct mix_model *m)
         need = fmax(1.0, ceil(need - CEIL_EPSILON * fmax(1.0, need)));
         int row = add_row(&m->builder, GLP_LO, need, 0.0);
         for (size_t t = 0; t < p->type_count; t++) {
-            if (isfinite(med_program_load(p, f, t)) && put_workers(m, row, t, 1.0) < 0)
+            if (isfinite(med_milp_load(p, f, t)) && put_workers(m, row, t, 1.0) < 0)
                 return MED_E_NOMEM;
         }
     }
@@ -341,7 +341,7 @@ static int add_set_rows(struct mix_model *m)
 
 static int add_cut_rows(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     const struct med_glpk_cuts *cuts = m->args->cuts;
     for (size_t c = 0; cuts != NULL && c < cuts->count; c++) {
         int row = add_row(&m->builder, GLP_LO, 1.0, 0.0);
@@ -358,7 +358,7 @@ static int add_cut_rows(struct mix_model *m)
  * some type needs at least one worker more (feasibility only grows with the counts). */
 static int add_forbidden_rows(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     const struct med_glpk_cuts *cuts = m->args->cuts;
     for (size_t f = 0; cuts != NULL && f < cuts->forbidden_count; f++) {
         int any = add_row(&m->builder, GLP_LO, 1.0, 0.0);
@@ -377,7 +377,7 @@ static int add_forbidden_rows(struct mix_model *m)
 
 static int build_mix(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     m->count_column = med_calloc(p->kind_count + 1, sizeof *m->count_column);
     m->placed_column = med_calloc(p->kind_count * p->type_count + 1, sizeof *m->placed_column);
     m->share_column = med_calloc(p->bucket_count * p->type_count + 1, sizeof *m->share_column);
@@ -425,7 +425,7 @@ static void on_branch(glp_tree *tree, void *info)
 
 static void read_mix(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     glp_prob *lp = m->builder.problem;
     memset(m->mix->placed, 0, p->kind_count * p->type_count * sizeof *m->mix->placed);
     for (size_t k = 0; k < p->kind_count; k++) {
@@ -450,7 +450,7 @@ static void read_mix(struct mix_model *m)
 /* The linear relaxation under the time limit, which the presolver's own would not obey. */
 static bool relaxation_ends(struct mix_model *m)
 {
-    const struct med_program *p = m->args->program;
+    const struct med_milp *p = m->args->program;
     if (p->bucket_count * p->type_count < 20000)
         return true;
     glp_smcp parm;
@@ -521,7 +521,7 @@ int med_glpk_mix(const struct med_glpk_args *args, struct med_mix *mix,
 /* ---- balancing load on given workers ---- */
 
 struct balance_model {
-    const struct med_program *program;
+    const struct med_milp *program;
     const int64_t *workers;
     double time_limit_s;
     double *shares, *prices;
@@ -533,7 +533,7 @@ struct balance_model {
 
 static int build_balance(struct balance_model *m)
 {
-    const struct med_program *p = m->program;
+    const struct med_milp *p = m->program;
     m->share_column = med_calloc(p->bucket_count * p->type_count + 1, sizeof *m->share_column);
     m->type_row = med_calloc(p->type_count + 1, sizeof *m->type_row);
     if (m->share_column == NULL || m->type_row == NULL)
@@ -552,7 +552,7 @@ static int build_balance(struct balance_model *m)
     for (size_t i = 0; i < p->bucket_count; i++) {
         int row = add_row(&m->builder, GLP_FX, 1.0, 1.0);
         for (size_t t = 0; t < p->type_count; t++) {
-            double load = med_program_load(p, i, t);
+            double load = med_milp_load(p, i, t);
             if (m->workers[t] <= 0 || !isfinite(load))
                 continue;
             int column = glp_add_cols(lp, 1);
@@ -571,7 +571,7 @@ static int build_balance(struct balance_model *m)
 static int balance_body(void *arg)
 {
     struct balance_model *m = arg;
-    const struct med_program *p = m->program;
+    const struct med_milp *p = m->program;
     m->builder.problem = glp_create_prob();
     int rc = build_balance(m);
     if (rc < 0) {
@@ -606,7 +606,7 @@ static int balance_body(void *arg)
     return 0;
 }
 
-int med_glpk_balance(const struct med_program *program, const int64_t *workers, double time_limit_s,
+int med_glpk_balance(const struct med_milp *program, const int64_t *workers, double time_limit_s,
                      double *shares, double *prices, bool *ret_solved, struct med_err *err)
 {
     struct balance_model model = {.program = program,

@@ -2,7 +2,7 @@
 /*
  * The edge to GLPK: the only file that includes glpk.h is solve_glpk.c.
  *
- * Two models of a checked med_program: the integer mix (a relaxation, see below) and the linear
+ * Two models of a checked med_milp: the integer mix (a relaxation, see below) and the linear
  * program that balances the load on given workers.  Answers are floating-point hints; solve.c
  * verifies them exactly before it believes them.
  * GLPK prints nothing and never aborts the process: its terminal and error hooks are set per call.
@@ -11,7 +11,7 @@
 #ifndef MED_ALLOCATOR_SOLVE_GLPK_H
 #define MED_ALLOCATOR_SOLVE_GLPK_H
 
-#include "allocator/program.h"
+#include "allocator/milp.h"
 
 /* What exact verification has found out. Every feasible answer satisfies
  * sum_t coefficients[t] W_t >= 1 and W_t > forbidden[t] for at least one type. */
@@ -30,7 +30,7 @@ enum med_glpk_status {
 };
 
 struct med_glpk_args {
-    const struct med_program *program;
+    const struct med_milp *program;
     const struct med_glpk_cuts *cuts; /* may be NULL */
     double time_limit_s;              /* > 0 */
     /* false: capacities are widened by what flooring the loads added, so that every truly feasible
@@ -53,7 +53,7 @@ int med_glpk_mix(const struct med_glpk_args *args, struct med_mix *mix,
  * min theta, sum_i load_it A_it <= theta u W_t over the types with W_t > 0.  shares [bucket][type],
  * prices [type] as in verify.h.  *ret_solved false: time limit, or a bucket that nobody serves.
  */
-int med_glpk_balance(const struct med_program *program, const int64_t *workers, double time_limit_s,
+int med_glpk_balance(const struct med_milp *program, const int64_t *workers, double time_limit_s,
                      double *shares, double *prices, bool *ret_solved,
                      struct med_err *err) MED_MUST_CHECK;
 

@@ -29,7 +29,7 @@ enum {
 /* ---- certificates ---- */
 
 /* C_t = u W_t (1 + 1e-9), exactly. */
-static void set_capacity(mpq_t capacity, const struct med_program *program, int64_t workers)
+static void set_capacity(mpq_t capacity, const struct med_milp *program, int64_t workers)
 {
     mpq_t factor;
     mpq_init(factor);
@@ -43,7 +43,7 @@ static void set_capacity(mpq_t capacity, const struct med_program *program, int6
 }
 
 /* Index of the bucket's largest share, or -1 if a share is negative, not finite or impossible. */
-static long largest_share(const struct med_program *program, const int64_t *workers,
+static long largest_share(const struct med_milp *program, const int64_t *workers,
                           const double *shares, size_t bucket)
 {
     long best = -1;
@@ -52,7 +52,7 @@ static long largest_share(const struct med_program *program, const int64_t *work
         double share = shares[bucket * program->type_count + t];
         if (!isfinite(share) || share < 0.0)
             return -1;
-        if (share > 0.0 && (workers[t] <= 0 || !isfinite(med_program_load(program, bucket, t))))
+        if (share > 0.0 && (workers[t] <= 0 || !isfinite(med_milp_load(program, bucket, t))))
             return -1;
         if (share > best_share) {
             best_share = share;
@@ -63,8 +63,8 @@ static long largest_share(const struct med_program *program, const int64_t *work
 }
 
 /* Adds the bucket's exact loads to sums; false if its shares are no assignment. */
-static bool add_bucket(const struct med_program *program, const int64_t *workers,
-                       const double *shares, size_t bucket, mpq_t *sums, mpq_t *scratch)
+static bool add_bucket(const struct med_milp *program, const int64_t *workers, const double *shares,
+                       size_t bucket, mpq_t *sums, mpq_t *scratch)
 {
     long key = largest_share(program, workers, shares, bucket);
     if (key < 0)
@@ -76,13 +76,13 @@ static bool add_bucket(const struct med_program *program, const int64_t *workers
             continue;
         mpq_set_d(scratch[1], share);
         mpq_sub(scratch[0], scratch[0], scratch[1]);
-        mpq_set_d(scratch[2], med_program_load(program, bucket, t));
+        mpq_set_d(scratch[2], med_milp_load(program, bucket, t));
         mpq_mul(scratch[1], scratch[1], scratch[2]);
         mpq_add(sums[t], sums[t], scratch[1]);
     }
     if (mpq_sgn(scratch[0]) < 0)
         return false;
-    mpq_set_d(scratch[2], med_program_load(program, bucket, (size_t)key));
+    mpq_set_d(scratch[2], med_milp_load(program, bucket, (size_t)key));
     mpq_mul(scratch[1], scratch[0], scratch[2]);
     mpq_add(sums[key], sums[key], scratch[1]);
     return true;
@@ -108,7 +108,7 @@ static void free_rationals(mpq_t *numbers, size_t count)
 }
 
 /* Are the sums within the capacities? */
-static bool within_capacity(const struct med_program *program, const int64_t *workers, mpq_t *sums,
+static bool within_capacity(const struct med_milp *program, const int64_t *workers, mpq_t *sums,
                             mpq_t capacity)
 {
     for (size_t t = 0; t < program->type_count; t++) {
@@ -119,8 +119,7 @@ static bool within_capacity(const struct med_program *program, const int64_t *wo
     return true;
 }
 
-bool med_verify_shares(const struct med_program *program, const int64_t *workers,
-                       const double *shares)
+bool med_verify_shares(const struct med_milp *program, const int64_t *workers, const double *shares)
 {
     size_t types = program->type_count;
     mpq_t *numbers = new_rationals(types + 3);
@@ -134,7 +133,7 @@ bool med_verify_shares(const struct med_program *program, const int64_t *workers
     return holds;
 }
 
-bool med_verify_slices(const struct med_program *program, const int64_t *workers,
+bool med_verify_slices(const struct med_milp *program, const int64_t *workers,
                        const int64_t *slices)
 {
     size_t types = program->type_count;
@@ -149,7 +148,7 @@ bool med_verify_slices(const struct med_program *program, const int64_t *workers
             int64_t part = slices[i * types + t];
             if (part == 0)
                 continue;
-            double load = med_program_load(program, i, t);
+            double load = med_milp_load(program, i, t);
             holds = part > 0 && workers[t] > 0 && isfinite(load);
             if (!holds)
                 break;
@@ -167,8 +166,7 @@ bool med_verify_slices(const struct med_program *program, const int64_t *workers
     return holds;
 }
 
-bool med_verify_prices(const struct med_program *program, const int64_t *workers,
-                       const double *prices)
+bool med_verify_prices(const struct med_milp *program, const int64_t *workers, const double *prices)
 {
     size_t types = program->type_count;
     mpq_t *numbers = new_rationals(types + 4);
@@ -191,7 +189,7 @@ bool med_verify_prices(const struct med_program *program, const int64_t *workers
     for (size_t i = 0; i < program->bucket_count && valid; i++) {
         bool any = false;
         for (size_t t = 0; t < types; t++) {
-            double load = med_program_load(program, i, t);
+            double load = med_milp_load(program, i, t);
             if (workers[t] <= 0 || !isfinite(load))
                 continue;
             mpq_set_d(*term, load);
@@ -226,7 +224,7 @@ struct column {
 };
 
 struct simplex {
-    const struct med_program *program;
+    const struct med_milp *program;
     size_t rows;          /* active types */
     size_t *active;       /* [rows] type */
     size_t *key;          /* [bucket] index into active */
@@ -243,7 +241,7 @@ struct simplex {
 
 static double load_of(const struct simplex *s, size_t bucket, size_t row)
 {
-    return med_program_load(s->program, bucket, s->active[row]);
+    return med_milp_load(s->program, bucket, s->active[row]);
 }
 
 static mpq_t *inverse_at(const struct simplex *s, size_t row, size_t column)
@@ -267,8 +265,7 @@ static void simplex_release(struct simplex *s)
     mpq_clear(s->best);
 }
 
-static int simplex_init(struct simplex *s, const struct med_program *program,
-                        const int64_t *workers)
+static int simplex_init(struct simplex *s, const struct med_milp *program, const int64_t *workers)
 {
     memset(s, 0, sizeof *s);
     s->program = program;
@@ -605,7 +602,7 @@ static void read_shares(struct simplex *s, double *shares)
     }
 }
 
-int med_verify_decide(const struct med_program *program, const int64_t *workers, double *shares,
+int med_verify_decide(const struct med_milp *program, const int64_t *workers, double *shares,
                       double *prices, bool *ret_feasible, struct med_err *err)
 {
     struct simplex s;

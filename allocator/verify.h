@@ -18,22 +18,22 @@
 #ifndef MED_ALLOCATOR_VERIFY_H
 #define MED_ALLOCATOR_VERIFY_H
 
-#include "allocator/program.h"
+#include "allocator/milp.h"
 
 /* shares [bucket][type]; of each bucket the largest share counts as 1 minus the others, so that
  * they sum to exactly 1. Shares of types with no worker or no capacity must be 0. */
-bool med_verify_shares(const struct med_program *program, const int64_t *workers,
+bool med_verify_shares(const struct med_milp *program, const int64_t *workers,
                        const double *shares);
 
 /* With slices = N: each bucket's shares are numbers of slices, whole and summing to N. */
-bool med_verify_slices(const struct med_program *program, const int64_t *workers,
+bool med_verify_slices(const struct med_milp *program, const int64_t *workers,
                        const int64_t *slices);
 
-bool med_verify_prices(const struct med_program *program, const int64_t *workers,
+bool med_verify_prices(const struct med_milp *program, const int64_t *workers,
                        const double *prices);
 
 /* shares: in a hint (any numbers), out a feasible assignment; prices [type]: out the refutation. */
-int med_verify_decide(const struct med_program *program, const int64_t *workers, double *shares,
+int med_verify_decide(const struct med_milp *program, const int64_t *workers, double *shares,
                       double *prices, bool *ret_feasible, struct med_err *err) MED_MUST_CHECK;
 
 #endif

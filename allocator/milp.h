@@ -15,8 +15,8 @@
  *
  * owns: its arrays. thread: any, one at a time.
  */
-#ifndef MED_ALLOCATOR_PROGRAM_H
-#define MED_ALLOCATOR_PROGRAM_H
+#ifndef MED_ALLOCATOR_MILP_H
+#define MED_ALLOCATOR_MILP_H
 
 #include "base/err.h"
 
@@ -24,12 +24,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Feasible means load <= u W (1 + MED_PROGRAM_TOLERANCE), in exact arithmetic. */
-#define MED_PROGRAM_TOLERANCE 1e-9
+/* Feasible means load <= u W (1 + MED_MILP_TOLERANCE), in exact arithmetic. */
+#define MED_MILP_TOLERANCE 1e-9
 /* Loads beyond this are refused: nobody rents a million GPUs for one bucket. */
-#define MED_PROGRAM_LOAD_MAX 1e6
+#define MED_MILP_LOAD_MAX 1e6
 
-struct med_program {
+struct med_milp {
     size_t kind_count, type_count, bucket_count;
     double *price_usd_per_hour; /* [kind] > 0 */
     int64_t *count_max;         /* [kind] -1: no cap */
@@ -42,27 +42,27 @@ struct med_program {
 };
 
 /* All arrays allocated and cleared: no caps, nothing fits, no type can serve anything. */
-int med_program_init(struct med_program *program, size_t kind_count, size_t type_count,
-                     size_t bucket_count) MED_MUST_CHECK;
-void med_program_release(struct med_program *program);
+int med_milp_init(struct med_milp *program, size_t kind_count, size_t type_count,
+                  size_t bucket_count) MED_MUST_CHECK;
+void med_milp_release(struct med_milp *program);
 
 /* Says that type fits kind; hosted_max = floor(gpus / gpus_per_worker), from the GPU counts. */
-void med_program_fit(struct med_program *program, size_t kind, size_t type);
+void med_milp_fit(struct med_milp *program, size_t kind, size_t type);
 
 /*
  * Checks numbers and shapes.  errors: MED_E_INVALID with a sentence; also for a kind whose fitting
  * types do not form a chain in which each GPU count divides the next, because then counting GPUs
  * does not prove that the workers can be placed.
  */
-int med_program_check(const struct med_program *program, struct med_err *err) MED_MUST_CHECK;
+int med_milp_check(const struct med_milp *program, struct med_err *err) MED_MUST_CHECK;
 
-static inline double med_program_load(const struct med_program *program, size_t bucket, size_t type)
+static inline double med_milp_load(const struct med_milp *program, size_t bucket, size_t type)
 {
     return program->loads[bucket * program->type_count + type];
 }
 
 /* Does the kind hold exactly one type of worker? Then its workers follow from its count. */
-bool med_program_kind_is_single(const struct med_program *program, size_t kind, size_t *ret_type);
+bool med_milp_kind_is_single(const struct med_milp *program, size_t kind, size_t *ret_type);
 
 /* One integer answer. owns: arrays. */
 struct med_mix {
@@ -73,13 +73,12 @@ struct med_mix {
     double cost_usd_per_hour;
 };
 
-int med_mix_init(struct med_mix *mix, const struct med_program *program) MED_MUST_CHECK;
+int med_mix_init(struct med_mix *mix, const struct med_milp *program) MED_MUST_CHECK;
 void med_mix_release(struct med_mix *mix);
-void med_mix_copy(struct med_mix *to, const struct med_mix *from,
-                  const struct med_program *program);
+void med_mix_copy(struct med_mix *to, const struct med_mix *from, const struct med_milp *program);
 /* Fills workers and cost from counts and placed. */
-void med_mix_sum(struct med_mix *mix, const struct med_program *program);
+void med_mix_sum(struct med_mix *mix, const struct med_milp *program);
 /* Load on a type under the mix's shares. */
-double med_mix_load(const struct med_mix *mix, const struct med_program *program, size_t type);
+double med_mix_load(const struct med_mix *mix, const struct med_milp *program, size_t type);
 
 #endif

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The program's storage and its checks.  See program.h for the mathematics; solve.c for the search.
+ * The program's storage and its checks.  See milp.h for the mathematics; solve.c for the search.
  * Nothing here knows of names, files or a solver. thread: any.
  */
-#include "allocator/program.h"
+#include "allocator/milp.h"
 
 #include "base/alloc.h"
 
 #include <math.h>
 #include <string.h>
 
-int med_program_init(struct med_program *program, size_t kind_count, size_t type_count,
-                     size_t bucket_count)
+int med_milp_init(struct med_milp *program, size_t kind_count, size_t type_count,
+                  size_t bucket_count)
 {
     memset(program, 0, sizeof *program);
     program->kind_count = kind_count;
@@ -27,7 +27,7 @@ int med_program_init(struct med_program *program, size_t kind_count, size_t type
     if (program->price_usd_per_hour == NULL || program->count_max == NULL ||
         program->hosted_max == NULL || program->gpus == NULL || program->gpus_per_worker == NULL ||
         program->loads == NULL) {
-        med_program_release(program);
+        med_milp_release(program);
         return MED_E_NOMEM;
     }
     for (size_t k = 0; k < kind_count; k++) {
@@ -41,7 +41,7 @@ int med_program_init(struct med_program *program, size_t kind_count, size_t type
     return 0;
 }
 
-void med_program_release(struct med_program *program)
+void med_milp_release(struct med_milp *program)
 {
     med_free(program->price_usd_per_hour);
     med_free(program->count_max);
@@ -52,14 +52,14 @@ void med_program_release(struct med_program *program)
     memset(program, 0, sizeof *program);
 }
 
-void med_program_fit(struct med_program *program, size_t kind, size_t type)
+void med_milp_fit(struct med_milp *program, size_t kind, size_t type)
 {
     program->hosted_max[kind * program->type_count + type] =
         program->gpus[kind] / program->gpus_per_worker[type];
 }
 
 /* Each GPU count of the types on one kind must divide the larger ones. */
-static int check_chain(const struct med_program *program, size_t kind, struct med_err *err)
+static int check_chain(const struct med_milp *program, size_t kind, struct med_err *err)
 {
     const int64_t *hosted = program->hosted_max + kind * program->type_count;
     for (size_t a = 0; a < program->type_count; a++) {
@@ -83,26 +83,26 @@ static int check_chain(const struct med_program *program, size_t kind, struct me
     return 0;
 }
 
-static int check_loads(const struct med_program *program, struct med_err *err)
+static int check_loads(const struct med_milp *program, struct med_err *err)
 {
     for (size_t i = 0; i < program->bucket_count; i++) {
         for (size_t t = 0; t < program->type_count; t++) {
-            double load = med_program_load(program, i, t);
+            double load = med_milp_load(program, i, t);
             if (isnan(load) || !(load > 0.0))
                 return med_err_set(err, MED_E_INVALID,
                                    "bucket %zu loads worker type %zu by %g, expected more than 0",
                                    i + 1, t + 1, load);
-            if (isfinite(load) && load > MED_PROGRAM_LOAD_MAX)
+            if (isfinite(load) && load > MED_MILP_LOAD_MAX)
                 return med_err_set(err, MED_E_INVALID,
                                    "bucket %zu needs %g workers of type %zu, expected at most %g: "
                                    "the rate is too high for what the type can do",
-                                   i + 1, load, t + 1, MED_PROGRAM_LOAD_MAX);
+                                   i + 1, load, t + 1, MED_MILP_LOAD_MAX);
         }
     }
     return 0;
 }
 
-int med_program_check(const struct med_program *program, struct med_err *err)
+int med_milp_check(const struct med_milp *program, struct med_err *err)
 {
     if (program->kind_count == 0 || program->type_count == 0 || program->bucket_count == 0)
         return med_err_set(err, MED_E_INVALID,
@@ -126,7 +126,7 @@ int med_program_check(const struct med_program *program, struct med_err *err)
     return check_loads(program, err);
 }
 
-bool med_program_kind_is_single(const struct med_program *program, size_t kind, size_t *ret_type)
+bool med_milp_kind_is_single(const struct med_milp *program, size_t kind, size_t *ret_type)
 {
     size_t found = 0;
     for (size_t t = 0; t < program->type_count; t++) {
@@ -138,7 +138,7 @@ bool med_program_kind_is_single(const struct med_program *program, size_t kind, 
     return found == 1;
 }
 
-int med_mix_init(struct med_mix *mix, const struct med_program *program)
+int med_mix_init(struct med_mix *mix, const struct med_milp *program)
 {
     memset(mix, 0, sizeof *mix);
     mix->counts = med_calloc(program->kind_count + 1, sizeof(int64_t));
@@ -161,7 +161,7 @@ void med_mix_release(struct med_mix *mix)
     memset(mix, 0, sizeof *mix);
 }
 
-void med_mix_copy(struct med_mix *to, const struct med_mix *from, const struct med_program *program)
+void med_mix_copy(struct med_mix *to, const struct med_mix *from, const struct med_milp *program)
 {
     size_t kinds = program->kind_count;
     size_t types = program->type_count;
@@ -172,24 +172,25 @@ void med_mix_copy(struct med_mix *to, const struct med_mix *from, const struct m
     to->cost_usd_per_hour = from->cost_usd_per_hour;
 }
 
-void med_mix_sum(struct med_mix *mix, const struct med_program *program)
+void med_mix_sum(struct med_mix *mix, const struct med_milp *program)
 {
-    mix->cost_usd_per_hour = 0.0;
+    long double cost = 0.0L; /* so that 2 x 1.01 + 3.67 is 5.69 */
     memset(mix->workers, 0, program->type_count * sizeof *mix->workers);
     for (size_t k = 0; k < program->kind_count; k++) {
-        mix->cost_usd_per_hour += program->price_usd_per_hour[k] * (double)mix->counts[k];
+        cost += (long double)program->price_usd_per_hour[k] * (long double)mix->counts[k];
         for (size_t t = 0; t < program->type_count; t++)
             mix->workers[t] += mix->placed[k * program->type_count + t];
     }
+    mix->cost_usd_per_hour = (double)cost;
 }
 
-double med_mix_load(const struct med_mix *mix, const struct med_program *program, size_t type)
+double med_mix_load(const struct med_mix *mix, const struct med_milp *program, size_t type)
 {
     double load = 0.0;
     for (size_t i = 0; i < program->bucket_count; i++) {
         double share = mix->shares[i * program->type_count + type];
         if (share > 0.0)
-            load += share * med_program_load(program, i, type);
+            load += share * med_milp_load(program, i, type);
     }
     return load;
 }
