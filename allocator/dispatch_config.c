@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Dispatch configuration of a plan: worker types that the plan has workers of, their latency models,
- * the buckets with the plan's shares, and the tightest TTFT objective as the limit beyond which a
+ * the buckets with the plan's shares and what a request of them costs each type (1/capacity, by the
+ * planner's own closed form), and the tightest TTFT objective as the limit beyond which a
  * request goes elsewhere. The rest are the router's defaults. thread: any.
  */
 #include "allocator/dispatch_config.h"
 
+#include "allocator/capacity.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 
@@ -25,8 +27,12 @@ static int fill_types(const struct med_plan *plan, struct med_dispatch_type *typ
         type_of_profile[p] = -1;
     for (size_t w = 0; w < plan->worker_count; w++) {
         size_t p = plan->workers[w].worker_type;
-        if (plan->workers[w].count <= 0 || type_of_profile[p] >= 0)
+        if (plan->workers[w].count <= 0)
             continue;
+        if (type_of_profile[p] >= 0) {
+            types[type_of_profile[p]].workers_planned += plan->workers[w].count;
+            continue;
+        }
         const struct med_profile *profile = &plan->profiles[p];
         if (strlen(profile->worker_type) > MED_LIMIT_NAME_BYTES)
             return med_err_set(err, MED_E_LIMIT, "worker type %s: its name has over %d bytes",
@@ -37,6 +43,7 @@ static int fill_types(const struct med_plan *plan, struct med_dispatch_type *typ
         struct med_dispatch_type *type = &types[count];
         memcpy(type->name, profile->worker_type, strlen(profile->worker_type) + 1);
         type->has_latency = profile->has_step_model;
+        type->workers_planned = plan->workers[w].count;
         if (profile->has_step_model) {
             int rc = med_latency_init(&type->latency, profile, err);
             if (rc < 0)
@@ -81,14 +88,40 @@ static int fill_bucket(const struct med_plan *plan, const struct med_plan_assign
     return 0;
 }
 
-static int fill_buckets(const struct med_plan *plan, const int *type_of_profile,
-                        struct med_dispatch_bucket *buckets, size_t *ret_count, struct med_err *err)
+static int fill_work(const struct med_plan *plan, const struct med_dispatch_type *types,
+                     const int *type_of_profile, struct med_dispatch_bucket *bucket)
+{
+    struct med_request_size size = {bucket->input_mean, bucket->output_mean};
+    for (size_t p = 0; p < plan->profile_count; p++) {
+        int t = type_of_profile[p];
+        if (t < 0)
+            continue;
+        struct med_capacity capacity = {0};
+        if (types[t].has_latency) {
+            int rc = med_capacity_of_model(&types[t].latency, &size, &plan->slos, &capacity);
+            if (rc < 0)
+                return rc;
+        } else {
+            med_capacity_of_points(&plan->profiles[p], &plan->grid, bucket->input_row,
+                                   bucket->output_row, &plan->slos, &capacity);
+        }
+        if (capacity.requests_per_s > 0)
+            bucket->work_s[t] = 1 / capacity.requests_per_s;
+    }
+    return 0;
+}
+
+static int fill_buckets(const struct med_plan *plan, const struct med_dispatch_type *types,
+                        const int *type_of_profile, struct med_dispatch_bucket *buckets,
+                        size_t *ret_count, struct med_err *err)
 {
     size_t count = 0;
     for (size_t i = 0; i < plan->assignment_count; i++) {
         if (!(plan->assignment[i].rate_per_s > 0))
             continue;
         int rc = fill_bucket(plan, &plan->assignment[i], type_of_profile, &buckets[count], err);
+        if (rc == 0)
+            rc = fill_work(plan, types, type_of_profile, &buckets[count]);
         if (rc < 0)
             return rc;
         count++;
@@ -133,7 +166,7 @@ static int fill(const struct med_plan *plan, struct med_dispatch_config *c, int 
         return med_err_set(err, MED_E_NOMEM, "no memory for the dispatch configuration");
     int rc = fill_types(plan, types, type_of_profile, &c->type_count, err);
     if (rc == 0)
-        rc = fill_buckets(plan, type_of_profile, buckets, &c->bucket_count, err);
+        rc = fill_buckets(plan, types, type_of_profile, buckets, &c->bucket_count, err);
     return rc;
 }
 

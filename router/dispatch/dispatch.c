@@ -25,6 +25,7 @@
 #include <string.h>
 
 #define RETRY_NS       (10 * MED_NS_PER_MS)
+#define START_ROUNDS   32 /* of the first balance of the shares */
 #define SCAN_MAX       16
 #define REQUESTS_LIMIT (1 << 24) /* of requests_max: rows are indices of 32 bits, and memory */
 
@@ -164,7 +165,7 @@ int med_dispatch_new(const struct med_dispatch_config *config, const struct med_
         return med_err_set(err, rc, "dispatch: no memory for %zu requests and %lld workers",
                            requests, (long long)config->workers_max);
     }
-    shares_balance(&d->shares, &d->predictor);
+    shares_balance(&d->shares, &d->predictor, START_ROUNDS);
     *ret_dispatch = d;
     return 0;
 }
@@ -375,7 +376,7 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
         return refuse(d, MED_E_OVERLOAD);
     }
     d->totals.accepted++;
-    predictor_on_arrival(&d->predictor, row->input_row);
+    predictor_on_arrival(&d->predictor, row->input_row, row->output_tokens_max);
     if (!started) {
         enqueue(d, now_ns, lease);
         dispatch_drain_queue(d, now_ns);

@@ -38,6 +38,7 @@ struct med_dispatch_type {
     char name[MED_LIMIT_NAME_BYTES + 1];
     struct med_latency latency; /* for predictions */
     bool has_latency;           /* false: serving points only; ranked by tokens outstanding */
+    int64_t workers_planned;    /* its share follows those that are there; 0: not known */
 };
 
 /* One bucket of the plan. */
@@ -46,6 +47,8 @@ struct med_dispatch_bucket {
     double input_mean, output_mean; /* tokens */
     double rate_per_s;
     double shares[MED_LIMIT_WORKER_TYPES]; /* by type index, sum 1 */
+    double work_s[MED_LIMIT_WORKER_TYPES]; /* worker-seconds of one request: 1/capacity at the
+                                            * objectives; 0: not known */
 };
 
 struct med_dispatch_config {

@@ -22,7 +22,9 @@ struct predictor {
     double *input_edges, *output_edges;
     double *weights;  /* [row][column] aged counts, prior included */
     double *means;    /* [row][column] output tokens, from the plan or the middle of the cell */
-    double *arrivals; /* [row] aged counts of requests, prior included */
+    double *arrivals; /* [row][column of the request's maximum] aged counts, prior included; only
+                       * their proportions mean anything */
+    double arrival_weight; /* of the next one */
 };
 
 int predictor_init(struct predictor *p, const struct med_dispatch_config *config);
@@ -38,7 +40,7 @@ void predictor_distribution(const struct predictor *p, int input_row, int64_t de
 double predictor_mean(const struct predictor *p, int input_row, int64_t delivered,
                       int64_t output_tokens_max);
 int predictor_median_row(const struct predictor *p, const double chances[MED_LIMIT_EDGES]);
-void predictor_on_arrival(struct predictor *p, int input_row);
+void predictor_on_arrival(struct predictor *p, int input_row, int64_t output_tokens_max);
 /* An answer ended after `tokens`. cut: by its maximum, so that it would have been longer. */
 void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool cut);
 
@@ -46,21 +48,20 @@ void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool c
 
 struct shares {
     size_t row_count, column_count, type_count;
-    double *planned;      /* [row][column][type] sum 1; cells without traffic copy the nearest */
-    double *work;         /* [row][column][type] seconds of a request; see shares.c */
-    double *planned_work; /* [type] seconds per second, for the plan's own rates */
-    double *tilt;         /* [type] factor on the planned shares */
-    double *credits;      /* [row][type] requests owed by the smooth weighted choice */
-    bool tilted;          /* every type has a latency model */
-    int64_t until_tilt;   /* answers until the tilt is computed again */
+    double *planned;    /* [row][column][type] sum 1; cells without traffic copy the nearest */
+    double *work;       /* [row][column][type] worker-seconds of one request */
+    double *tilt;       /* [type] factor on the planned shares */
+    double *credits;    /* [row][type] requests owed by the smooth weighted choice */
+    bool tilted;        /* the work of every cell is known or estimated */
+    int64_t until_tilt; /* answers until the tilt is computed again */
 };
 
 int shares_init(struct shares *s, const struct med_dispatch_config *config);
 void shares_release(struct shares *s);
-/* Share of each type for a request; a type outside `allowed` gets 0. Returns false when the plan
- * gives every allowed type 0. */
+/* Share of each type for a request. available: how much of a type is there, 1 being what was
+ * planned, 0 nothing. Returns false when the plan gives nothing to any type that is there. */
 bool shares_weigh(const struct shares *s, int input_row, const double chances[MED_LIMIT_EDGES],
-                  const bool allowed[MED_LIMIT_WORKER_TYPES],
+                  const double available[MED_LIMIT_WORKER_TYPES],
                   double ret_weights[MED_LIMIT_WORKER_TYPES]);
 /* The type whose turn it is; nothing changes until take. */
 size_t shares_choose(const struct shares *s, int input_row,
@@ -69,7 +70,7 @@ void shares_take(struct shares *s, int input_row, const double weights[MED_LIMIT
                  size_t type);
 /* Follows the predictor: the factors that bring each type's work back to the plan's. */
 void shares_on_end(struct shares *s, const struct predictor *p);
-void shares_balance(struct shares *s, const struct predictor *p);
+void shares_balance(struct shares *s, const struct predictor *p, int rounds);
 
 /* ---- queue.c: binary heap of leases by time ---- */
 

@@ -69,32 +69,34 @@ static struct candidate best_of_type(const struct med_dispatch *d, const struct 
     return best;
 }
 
-/* Is a worker of the type there at all that could hold the request, busy or not? */
-static bool has_fitting_worker(const struct med_dispatch *d, const struct lease *lease, size_t type)
+/* How much of a type is there for the request, busy or not, relative to what was planned. */
+static double available_of(const struct med_dispatch *d, const struct lease *lease, size_t type)
 {
+    double count = 0;
     for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
         const struct worker *worker = &d->workers.rows[i];
         if (worker->state == MED_WORKER_READY &&
             lease->prompt_tokens + lease->output_tokens_max <= worker->fit_tokens)
-            return true;
+            count++;
     }
-    return false;
+    int64_t planned = d->types[type].plan.workers_planned;
+    return planned > 0 ? count / (double)planned : count > 0;
 }
 
 struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns)
 {
     struct pick pick = {.worker = NONE};
     double chances[MED_LIMIT_EDGES];
-    bool allowed[MED_LIMIT_WORKER_TYPES];
+    double available[MED_LIMIT_WORKER_TYPES];
     predictor_distribution(&d->predictor, lease->input_row, 0, lease->output_tokens_max, chances);
     for (size_t t = 0; t < d->config.type_count; t++)
-        allowed[t] = has_fitting_worker(d, lease, t);
-    pick.has_plan = shares_weigh(&d->shares, lease->input_row, chances, allowed, pick.weights);
+        available[t] = available_of(d, lease, t);
+    pick.has_plan = shares_weigh(&d->shares, lease->input_row, chances, available, pick.weights);
     if (pick.has_plan)
         pick.planned_type = shares_choose(&d->shares, lease->input_row, pick.weights);
     struct candidate best = {.worker = NONE};
     for (size_t t = 0; t < d->config.type_count; t++) {
-        if (!allowed[t])
+        if (available[t] <= 0)
             continue;
         struct candidate it = best_of_type(d, lease, t, now_ns, (double)lease->remaining);
         if (it.worker == NONE || !it.in_time)

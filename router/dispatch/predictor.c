@@ -21,6 +21,7 @@
 
 #define PRIOR_REQUESTS  64.0
 #define WINDOW_REQUESTS 1024.0
+#define WEIGHT_MAX      1e9
 
 static int row_of(const double *edges, size_t count, int64_t tokens)
 {
@@ -48,6 +49,7 @@ int predictor_output_row(const struct predictor *p, int64_t tokens)
 
 static void fill_prior(struct predictor *p, const struct med_dispatch_config *config)
 {
+    double sums[MED_LIMIT_EDGES] = {0};
     double totals[MED_LIMIT_EDGES] = {0};
     double total = 0;
     for (size_t b = 0; b < config->bucket_count; b++) {
@@ -55,13 +57,13 @@ static void fill_prior(struct predictor *p, const struct med_dispatch_config *co
         size_t cell = (size_t)bucket->input_row * p->column_count + (size_t)bucket->output_row;
         p->weights[cell] += bucket->rate_per_s;
         p->means[cell] = bucket->output_mean;
-        p->arrivals[bucket->input_row] += bucket->rate_per_s;
+        sums[bucket->input_row] += bucket->rate_per_s;
         totals[bucket->output_row] += bucket->rate_per_s;
         total += bucket->rate_per_s;
     }
     for (size_t r = 0; r < p->row_count; r++) {
         double *row = p->weights + r * p->column_count;
-        double sum = p->arrivals[r];
+        double sum = sums[r];
         for (size_t c = 0; c < p->column_count; c++) {
             double chance = sum > 0 ? row[c] / sum : totals[c] / total;
             row[c] = PRIOR_REQUESTS * chance;
@@ -70,7 +72,8 @@ static void fill_prior(struct predictor *p, const struct med_dispatch_config *co
                 p->means[r * p->column_count + c] = fmax(1, (below + p->output_edges[c]) / 2);
             }
         }
-        p->arrivals[r] = WINDOW_REQUESTS * sum / total;
+        /* The plan knows of no maximum. */
+        p->arrivals[(r + 1) * p->column_count - 1] = PRIOR_REQUESTS * sum / total;
     }
 }
 
@@ -83,11 +86,12 @@ int predictor_init(struct predictor *p, const struct med_dispatch_config *config
     p->output_edges = med_calloc(p->column_count, sizeof *p->output_edges);
     p->weights = med_calloc(cells, sizeof *p->weights);
     p->means = med_calloc(cells, sizeof *p->means);
-    p->arrivals = med_calloc(p->row_count, sizeof *p->arrivals);
+    p->arrivals = med_calloc(cells, sizeof *p->arrivals);
     if (!p->input_edges || !p->output_edges || !p->weights || !p->means || !p->arrivals)
         return MED_E_NOMEM;
     memcpy(p->input_edges, config->input_edges, p->row_count * sizeof *p->input_edges);
     memcpy(p->output_edges, config->output_edges, p->column_count * sizeof *p->output_edges);
+    p->arrival_weight = 1;
     fill_prior(p, config);
     return 0;
 }
@@ -150,11 +154,17 @@ int predictor_median_row(const struct predictor *p, const double chances[MED_LIM
     return (int)p->column_count - 1;
 }
 
-void predictor_on_arrival(struct predictor *p, int input_row)
+void predictor_on_arrival(struct predictor *p, int input_row, int64_t output_tokens_max)
 {
-    for (size_t r = 0; r < p->row_count; r++)
-        p->arrivals[r] *= 1 - 1 / WINDOW_REQUESTS;
-    p->arrivals[input_row] += 1;
+    /* Instead of making all others lighter, each newcomer weighs more, until that gets large. */
+    p->arrival_weight /= 1 - 1 / WINDOW_REQUESTS;
+    size_t column = (size_t)predictor_output_row(p, output_tokens_max);
+    p->arrivals[(size_t)input_row * p->column_count + column] += p->arrival_weight;
+    if (p->arrival_weight < WEIGHT_MAX)
+        return;
+    for (size_t i = 0; i < p->row_count * p->column_count; i++)
+        p->arrivals[i] /= p->arrival_weight;
+    p->arrival_weight = 1;
 }
 
 void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool cut)

@@ -7,11 +7,12 @@
  * chances (the posterior mixture). That keeps the number of requests per type, but not the work: a
  * type that the plan gave short answers now gets long ones too. The tilt repairs that: one factor
  * per type, found by iterative proportional scaling, such that under the mixture each type's work is
- * the same multiple of its planned work. With output rows that are known for sure the factors are 1.
+ * the same multiple of what the plan's own choice would bring it, over the traffic as it arrives. With output rows that are known for sure the factors are 1.
  *
- * Work of a request is what it adds to an iteration beyond the fixed cost of one: its prefill, and
- * per output token its row and its context. (An iteration takes fixed/(1 - work per second), so equal
- * work is equal TPOT.) It needs a latency model of every type; otherwise there is no tilt.
+ * Work of a request on a type is what the plan reckons with, 1/capacity. Where the plan has none (a
+ * size that it did not see, or that the type cannot serve at the objectives) it is estimated from
+ * the latency model: what the request adds to iterations beyond the fixed cost of one, times the
+ * ratio that the known cells of the type show. Without either there is no tilt.
  *
  * The choice is smooth weighted round robin per input row: every allowed type's credit grows by its
  * share, the largest credit is served and pays 1. Deterministic. source: docs/adr/dispatch-shares.md
@@ -28,7 +29,8 @@
 #include <string.h>
 
 #define TILT_EVERY_ENDS 64
-#define TILT_ROUNDS     12
+#define TILT_ROUNDS     4    /* each starts from the last answer */
+#define ARRIVALS_MIN    1e-4 /* of all: rarer kinds of requests are left out */
 #define TILT_MAX        64.0 /* no type is favoured beyond this, however far the traffic is off */
 
 static size_t cell_of(const struct shares *s, size_t row, size_t column)
@@ -36,9 +38,9 @@ static size_t cell_of(const struct shares *s, size_t row, size_t column)
     return (row * s->column_count + column) * s->type_count;
 }
 
-/* Seconds of one request. Its matrix work counts where it exceeds the weights' reading, which an
+/* Seconds that one request adds to iterations. Its matrix work counts where it exceeds the weights' reading, which an
  * iteration pays anyway. */
-static double work_of(const struct med_latency *latency, double input, double output)
+static double added_s(const struct med_latency *latency, double input, double output)
 {
     double matrix = fmax(0, input * latency->linear_ms_per_token - latency->weights_ms);
     double prefill = matrix + input * (input + 1) / 2 * latency->pair_ms;
@@ -70,8 +72,25 @@ static double middle(const double *edges, size_t row)
     return fmax(1, ((row > 0 ? edges[row - 1] : 0) + edges[row]) / 2);
 }
 
+/* How the type's work in the plan compares with what the latency model says it adds. */
+static double work_ratio(const struct med_dispatch_config *config, size_t type)
+{
+    const struct med_dispatch_type *of = &config->types[type];
+    double known = 0;
+    double added = 0;
+    for (size_t b = 0; of->has_latency && b < config->bucket_count; b++) {
+        const struct med_dispatch_bucket *bucket = &config->buckets[b];
+        if (bucket->work_s[type] > 0) {
+            known += bucket->rate_per_s * bucket->work_s[type];
+            added +=
+                bucket->rate_per_s * added_s(&of->latency, bucket->input_mean, bucket->output_mean);
+        }
+    }
+    return added > 0 ? known / added : 1;
+}
+
 static void fill_cell(struct shares *s, const struct med_dispatch_config *config, size_t row,
-                      size_t column)
+                      size_t column, const double ratios[MED_LIMIT_WORKER_TYPES])
 {
     const struct med_dispatch_bucket *bucket = nearest_bucket(config, (int)row, (int)column);
     bool exact = bucket->input_row == (int)row && bucket->output_row == (int)column;
@@ -79,10 +98,12 @@ static void fill_cell(struct shares *s, const struct med_dispatch_config *config
     double output = exact ? bucket->output_mean : middle(config->output_edges, column);
     size_t cell = cell_of(s, row, column);
     for (size_t t = 0; t < s->type_count; t++) {
+        double work = bucket->work_s[t];
+        if (config->types[t].has_latency && !(exact && work > 0))
+            work = ratios[t] * added_s(&config->types[t].latency, input, output);
+        s->tilted = s->tilted && work > 0;
         s->planned[cell + t] = bucket->shares[t];
-        s->work[cell + t] = work_of(&config->types[t].latency, input, output);
-        if (exact)
-            s->planned_work[t] += bucket->rate_per_s * bucket->shares[t] * s->work[cell + t];
+        s->work[cell + t] = work;
     }
 }
 
@@ -94,19 +115,19 @@ int shares_init(struct shares *s, const struct med_dispatch_config *config)
     size_t cells = s->row_count * s->column_count * s->type_count;
     s->planned = med_calloc(cells, sizeof *s->planned);
     s->work = med_calloc(cells, sizeof *s->work);
-    s->planned_work = med_calloc(s->type_count, sizeof *s->planned_work);
     s->tilt = med_calloc(s->type_count, sizeof *s->tilt);
     s->credits = med_calloc(s->row_count * s->type_count, sizeof *s->credits);
-    if (!s->planned || !s->work || !s->planned_work || !s->tilt || !s->credits)
+    if (!s->planned || !s->work || !s->tilt || !s->credits)
         return MED_E_NOMEM;
     s->tilted = true;
+    double ratios[MED_LIMIT_WORKER_TYPES];
     for (size_t t = 0; t < s->type_count; t++) {
         s->tilt[t] = 1;
-        s->tilted = s->tilted && config->types[t].has_latency;
+        ratios[t] = work_ratio(config, t);
     }
     for (size_t r = 0; r < s->row_count; r++) {
         for (size_t c = 0; c < s->column_count; c++)
-            fill_cell(s, config, r, c);
+            fill_cell(s, config, r, c, ratios);
     }
     s->until_tilt = TILT_EVERY_ENDS;
     return 0;
@@ -116,7 +137,6 @@ void shares_release(struct shares *s)
 {
     med_free(s->planned);
     med_free(s->work);
-    med_free(s->planned_work);
     med_free(s->tilt);
     med_free(s->credits);
 }
@@ -134,13 +154,13 @@ static void mixture(const struct shares *s, size_t row, const double chances[MED
 }
 
 bool shares_weigh(const struct shares *s, int input_row, const double chances[MED_LIMIT_EDGES],
-                  const bool allowed[MED_LIMIT_WORKER_TYPES],
+                  const double available[MED_LIMIT_WORKER_TYPES],
                   double ret_weights[MED_LIMIT_WORKER_TYPES])
 {
     mixture(s, (size_t)input_row, chances, ret_weights);
     double sum = 0;
     for (size_t t = 0; t < s->type_count; t++) {
-        ret_weights[t] = allowed[t] ? ret_weights[t] * s->tilt[t] : 0;
+        ret_weights[t] *= s->tilt[t] * available[t];
         sum += ret_weights[t];
     }
     if (!(sum > 0))
@@ -174,53 +194,72 @@ void shares_take(struct shares *s, int input_row, const double weights[MED_LIMIT
     credits[type] -= 1;
 }
 
-/* Work per second that each type would get, relative to the plan's, under the factors so far. */
-static void relative_work(const struct shares *s, const struct predictor *p,
-                          double ret_ratios[MED_LIMIT_WORKER_TYPES])
+/* Adds what requests of one input row and one maximum bring each type, under the factors so far,
+ * and what the plan's own choice for them would. */
+static void add_work(const struct shares *s, size_t row, const double chances[MED_LIMIT_EDGES],
+                     double rate, double ret_given[MED_LIMIT_WORKER_TYPES],
+                     double ret_meant[MED_LIMIT_WORKER_TYPES])
 {
-    double chances[MED_LIMIT_EDGES];
     double weights[MED_LIMIT_WORKER_TYPES];
-    for (size_t t = 0; t < s->type_count; t++)
-        ret_ratios[t] = 0;
-    for (size_t r = 0; r < s->row_count; r++) {
-        predictor_distribution(p, (int)r, 0, INT64_MAX, chances);
-        mixture(s, r, chances, weights);
-        double sum = 0;
-        for (size_t t = 0; t < s->type_count; t++)
-            sum += weights[t] *= s->tilt[t];
-        for (size_t t = 0; t < s->type_count; t++) {
-            double work = 0;
-            for (size_t c = 0; c < s->column_count; c++)
-                work += chances[c] * s->work[cell_of(s, r, c) + t];
-            ret_ratios[t] += p->arrivals[r] * weights[t] / sum * work;
+    mixture(s, row, chances, weights);
+    double sum = 0;
+    for (size_t t = 0; t < s->type_count; t++) {
+        weights[t] *= s->tilt[t];
+        sum += weights[t];
+    }
+    for (size_t c = 0; c < s->column_count; c++) {
+        size_t cell = cell_of(s, row, c);
+        for (size_t t = 0; chances[c] > 0 && t < s->type_count; t++) {
+            double work = rate * chances[c] * s->work[cell + t];
+            ret_given[t] += work * weights[t] / sum;
+            ret_meant[t] += work * s->planned[cell + t];
         }
     }
-    for (size_t t = 0; t < s->type_count; t++)
-        ret_ratios[t] = s->planned_work[t] > 0 ? ret_ratios[t] / s->planned_work[t] : 0;
 }
 
-void shares_balance(struct shares *s, const struct predictor *p)
+/* Ratio of the two for each type, over the traffic as it arrives; 0 for a type that gets nothing. */
+static void work_ratios(const struct shares *s, const struct predictor *p,
+                        double ret_ratios[MED_LIMIT_WORKER_TYPES])
 {
-    if (!s->tilted)
-        return;
-    double ratios[MED_LIMIT_WORKER_TYPES];
-    for (int round = 0; round < TILT_ROUNDS; round++) {
-        relative_work(s, p, ratios);
-        double low = INFINITY;
-        for (size_t t = 0; t < s->type_count; t++) {
-            if (ratios[t] > 0 && ratios[t] < low)
-                low = ratios[t];
-        }
-        double top = 0;
-        for (size_t t = 0; t < s->type_count; t++) {
-            if (ratios[t] > 0)
-                s->tilt[t] *= low / ratios[t];
-            top = fmax(top, s->tilt[t]);
-        }
-        /* Only the proportions of the factors mean anything: the largest is 1. */
-        for (size_t t = 0; t < s->type_count; t++)
-            s->tilt[t] = fmax(s->tilt[t] / top, 1 / TILT_MAX);
+    double given[MED_LIMIT_WORKER_TYPES] = {0};
+    double meant[MED_LIMIT_WORKER_TYPES] = {0};
+    double chances[MED_LIMIT_EDGES];
+    double total = 0;
+    for (size_t i = 0; i < s->row_count * s->column_count; i++)
+        total += p->arrivals[i];
+    for (size_t i = 0; i < s->row_count * s->column_count; i++) {
+        if (p->arrivals[i] <= ARRIVALS_MIN * total)
+            continue;
+        size_t row = i / s->column_count;
+        int64_t most = (int64_t)p->output_edges[i % s->column_count];
+        if (i % s->column_count + 1 == s->column_count)
+            most = INT64_MAX;
+        predictor_distribution(p, (int)row, 0, most < 1 ? 1 : most, chances);
+        add_work(s, row, chances, p->arrivals[i], given, meant);
     }
+    for (size_t t = 0; t < s->type_count; t++)
+        ret_ratios[t] = meant[t] > 0 ? given[t] / meant[t] : 0;
+}
+
+static void balance_once(struct shares *s, const struct predictor *p)
+{
+    double ratios[MED_LIMIT_WORKER_TYPES];
+    work_ratios(s, p, ratios);
+    double top = 0;
+    for (size_t t = 0; t < s->type_count; t++) {
+        if (ratios[t] > 0)
+            s->tilt[t] /= ratios[t];
+        top = fmax(top, s->tilt[t]);
+    }
+    /* Only the proportions of the factors mean anything: the largest is 1. */
+    for (size_t t = 0; t < s->type_count; t++)
+        s->tilt[t] = fmax(s->tilt[t] / top, 1 / TILT_MAX);
+}
+
+void shares_balance(struct shares *s, const struct predictor *p, int rounds)
+{
+    for (int round = 0; s->tilted && round < rounds; round++)
+        balance_once(s, p);
 }
 
 void shares_on_end(struct shares *s, const struct predictor *p)
@@ -228,5 +267,5 @@ void shares_on_end(struct shares *s, const struct predictor *p)
     if (--s->until_tilt > 0)
         return;
     s->until_tilt = TILT_EVERY_ENDS;
-    shares_balance(s, p);
+    shares_balance(s, p, TILT_ROUNDS);
 }
