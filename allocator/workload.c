@@ -19,6 +19,8 @@
 static const char format_name[] = "medley-workload/1";
 static const char *const processes[] = {"poisson", "gamma", "trace"};
 static const double rate_max = 1e9;
+/* Of one window: a scaled workload's peak over its mean is at most the number of windows. */
+static const double window_rate_max = 1e15;
 static const double share_tolerance = 1e-6;
 static const int64_t requests_max = INT64_C(1) << 53;
 
@@ -116,7 +118,7 @@ static int read_rates(const struct med_json_at *root, struct med_workload *workl
     workload->rate_count = med_json_count(&array);
     size_t index = 0;
     for (size_t i = 0; med_json_next(&array, &index, &item, NULL); i++) {
-        rc = med_json_number_here(&item, 0, rate_max, &workload->rates_per_s[i], err);
+        rc = med_json_number_here(&item, 0, window_rate_max, &workload->rates_per_s[i], err);
         if (rc < 0) {
             return rc;
         }

@@ -28,6 +28,7 @@
 static const double interval_default_s = 60;
 static const double burstiness_min = 1e-3;
 static const double burstiness_max = 1e3;
+static const double rate_max = 1e9;
 enum {
     WINDOW_GAPS_MIN = 20
 };
@@ -135,13 +136,15 @@ static int derive_arrivals(const struct med_request_log *log, const struct med_d
                            struct med_workload *workload, struct med_err *err)
 {
     double span_s = log->rows[log->count - 1].arrival_s;
-    bool measured = span_s > 0 && isfinite((double)log->count / span_s);
+    bool measured = span_s > 0 && (double)log->count / span_s <= rate_max;
     if (!measured && isnan(derive->rate_per_s)) {
         return med_err_set(err, MED_E_INVALID,
                            "%s: found %s, from which no rate follows, expected requests at "
                            "different times, or a rate (--rate)",
                            where(derive),
-                           log->count == 1 ? "a single request" : "requests at one time only");
+                           log->count == 1 ? "a single request"
+                           : span_s == 0   ? "requests at one time only"
+                                           : "more than 1e9 requests/s");
     }
     double own_rate = measured ? (double)log->count / span_s : 0;
     double wanted = isnan(derive->rate_per_s) ? own_rate : derive->rate_per_s;
