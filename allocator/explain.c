@@ -44,57 +44,117 @@ static bool is_served(const struct med_milp *program, size_t bucket)
     return false;
 }
 
-/* What stops one type at one bucket, as a clause. */
+/* What stops a rentable type at a bucket, as a clause; nothing for profiles without a point there,
+ * which one sentence tells of all. */
 static int say_stop(struct med_buf *text, const struct med_problem *problem, size_t bucket,
                     size_t type)
 {
     const struct med_capacity *cell = &problem->cells[bucket * problem->program.type_count + type];
     const char *gpu = problem->types[type].gpu;
-    if (cell->requests_per_s > 0.0)
-        return med_buf_printf(text, "%s could, but no instance with it may be rented (cap 0)", gpu);
+    const char *mark = text->length > 0 ? "; " : "";
     switch (cell->stop) {
     case MED_STOP_MODEL_LEN:
-        return med_buf_printf(text, "on %s max_model_len is %lld of %lld tokens", gpu,
-                              (long long)cell->limit_tokens, (long long)cell->tokens);
+        return med_buf_printf(text, "%smax_model_len on %s is %lld tokens, it needs %lld", mark,
+                              gpu, (long long)cell->limit_tokens, (long long)cell->tokens);
     case MED_STOP_KV:
-        return med_buf_printf(text, "on %s the KV cache holds %lld of %lld tokens", gpu,
-                              (long long)cell->limit_tokens, (long long)cell->tokens);
+        return med_buf_printf(text, "%sthe KV cache of %s holds %lld tokens, it needs %lld", mark,
+                              gpu, (long long)cell->limit_tokens, (long long)cell->tokens);
     case MED_STOP_SLO:
-        return med_buf_printf(text, "%s.mean needs >= %.1f ms on %s",
+        return med_buf_printf(text, "%s%s.mean needs >= %.1f ms on %s", mark,
                               med_slo_metric_name(cell->metric), cell->needed_ms, gpu);
     case MED_STOP_UNCOVERED:
-        return med_buf_printf(text, "%s has no serving point of this size within the objectives",
-                              problem->types[type].worker_type);
     case MED_STOP_GIVEN:
     case MED_STOP_NONE:
         break;
     }
-    return med_buf_printf(text, "%s cannot (throughput 0)", gpu);
+    return 0;
+}
+
+/* Types that could serve the bucket if one might rent them. */
+static int say_unrentable(struct med_buf *text, const struct med_problem *problem, size_t bucket)
+{
+    const struct med_milp *program = &problem->program;
+    bool first = true;
+    int rc = 0;
+    for (size_t t = 0; rc == 0 && t < program->type_count; t++) {
+        if (is_rentable(program, t) || !isfinite(med_milp_load(program, bucket, t)))
+            continue;
+        rc = med_buf_printf(text, "%s%s",
+                            !first             ? ", "
+                            : text->length > 0 ? "; not for rent: "
+                                               : "not for rent: ",
+                            problem->types[t].worker_type);
+        first = false;
+    }
+    return rc;
 }
 
 static int say_bucket(const struct med_problem *problem, size_t bucket, double rate_total,
                       struct med_plan *plan)
 {
+    const struct med_milp *program = &problem->program;
     struct med_buf text;
     med_buf_init(&text, TEXT_MAX);
-    bool first = true;
+    bool given = true;
     int rc = 0;
-    for (size_t t = 0; rc == 0 && t < problem->program.type_count; t++) {
-        rc = first ? 0 : med_buf_append_str(&text, "; ");
-        if (rc == 0)
+    for (size_t t = 0; rc == 0 && t < program->type_count; t++) {
+        given = given && problem->cells[bucket * program->type_count + t].stop == MED_STOP_GIVEN;
+        if (is_rentable(program, t))
             rc = say_stop(&text, problem, bucket, t);
-        first = false;
     }
+    if (rc == 0)
+        rc = say_unrentable(&text, problem, bucket);
+    if (rc == 0 && text.length == 0)
+        rc = med_buf_append_str(&text, given ? "every throughput given for it is 0"
+                                             : "no profile has a point of this size within the "
+                                               "objectives");
     /* A list beyond the buffer's maximum is cut, which is no failure. */
     if (rc == MED_E_LIMIT)
         rc = 0;
     if (rc == 0)
         rc = med_problem_say(&plan->reasons, &plan->reason_count,
-                             "no GPU type can serve %s (%.3g %% of the rate): %s",
+                             "no GPU type can serve %s (%.3g%% of the rate): %s",
                              problem->buckets[bucket].label,
                              100.0 * problem->buckets[bucket].rate_per_s / rate_total, text.data);
     med_buf_release(&text);
     return rc;
+}
+
+/* The next unserved bucket by falling rate, after those with `done` set. */
+static bool next_unserved(const struct med_problem *problem, const bool *done, size_t *ret_bucket)
+{
+    bool found = false;
+    for (size_t i = 0; i < problem->program.bucket_count; i++) {
+        if (done[i] || is_served(&problem->program, i))
+            continue;
+        if (!found || problem->buckets[i].rate_per_s > problem->buckets[*ret_bucket].rate_per_s)
+            *ret_bucket = i;
+        found = true;
+    }
+    return found;
+}
+
+static int say_points_only(const struct med_problem *problem, struct med_plan *plan)
+{
+    size_t types = problem->program.type_count;
+    size_t count = 0;
+    size_t first = 0;
+    for (size_t t = 0; t < types; t++) {
+        bool uncovered = false;
+        for (size_t i = 0; i < problem->program.bucket_count; i++)
+            uncovered = uncovered || (problem->cells[i * types + t].stop == MED_STOP_UNCOVERED &&
+                                      !is_served(&problem->program, i));
+        if (uncovered && count++ == 0)
+            first = t;
+    }
+    if (count == 0)
+        return 0;
+    return med_problem_say(
+        &plan->reasons, &plan->reason_count,
+        "%zu worker %s (%s%s) %s known by serving points alone, which serve only "
+        "the sizes that were measured; nothing is extrapolated",
+        count, count == 1 ? "type" : "types", problem->types[first].worker_type,
+        count == 1 ? "" : ", ...", count == 1 ? "is" : "are");
 }
 
 /* Objective values that let some type serve every unserved bucket; false: none would. */
@@ -121,29 +181,41 @@ static bool relaxed_objectives(const struct med_problem *problem, double *ret_ne
     return true;
 }
 
-static int explain_buckets(const struct med_problem *problem, struct med_plan *plan,
-                           size_t *ret_count)
+static int name_buckets(const struct med_problem *problem, struct med_plan *plan, size_t *ret_count)
 {
     double rate_total = 0.0;
     double rate_unserved = 0.0;
     size_t unserved = 0;
+    size_t bucket = 0;
     int rc = 0;
+    bool *done = med_calloc(problem->program.bucket_count + 1, sizeof *done);
+    if (done == NULL)
+        return MED_E_NOMEM;
     for (size_t i = 0; i < problem->program.bucket_count; i++)
         rate_total += problem->buckets[i].rate_per_s;
-    for (size_t i = 0; rc == 0 && i < problem->program.bucket_count; i++) {
-        if (is_served(&problem->program, i))
-            continue;
-        rate_unserved += problem->buckets[i].rate_per_s;
+    while (rc == 0 && next_unserved(problem, done, &bucket)) {
+        done[bucket] = true;
+        rate_unserved += problem->buckets[bucket].rate_per_s;
         if (++unserved <= BUCKETS_NAMED_MAX)
-            rc = say_bucket(problem, i, rate_total, plan);
+            rc = say_bucket(problem, bucket, rate_total, plan);
     }
+    med_free(done);
     *ret_count = unserved;
     if (rc == 0 && unserved > BUCKETS_NAMED_MAX)
         rc = med_problem_say(&plan->reasons, &plan->reason_count,
-                             "and %zu more sizes; all together %.3g %% of the rate",
+                             "and %zu more sizes; all together %.3g%% of the rate",
                              unserved - BUCKETS_NAMED_MAX, 100.0 * rate_unserved / rate_total);
+    return rc;
+}
+
+static int explain_buckets(const struct med_problem *problem, struct med_plan *plan,
+                           size_t *ret_count)
+{
+    int rc = name_buckets(problem, plan, ret_count);
+    if (rc == 0 && *ret_count > 0)
+        rc = say_points_only(problem, plan);
     double needed_ms[MED_SLO_E2E_PER_TOKEN + 1] = {0.0};
-    if (rc < 0 || unserved == 0 || !relaxed_objectives(problem, needed_ms))
+    if (rc < 0 || *ret_count == 0 || !relaxed_objectives(problem, needed_ms))
         return rc;
     for (int metric = 0; rc == 0 && metric <= (int)MED_SLO_E2E_PER_TOKEN; metric++) {
         if (needed_ms[metric] > 0.0)

@@ -254,7 +254,7 @@ static int warn_modelled(struct planning *p)
     if (modelled <= 0.0)
         return 0;
     return med_problem_say(&plan->warnings, &plan->warning_count,
-                           "%.3g %% of the rate rests on modelled capacities: these sizes or batch "
+                           "%.3g%% of the rate rests on modelled capacities: these sizes or batch "
                            "sizes lie beyond what was measured or published for their GPU",
                            100.0 * modelled / total);
 }
