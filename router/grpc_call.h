@@ -100,6 +100,7 @@ struct med_grpc_server {
     int accepts_out;
     struct med_grpc_call *calls;
     size_t call_count;
+    size_t request_count; // calls that have a request
     struct med_grpc_call *watchers;
     bool serving;
     struct med_buf scratch;             // one message being packed

@@ -358,8 +358,8 @@ static int on_stream_tokens(struct med_req *req)
 static void on_stream_end(struct med_req *req)
 {
     struct med_grpc_call *call = req->door_call;
-    if (req->door_code < 0 && !call->cancelled)
-        med_grpc_call_abort(call, (grpc_status_code)med_err_grpc_status(req->door_code),
+    if (req->abort_code < 0 && !call->cancelled)
+        med_grpc_call_abort(call, (grpc_status_code)med_err_grpc_status(req->abort_code),
                             req->end_text);
     else
         stream_pump(call);
@@ -405,6 +405,7 @@ static void generate(struct med_grpc_call *call, const void *bytes, size_t count
         finish_error(call, MED_E_NOMEM, med_err_text(MED_E_NOMEM));
         return;
     }
+    call->server->request_count++;
     call->req->door = door;
     call->req->door_call = call;
     call->req->deadline_ns = call->deadline_ns;
@@ -449,6 +450,9 @@ static void on_generate_cancelled(struct med_grpc_call *call)
 
 static void on_generate_release(struct med_grpc_call *call)
 {
+    if (call->req == NULL)
+        return;
+    call->server->request_count--;
     med_req_free(call->req);
     call->req = NULL;
 }

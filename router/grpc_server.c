@@ -308,3 +308,8 @@ size_t med_grpc_server_calls(const struct med_grpc_server *server)
 {
     return server->call_count;
 }
+
+size_t med_grpc_server_requests(const struct med_grpc_server *server)
+{
+    return server->request_count;
+}

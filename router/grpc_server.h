@@ -43,6 +43,8 @@ int med_grpc_server_listen(struct med_grpc_server *server, const char *address, 
 void med_grpc_server_set_serving(struct med_grpc_server *server, bool serving);
 /* Calls that are not over yet, streams of Health.Watch and reflection included. */
 size_t med_grpc_server_calls(const struct med_grpc_server *server);
+/* Those of them that have a request: its answer has not been written whole. */
+size_t med_grpc_server_requests(const struct med_grpc_server *server);
 /* NULL server: nothing, on_closed is not called. */
 void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(void *arg), void *arg);
 

@@ -15,7 +15,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "router/http_head.h"
+#include "router/http_server_head.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -69,9 +69,9 @@ struct med_req {
     /* How it ended, or why submit refused it. */
     bool ended;
     enum med_outcome outcome;
-    int end_code;            /* 0 for stop and length */
-    int door_code;           /* what on_tokens returned when it was negative */
-    char end_text[256];      /* a sentence when end_code < 0 */
+    int end_code;       /* 0 for stop and length */
+    int abort_code;     /* why it was ended early: the client lags, or the drain's time is over */
+    char end_text[256]; /* a sentence when end_code < 0 */
     uint32_t retry_after_ms; /* real time; 0: no hint */
 };
 

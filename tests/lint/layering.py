@@ -35,7 +35,7 @@ PARTS = {
 # Files that belong to another part than their folder says.
 FILE_PARTS = {
     "allocator/formats": [r"allocator/(workload|slo|plan|request_log)[a-z_]*\.[ch]$"],
-    "http": [r"router/http_server[a-z_]*\.[ch]$"],
+    "http": [r"router/(http_server[a-z_]*|net|prometheus)\.[ch]$"],
 }
 
 # third-party header -> the only files that may include it

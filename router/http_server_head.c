@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The head of an HTTP/1.x request, see http_head.h.
+ * The head of an HTTP/1.x request, see http_server_head.h.
  *
  * A whole head is looked at twice: once line by line for what must not be there, then by
  * http_parser for what is there.  No state survives a call.  Runs on the caller's thread.
  */
-#include "router/http_head.h"
+#include "router/http_server_head.h"
 
 #include <http_parser.h>
 #include <stdint.h>

@@ -7,8 +7,8 @@
  * control characters.  Requests with a body are refused, since only GET and HEAD are served here.
  * Pure: no I/O.  thread: any.
  */
-#ifndef MED_ROUTER_HTTP_HEAD_H
-#define MED_ROUTER_HTTP_HEAD_H
+#ifndef MED_ROUTER_HTTP_SERVER_HEAD_H
+#define MED_ROUTER_HTTP_SERVER_HEAD_H
 
 #include "base/err.h"
 

@@ -1,0 +1,768 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The worker links on libuv, see link_server.h.
+ *
+ * A link is GREETING (no Hello yet), OPEN or CLOSING.  Frames to a worker gather in `out`; when no
+ * write is on its way, `out` becomes the write and a new `out` is begun, so that one write is out at
+ * a time and what comes meanwhile goes together.  A refused worker gets its Welcome with the reason
+ * before the connection is closed.
+ *
+ * Closing is always finished from the close callback, so the owner hears of a lost worker from the
+ * loop and never from inside a send.  Runs on the loop. It knows nothing of dispatch.
+ */
+#include "router/link_server.h"
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "proto/frame.h"
+#include "router/net.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    BACKLOG = 1024,
+    READ_BYTES = 64 << 10,
+    REASON_MAX = 256,
+    PEER_MAX = MED_NET_TEXT_MAX,
+    /* Frames of a few bytes (cancel, ping) may pass the limit by this much. */
+    SMALL_RESERVE_BYTES = 64 << 10,
+    GOODBYE_MS = 2000, /* for a refused worker to take the reason */
+};
+
+enum link_state {
+    LINK_GREETING,
+    LINK_OPEN,
+    LINK_GOODBYE, // refused: the reason is on its way
+    LINK_CLOSING
+};
+
+/* thread: loop */
+struct med_link {
+    struct med_link_server *server;
+    struct med_link *next, *prev; // in server->links
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } socket;
+    uv_timer_t timer; // Hello timeout, then pings
+    int handles_open;
+    enum link_state state;
+    bool welcomed; // `closed` is owed
+    uint64_t user;
+    struct med_frame_reader reader;
+    struct med_buf out;    // frames that wait
+    struct med_buf on_way; // frames of the write in flight
+    bool writing;
+    bool corked; // frames wait in `out`: Welcome must go before them
+    uv_write_t write;
+    uint64_t ping_nonce, ping_sent_ns;
+    double round_trip_s;
+    uint64_t frames_in, frames_out;
+    char peer[PEER_MAX];
+    char reason[REASON_MAX];
+};
+
+/* thread: loop */
+struct med_link_server {
+    pthread_t thread;
+    uv_loop_t *loop;
+    struct med_link_ops ops;
+    struct med_link_server_config config;
+    uv_tcp_t tcp;
+    uv_pipe_t pipe;
+    bool has_tcp, has_pipe; // handles that are not closed yet
+    char *pipe_path;        // owned; the file is ours to remove
+    bool closing;
+    struct med_link *links;
+    size_t link_count;
+    uint64_t refused, broken;
+    void (*on_closed)(void *arg);
+    void *on_closed_arg;
+    char in[READ_BYTES]; // one read at a time: the loop hands out and takes back in order
+};
+
+/* ---- the end of links and server ---- */
+
+static void server_maybe_free(struct med_link_server *server)
+{
+    if (!server->closing || server->has_tcp || server->has_pipe || server->link_count > 0)
+        return;
+    void (*on_closed)(void *) = server->on_closed;
+    void *arg = server->on_closed_arg;
+    med_free(server->pipe_path);
+    med_free(server);
+    if (on_closed != NULL)
+        on_closed(arg);
+}
+
+static void on_link_handle_closed(uv_handle_t *handle)
+{
+    struct med_link *link = handle->data;
+    struct med_link_server *server = link->server;
+    if (--link->handles_open > 0)
+        return;
+    if (link->prev != NULL)
+        link->prev->next = link->next;
+    else
+        server->links = link->next;
+    if (link->next != NULL)
+        link->next->prev = link->prev;
+    server->link_count--;
+    if (link->welcomed)
+        server->ops.closed(server->ops.self, link, link->reason);
+    med_frame_reader_release(&link->reader);
+    med_buf_release(&link->out);
+    med_buf_release(&link->on_way);
+    med_free(link);
+    server_maybe_free(server);
+}
+
+static void link_end(struct med_link *link, const char *fmt, ...) MED_PRINTF(2, 3);
+
+static void link_end(struct med_link *link, const char *fmt, ...)
+{
+    if (link->state == LINK_CLOSING)
+        return;
+    if (link->state != LINK_GOODBYE) {
+        va_list args;
+        va_start(args, fmt);
+        (void)vsnprintf(link->reason, sizeof(link->reason), fmt, args);
+        va_end(args);
+    }
+    if (!link->welcomed)
+        MED_WARN("link %s: closed before it was opened: %s", link->peer, link->reason);
+    link->state = LINK_CLOSING;
+    uv_close(&link->socket.handle, on_link_handle_closed);
+    uv_close((uv_handle_t *)&link->timer, on_link_handle_closed);
+}
+
+static void link_broken(struct med_link *link, const char *why)
+{
+    if (link->state == LINK_CLOSING)
+        return;
+    link->server->broken++;
+    link_end(link, "the worker broke the protocol: %s", why);
+}
+
+/* ---- writing ---- */
+
+static void flush(struct med_link *link);
+
+static void on_written(uv_write_t *request, int status)
+{
+    struct med_link *link = request->data;
+    link->writing = false;
+    if (link->state == LINK_CLOSING)
+        return;
+    if (status < 0) {
+        link_end(link, "a write failed: %s", uv_strerror(status));
+        return;
+    }
+    if (link->on_way.capacity > READ_BYTES * 4)
+        med_buf_release(&link->on_way); // a burst's memory is not kept
+    if (link->state == LINK_GOODBYE && link->out.length == 0)
+        link_end(link, "refused");
+    else
+        flush(link);
+}
+
+static void flush(struct med_link *link)
+{
+    if (link->writing || link->corked || link->state == LINK_CLOSING || link->out.length == 0)
+        return;
+    struct med_buf written = link->on_way;
+    link->on_way = link->out;
+    link->out = written;
+    med_buf_clear(&link->out);
+    uv_buf_t buf = uv_buf_init(link->on_way.data, (unsigned)link->on_way.length);
+    link->write.data = link;
+    link->writing = true;
+    int rc = uv_write(&link->write, &link->socket.stream, &buf, 1, on_written);
+    if (rc < 0) {
+        link->writing = false;
+        link_end(link, "a write failed: %s", uv_strerror(rc));
+    }
+}
+
+static size_t unsent(const struct med_link *link)
+{
+    return link->out.length + (link->writing ? link->on_way.length : 0);
+}
+
+static int frame_send(struct med_link *link, const Medley__Link__Frame *frame, size_t reserve)
+{
+    if (link->state == LINK_CLOSING)
+        return MED_E_CANCELLED;
+    size_t bytes = medley__link__frame__get_packed_size(frame);
+    if (unsent(link) + bytes > MED_LIMIT_LINK_WRITE_BYTES + reserve)
+        return MED_E_AGAIN;
+    int rc = med_frame_write(&link->out, frame);
+    if (rc < 0)
+        return rc;
+    link->frames_out++;
+    flush(link);
+    return 0;
+}
+
+/* Small frames must get through: a worker that cannot take one is stalled. */
+static void small_send(struct med_link *link, const Medley__Link__Frame *frame)
+{
+    int rc = frame_send(link, frame, SMALL_RESERVE_BYTES);
+    if (rc == MED_E_AGAIN)
+        link_end(link, "stalled: %zu bytes are unsent", unsent(link));
+    else if (rc < 0 && rc != MED_E_CANCELLED)
+        link_end(link, "a frame cannot be written: %s", med_err_text(rc));
+}
+
+/* protobuf-c's strings are not const; packing only reads them. */
+static char *lend(const char *s)
+{
+    union {
+        const char *from;
+        char *to;
+    } both = {.from = s};
+    return both.to;
+}
+
+static void fill_sampling(const struct med_req_sampling *s, Medley__Link__Generate *generate)
+{
+    if (s->has_temperature) {
+        generate->temperature_value_case = MEDLEY__LINK__GENERATE__TEMPERATURE_VALUE_TEMPERATURE;
+        generate->temperature = s->temperature;
+    }
+    if (s->has_top_p) {
+        generate->top_p_value_case = MEDLEY__LINK__GENERATE__TOP_P_VALUE_TOP_P;
+        generate->top_p = s->top_p;
+    }
+    if (s->has_top_k) {
+        generate->top_k_value_case = MEDLEY__LINK__GENERATE__TOP_K_VALUE_TOP_K;
+        generate->top_k = s->top_k;
+    }
+    if (s->has_seed) {
+        generate->seed_value_case = MEDLEY__LINK__GENERATE__SEED_VALUE_SEED;
+        generate->seed = s->seed;
+    }
+    generate->ignore_eos = s->ignore_eos;
+}
+
+int med_link_send_generate(struct med_link *link, const struct med_req *req, uint32_t attempt)
+{
+    Medley__Link__Generate generate = MEDLEY__LINK__GENERATE__INIT;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+
+    if (link->state != LINK_OPEN)
+        return MED_E_CANCELLED;
+    generate.request = req->id;
+    generate.attempt = attempt;
+    generate.n_prompt = req->prompt_count;
+    generate.prompt = req->prompt;
+    generate.max_tokens = req->tokens_max;
+    generate.emulated_output_tokens = req->emulated_output_tokens;
+    generate.request_id = lend(req->request_id);
+    fill_sampling(&req->sampling, &generate);
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_GENERATE;
+    frame.generate = &generate;
+    return frame_send(link, &frame, 0);
+}
+
+void med_link_send_cancel(struct med_link *link, uint64_t request, uint32_t attempt)
+{
+    Medley__Link__Cancel cancel = MEDLEY__LINK__CANCEL__INIT;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+
+    cancel.request = request;
+    cancel.attempt = attempt;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_CANCEL;
+    frame.cancel = &cancel;
+    small_send(link, &frame);
+}
+
+static void send_ping(struct med_link *link, uint64_t nonce, bool reply)
+{
+    Medley__Link__Ping ping = MEDLEY__LINK__PING__INIT;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+
+    ping.nonce = nonce;
+    ping.reply = reply;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_PING;
+    frame.ping = &ping;
+    small_send(link, &frame);
+}
+
+static void send_welcome(struct med_link *link, bool accepted, const char *reason)
+{
+    Medley__Link__Welcome welcome = MEDLEY__LINK__WELCOME__INIT;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+
+    welcome.version = MED_LINK_VERSION;
+    welcome.accepted = accepted;
+    welcome.reason = lend(reason);
+    welcome.stats_interval_ms = link->server->config.stats_interval_ms;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_WELCOME;
+    frame.welcome = &welcome;
+    small_send(link, &frame);
+}
+
+/* ---- frames that come in ---- */
+
+static void on_ping_timer(uv_timer_t *timer)
+{
+    struct med_link *link = timer->data;
+    link->ping_sent_ns = uv_hrtime();
+    send_ping(link, ++link->ping_nonce, false);
+}
+
+static void on_patience_over(uv_timer_t *timer)
+{
+    struct med_link *link = timer->data;
+    link_end(link, "no Hello within %" PRIu64 " ms", link->server->config.hello_timeout_ms);
+}
+
+static void timer_set(struct med_link *link, uv_timer_cb callback, uint64_t ms, uint64_t repeat_ms)
+{
+    int rc = uv_timer_start(&link->timer, callback, ms, repeat_ms);
+    MED_ASSERT(rc == 0);
+}
+
+/* Sends the reason and closes when it has gone out. */
+static void refuse(struct med_link *link, const char *reason)
+{
+    (void)snprintf(link->reason, sizeof(link->reason), "refused: %s", reason);
+    link->server->refused++;
+    send_welcome(link, false, reason);
+    if (link->state == LINK_CLOSING)
+        return;
+    (void)uv_read_stop(&link->socket.stream); // always succeeds
+    link->state = LINK_GOODBYE;
+    timer_set(link, on_patience_over, GOODBYE_MS, 0);
+    if (!link->writing)
+        link_end(link, "refused");
+}
+
+/* Sends Welcome, then what was written while the link was corked. */
+static void welcome_first(struct med_link *link)
+{
+    struct med_buf early = link->out;
+    med_buf_init(&link->out, early.max_bytes);
+    send_welcome(link, true, "");
+    if (early.length > 0 && link->state == LINK_OPEN) {
+        int rc = med_buf_append(&link->out, early.data, early.length);
+        if (rc < 0)
+            link_end(link, "a frame cannot be written: %s", med_err_text(rc));
+        flush(link);
+    }
+    med_buf_release(&early);
+}
+
+static int64_t clamp(uint64_t value)
+{
+    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
+}
+
+static void on_hello(struct med_link *link, const Medley__Link__Hello *hello)
+{
+    const struct med_link_ops *ops = &link->server->ops;
+    char text[REASON_MAX];
+    if (hello->version != MED_LINK_VERSION) {
+        (void)snprintf(text, sizeof(text),
+                       "protocol version %" PRIu32 " of worker program %.32s, expected %d",
+                       hello->version, hello->program_version, MED_LINK_VERSION);
+        refuse(link, text);
+        return;
+    }
+    size_t id_bytes = strlen(hello->worker_id);
+    if (id_bytes == 0 || id_bytes > MED_LIMIT_NAME_BYTES) {
+        (void)snprintf(text, sizeof(text), "worker_id has %zu bytes, expected 1 to %d", id_bytes,
+                       MED_LIMIT_NAME_BYTES);
+        refuse(link, text);
+        return;
+    }
+    struct med_link_hello said = {
+        .worker_id = hello->worker_id,
+        .worker_type = hello->worker_type,
+        .model = hello->model,
+        .program_version = hello->program_version,
+        .backend = hello->backend,
+        .incarnation = hello->incarnation,
+        .model_len_max = clamp(hello->max_model_len),
+        .sequences_max = clamp(hello->max_num_seqs),
+        .kv_tokens = clamp(hello->kv_tokens),
+    };
+    struct med_err err = {0};
+    /* The owner may send work from inside hello; Welcome goes before it. */
+    link->state = LINK_OPEN;
+    link->corked = true;
+    int rc = ops->hello(ops->self, link, &said, &err);
+    link->corked = false;
+    if (rc < 0) {
+        refuse(link, err.text);
+        return;
+    }
+    link->welcomed = true;
+    welcome_first(link);
+    timer_set(link, on_ping_timer, link->server->config.ping_interval_ms,
+              link->server->config.ping_interval_ms);
+}
+
+static void on_stats(struct med_link *link, const Medley__Link__Stats *stats)
+{
+    const struct med_link_ops *ops = &link->server->ops;
+    struct med_link_stats s = {
+        .heartbeat_ns = stats->heartbeat_ns,
+        .running = clamp(stats->running),
+        .waiting = clamp(stats->waiting),
+        .kv_blocks_free = clamp(stats->kv_blocks_free),
+        .kv_blocks_total = clamp(stats->kv_blocks_total),
+        .iterations = stats->iterations,
+        .prompt_tokens = stats->prompt_tokens,
+        .generated_tokens = stats->generated_tokens,
+        .finished = stats->finished,
+        .preemptions = stats->preemptions,
+    };
+    ops->stats(ops->self, link, &s);
+}
+
+static void on_finish(struct med_link *link, const Medley__Link__Finish *finish)
+{
+    const struct med_link_ops *ops = &link->server->ops;
+    static const enum med_link_ending ENDINGS[] = {
+        [MEDLEY__LINK__ENDING__ENDING_STOP] = MED_LINK_STOP,
+        [MEDLEY__LINK__ENDING__ENDING_LENGTH] = MED_LINK_LENGTH,
+        [MEDLEY__LINK__ENDING__ENDING_CANCELLED] = MED_LINK_CANCELLED,
+        [MEDLEY__LINK__ENDING__ENDING_ERROR] = MED_LINK_ERROR,
+        [MEDLEY__LINK__ENDING__ENDING_REFUSED] = MED_LINK_REFUSED,
+    };
+    int ending = (int)finish->ending;
+    if (ending <= 0 || ending > (int)MEDLEY__LINK__ENDING__ENDING_REFUSED) {
+        link_broken(link, "a Finish with an ending that this version does not know");
+        return;
+    }
+    if (ops->finish(ops->self, link, finish->request, finish->attempt, ENDINGS[ending],
+                    finish->message) < 0)
+        link_broken(link, "a Finish that does not fit its request");
+}
+
+static void on_tokens(struct med_link *link, const Medley__Link__Tokens *tokens)
+{
+    const struct med_link_ops *ops = &link->server->ops;
+    if (tokens->n_ids == 0) {
+        link_broken(link, "a Tokens frame without tokens");
+        return;
+    }
+    if (ops->tokens(ops->self, link, tokens->request, tokens->attempt, tokens->position,
+                    tokens->ids, tokens->n_ids) < 0)
+        link_broken(link, "tokens at a position that is not the next one, or more than asked for");
+}
+
+static void on_ping(struct med_link *link, const Medley__Link__Ping *ping)
+{
+    if (!ping->reply)
+        send_ping(link, ping->nonce, true);
+    else if (ping->nonce == link->ping_nonce)
+        link->round_trip_s = (double)(uv_hrtime() - link->ping_sent_ns) / 1e9;
+}
+
+static void on_frame(struct med_link *link, const Medley__Link__Frame *frame)
+{
+    const struct med_link_ops *ops = &link->server->ops;
+    link->frames_in++;
+    if (link->state == LINK_GREETING) {
+        if (frame->body_case == MEDLEY__LINK__FRAME__BODY_HELLO)
+            on_hello(link, frame->hello);
+        else
+            link_broken(link, "the first frame is not Hello");
+        return;
+    }
+    switch (frame->body_case) {
+    case MEDLEY__LINK__FRAME__BODY_TOKENS:
+        on_tokens(link, frame->tokens);
+        break;
+    case MEDLEY__LINK__FRAME__BODY_FINISH:
+        on_finish(link, frame->finish);
+        break;
+    case MEDLEY__LINK__FRAME__BODY_STATS:
+        on_stats(link, frame->stats);
+        break;
+    case MEDLEY__LINK__FRAME__BODY_DRAIN:
+        ops->drain(ops->self, link);
+        break;
+    case MEDLEY__LINK__FRAME__BODY_PING:
+        on_ping(link, frame->ping);
+        break;
+    default:
+        link_broken(link, "a frame that only a router sends, or a second Hello");
+    }
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    struct med_link *link = handle->data;
+    (void)suggested;
+    *buf = uv_buf_init(link->server->in, sizeof(link->server->in));
+}
+
+static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
+{
+    struct med_link *link = stream->data;
+    struct med_err err = {0};
+    if (count < 0) {
+        if (link->reader.buf.length > link->reader.start)
+            link_broken(link, "the connection ended in the middle of a frame");
+        else
+            link_end(link, "%s",
+                     count == UV_EOF ? "the worker closed the connection"
+                                     : uv_strerror((int)count));
+        return;
+    }
+    int rc = med_frame_reader_feed(&link->reader, buf->base, (size_t)count, &err);
+    while (rc >= 0 && (link->state == LINK_GREETING || link->state == LINK_OPEN)) {
+        Medley__Link__Frame *frame = NULL;
+        rc = med_frame_reader_next(&link->reader, &frame, &err);
+        if (rc <= 0)
+            break;
+        on_frame(link, frame);
+        med_frame_free(frame);
+    }
+    if (rc < 0)
+        link_broken(link, err.text);
+}
+
+/* ---- accepting ---- */
+
+static void on_scrap_closed(uv_handle_t *handle)
+{
+    med_free(handle);
+}
+
+static int socket_init(uv_stream_t *listener, uv_tcp_t *tcp, uv_pipe_t *pipe)
+{
+    return listener->type == UV_TCP ? uv_tcp_init(listener->loop, tcp)
+                                    : uv_pipe_init(listener->loop, pipe, 0);
+}
+
+/* Takes one connection off the listen queue and closes it: the table or memory is full. */
+static void turn_away(uv_stream_t *listener)
+{
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } *scrap = med_alloc(sizeof(*scrap));
+    if (scrap == NULL || socket_init(listener, &scrap->tcp, &scrap->pipe) < 0) {
+        med_free(scrap);
+        return;
+    }
+    (void)uv_accept(listener, &scrap->stream); // closed in either case
+    uv_close(&scrap->handle, on_scrap_closed);
+}
+
+static void peer_name(struct med_link *link, bool is_tcp)
+{
+    struct sockaddr_storage address = {0};
+    int bytes = sizeof(address);
+    if (is_tcp && uv_tcp_getpeername(&link->socket.tcp, (struct sockaddr *)&address, &bytes) == 0)
+        med_net_format(&address, link->peer);
+    else
+        (void)snprintf(link->peer, sizeof(link->peer), "%s", is_tcp ? "tcp" : "unix");
+}
+
+static void on_connection(uv_stream_t *listener, int status)
+{
+    struct med_link_server *server = listener->data;
+    MED_ASSERT_THREAD(server->thread);
+    if (status < 0) {
+        MED_WARN("link: cannot accept a connection: %s", uv_strerror(status));
+        return;
+    }
+    struct med_link *link = NULL;
+    if (server->link_count < MED_LIMIT_LINKS)
+        link = med_calloc(1, sizeof(*link));
+    if (link == NULL || socket_init(listener, &link->socket.tcp, &link->socket.pipe) < 0) {
+        MED_WARN("link: a connection is turned away: %zu links are open", server->link_count);
+        med_free(link);
+        turn_away(listener);
+        return;
+    }
+    (void)uv_timer_init(server->loop, &link->timer); // always succeeds
+    link->server = server;
+    link->handles_open = 2;
+    link->socket.handle.data = link;
+    link->timer.data = link;
+    link->round_trip_s = -1;
+    med_frame_reader_init(&link->reader);
+    size_t out_max = 2 * (MED_LIMIT_LINK_WRITE_BYTES + SMALL_RESERVE_BYTES);
+    med_buf_init(&link->out, out_max); // frame_send keeps the tighter limit on both together
+    med_buf_init(&link->on_way, out_max);
+    link->next = server->links;
+    if (link->next != NULL)
+        link->next->prev = link;
+    server->links = link;
+    server->link_count++;
+    int rc = uv_accept(listener, &link->socket.stream);
+    if (rc == 0)
+        rc = uv_read_start(&link->socket.stream, on_alloc, on_read);
+    peer_name(link, listener->type == UV_TCP);
+    if (rc < 0) {
+        link_end(link, "cannot be accepted: %s", uv_strerror(rc));
+        return;
+    }
+    if (listener->type == UV_TCP)
+        (void)uv_tcp_nodelay(&link->socket.tcp, 1); // only a matter of speed
+    timer_set(link, on_patience_over, server->config.hello_timeout_ms, 0);
+}
+
+/* ---- life ---- */
+
+int med_link_server_new(uv_loop_t *loop, const struct med_link_ops *ops,
+                        const struct med_link_server_config *config,
+                        struct med_link_server **ret_server)
+{
+    struct med_link_server *server = med_calloc(1, sizeof(*server));
+    if (server == NULL)
+        return MED_E_NOMEM;
+    server->thread = pthread_self();
+    server->loop = loop;
+    server->ops = *ops;
+    server->config = *config;
+    *ret_server = server;
+    return 0;
+}
+
+int med_link_server_listen_tcp(struct med_link_server *server,
+                               const struct sockaddr_storage *address,
+                               struct sockaddr_storage *ret_bound, struct med_err *err)
+{
+    MED_ASSERT(!server->has_tcp);
+    int rc = uv_tcp_init(server->loop, &server->tcp);
+    if (rc < 0)
+        return med_err_set(err, rc, "--link-listen: cannot make a socket: %s", uv_strerror(rc));
+    server->has_tcp = true;
+    server->tcp.data = server;
+    int bytes = sizeof(*ret_bound);
+    *ret_bound = (struct sockaddr_storage){0};
+    rc = uv_tcp_bind(&server->tcp, (const struct sockaddr *)address, 0);
+    if (rc == 0)
+        rc = uv_listen((uv_stream_t *)&server->tcp, BACKLOG, on_connection);
+    if (rc == 0)
+        rc = uv_tcp_getsockname(&server->tcp, (struct sockaddr *)ret_bound, &bytes);
+    if (rc < 0)
+        return med_err_set(err, rc, "--link-listen: cannot listen: %s", uv_strerror(rc));
+    return 0;
+}
+
+/* A socket file that nobody answers on is left from a killed router: it may go. */
+static void remove_stale(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof(address.sun_path))
+        return;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0)
+        return;
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 && errno == ECONNREFUSED)
+        (void)unlink(path); // bind says if it is still there
+    (void)close(fd);
+}
+
+int med_link_server_listen_unix(struct med_link_server *server, const char *path,
+                                struct med_err *err)
+{
+    MED_ASSERT(!server->has_pipe);
+    struct sockaddr_un address;
+    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
+        return med_err_set(err, MED_E_USAGE, "--link-socket: found %zu bytes, expected 1 to %zu",
+                           strlen(path), sizeof(address.sun_path) - 1);
+    server->pipe_path = med_strdup(path);
+    if (server->pipe_path == NULL)
+        return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
+    remove_stale(path);
+    int rc = uv_pipe_init(server->loop, &server->pipe, 0);
+    if (rc < 0)
+        return med_err_set(err, rc, "--link-socket: cannot make a socket: %s", uv_strerror(rc));
+    server->has_pipe = true;
+    server->pipe.data = server;
+    rc = uv_pipe_bind(&server->pipe, path);
+    if (rc == 0)
+        rc = uv_listen((uv_stream_t *)&server->pipe, BACKLOG, on_connection);
+    if (rc < 0)
+        return med_err_set(err, rc, "--link-socket: cannot listen on %s: %s", path,
+                           uv_strerror(rc));
+    return 0;
+}
+
+static void on_listener_closed(uv_handle_t *handle)
+{
+    struct med_link_server *server = handle->data;
+    if (handle == (uv_handle_t *)&server->tcp)
+        server->has_tcp = false;
+    else
+        server->has_pipe = false; // libuv has removed the socket's file
+    server_maybe_free(server);
+}
+
+void med_link_server_close(struct med_link_server *server, void (*on_closed)(void *arg), void *arg)
+{
+    if (server == NULL)
+        return;
+    MED_ASSERT_THREAD(server->thread);
+    MED_ASSERT(!server->closing);
+    server->closing = true;
+    server->on_closed = on_closed;
+    server->on_closed_arg = arg;
+    bool has_tcp = server->has_tcp;
+    bool has_pipe = server->has_pipe;
+    for (struct med_link *link = server->links; link != NULL; link = link->next)
+        link_end(link, "the router is stopping");
+    if (has_tcp)
+        uv_close((uv_handle_t *)&server->tcp, on_listener_closed);
+    if (has_pipe)
+        uv_close((uv_handle_t *)&server->pipe, on_listener_closed);
+    server_maybe_free(server);
+}
+
+void med_link_set_user(struct med_link *link, uint64_t user)
+{
+    link->user = user;
+}
+
+uint64_t med_link_user(const struct med_link *link)
+{
+    return link->user;
+}
+
+void med_link_close(struct med_link *link, const char *reason)
+{
+    link_end(link, "%s", reason);
+}
+
+void med_link_get_view(const struct med_link *link, struct med_link_view *ret_view)
+{
+    *ret_view = (struct med_link_view){
+        .peer = link->peer,
+        .unsent_bytes = unsent(link),
+        .frames_in = link->frames_in,
+        .frames_out = link->frames_out,
+        .round_trip_s = link->round_trip_s,
+    };
+}
+
+uint64_t med_link_server_refused(const struct med_link_server *server)
+{
+    return server->refused;
+}
+
+uint64_t med_link_server_broken(const struct med_link_server *server)
+{
+    return server->broken;
+}

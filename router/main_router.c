@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * medley-router: the front door of a fleet.
+ *
+ * Reads the plan, starts the router on one libuv loop, prints where it listens, and runs until a
+ * signal.  The first SIGTERM or SIGINT drains; a second one ends the drain.  The order of shutdown:
+ * the router closes its doors, links and timers (router.c), the signal handles go, the loop returns,
+ * and is closed empty.
+ */
+#include "base/log.h"
+#include "base/options.h"
+#include "base/thread.h"
+#include "router/router.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+/* thread: main, which is the loop's */
+struct options {
+    const char *grpc_listen, *http_listen, *link_listen, *link_socket;
+    int64_t queue_max, queue_wait_ns;
+    double time_scale;
+    int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
+    int64_t attempts_max;
+};
+
+#define FIELD(name) offsetof(struct options, name)
+
+// clang-format off
+static const struct med_option OPTIONS[] = {
+    {.name = "grpc-listen", .type = MED_OPT_STRING, .offset = FIELD(grpc_listen), .unit = "HOST:PORT",
+     .default_text = "127.0.0.1:7070", .group = "Doors",
+     .help = "Where clients call medley.v1.Inference; port 0 lets the system choose."},
+    {.name = "http-listen", .type = MED_OPT_STRING, .offset = FIELD(http_listen), .unit = "HOST:PORT",
+     .default_text = "127.0.0.1:7071",
+     .help = "Where /metrics, /health and /version are; on a loopback address also /admin/state."},
+    {.name = "link-listen", .type = MED_OPT_STRING, .offset = FIELD(link_listen), .unit = "HOST:PORT",
+     .default_text = "127.0.0.1:7072", .help = "Where workers dial in."},
+    {.name = "link-socket", .type = MED_OPT_STRING, .offset = FIELD(link_socket), .unit = "PATH",
+     .help = "A Unix socket on which workers may dial in too."},
+    {.name = "queue-max", .type = MED_OPT_INTEGER, .offset = FIELD(queue_max), .unit = "REQUESTS",
+     .default_text = "4096", .min = 0, .max = 16384, .group = "Queue",
+     .help = "Most requests that wait for a worker; more are refused with RESOURCE_EXHAUSTED."},
+    {.name = "queue-wait", .type = MED_OPT_DURATION, .offset = FIELD(queue_wait_ns), .unit = "TIME",
+     .default_text = "30s", .min = 0.001, .max = 86400,
+     .help = "Longest wait of a request without a deadline, in fleet time."},
+    {.name = "attempts-max", .type = MED_OPT_INTEGER, .offset = FIELD(attempts_max), .unit = "COUNT",
+     .default_text = "3", .min = 1, .max = 100, .group = "Workers",
+     .help = "How often a request without a token is sent to a worker, the first time included."},
+    {.name = "suspect-after", .type = MED_OPT_DURATION, .offset = FIELD(suspect_after_ns),
+     .unit = "TIME", .default_text = "3s", .min = 0.6, .max = 3600,
+     .help = "A worker whose engine is silent this long (real time) gets no new requests."},
+    {.name = "gone-after", .type = MED_OPT_DURATION, .offset = FIELD(gone_after_ns), .unit = "TIME",
+     .default_text = "10s", .min = 0.6, .max = 3600,
+     .help = "A worker whose engine is silent this long (real time) is lost: its requests go elsewhere."},
+    {.name = "time-scale", .type = MED_OPT_NUMBER, .offset = FIELD(time_scale), .unit = "FACTOR",
+     .default_text = "1", .min = 0.001, .max = 1000, .group = "Run",
+     .help = "Fleet seconds per real second; the same for router, workers and load generator."},
+    {.name = "drain-timeout", .type = MED_OPT_DURATION, .offset = FIELD(drain_timeout_ns),
+     .unit = "TIME", .default_text = "30s", .min = 0, .max = 86400,
+     .help = "How long (real time) requests may go on after SIGTERM; a second signal ends it."},
+    {0},
+};
+// clang-format on
+
+static const struct med_program PROGRAM = {
+    .name = "medley router",
+    .synopsis = "[options] PLAN",
+    .summary = "Takes requests and sends each to the worker type that the plan chose for its size.",
+    .details =
+        "PLAN is the file that `medley plan --json` wrote. When the doors are open, one line on "
+        "standard error says where:\n"
+        "    READY grpc=127.0.0.1:7070 http=127.0.0.1:7071 link=127.0.0.1:7072\n"
+        "Workers dial in at any time; until one has, requests get UNAVAILABLE and /health says "
+        "503.\n\n"
+        "SIGTERM and SIGINT drain: new requests get UNAVAILABLE, those that were accepted go on.\n"
+        "Exit status: 0 after a signal, 1 failed, 2 wrong usage or a bad plan.",
+    .options = OPTIONS,
+    .positional_min = 1,
+    .positional_max = 1,
+};
+
+struct signals {
+    struct med_router *router;
+    uv_signal_t handles[2];
+};
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct signals *signals = handle->data;
+    MED_INFO("signal %d", number);
+    med_router_drain(signals->router);
+}
+
+/* The handles do not keep the loop running: the router does. */
+static int signals_start(uv_loop_t *loop, struct signals *signals)
+{
+    static const int NUMBERS[] = {SIGTERM, SIGINT};
+    for (size_t i = 0; i < 2; i++) {
+        int rc = uv_signal_init(loop, &signals->handles[i]);
+        if (rc < 0)
+            return rc;
+        signals->handles[i].data = signals;
+        uv_unref((uv_handle_t *)&signals->handles[i]);
+        rc = uv_signal_start(&signals->handles[i], on_signal, NUMBERS[i]);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static void signals_close(struct signals *signals)
+{
+    for (size_t i = 0; i < 2; i++)
+        if (signals->handles[i].loop != NULL)
+            uv_close((uv_handle_t *)&signals->handles[i], NULL);
+}
+
+static void print_ready(const struct med_router_addresses *a, const struct options *o)
+{
+    (void)fprintf(stderr, "READY grpc=%s http=%s link=%s%s%s\n", a->grpc, a->http, a->link,
+                  o->link_socket != NULL ? " link_socket=" : "",
+                  o->link_socket != NULL ? o->link_socket : "");
+}
+
+/* Returns when everything has closed. */
+static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan *plan,
+                 struct med_err *err)
+{
+    const struct med_router_config config = {
+        .plan = plan,
+        .grpc_listen = o->grpc_listen,
+        .http_listen = o->http_listen,
+        .link_listen = o->link_listen,
+        .link_socket = o->link_socket,
+        .time_scale = o->time_scale,
+        .queue_max = o->queue_max,
+        .queue_wait_ns = o->queue_wait_ns,
+        .suspect_after_ns = o->suspect_after_ns,
+        .gone_after_ns = o->gone_after_ns,
+        .attempts_max = o->attempts_max,
+        .drain_timeout_ns = o->drain_timeout_ns,
+    };
+    struct signals signals = {0};
+    struct med_router_addresses addresses;
+    int rc = med_router_new(loop, &config, &signals.router, err);
+    if (rc < 0)
+        return rc;
+    rc = signals_start(loop, &signals);
+    if (rc < 0)
+        (void)med_err_set(err, rc, "cannot listen for signals: %s", uv_strerror(rc));
+    else
+        rc = med_router_start(signals.router, &addresses, err);
+    if (rc == 0)
+        print_ready(&addresses, o);
+    else
+        med_router_stop(signals.router);
+    (void)uv_run(loop, UV_RUN_DEFAULT);
+    signals_close(&signals);
+    (void)uv_run(loop, UV_RUN_DEFAULT);
+    med_router_free(signals.router);
+    return rc;
+}
+
+static int run(const struct options *o, const char *path, struct med_err *err)
+{
+    struct med_plan plan = {0};
+    uv_loop_t loop;
+    if (o->gone_after_ns < o->suspect_after_ns)
+        return med_err_set(err, MED_E_USAGE,
+                           "--gone-after: found %.3g s, expected at least --suspect-after, %.3g s",
+                           (double)o->gone_after_ns / 1e9, (double)o->suspect_after_ns / 1e9);
+    int rc = med_plan_read_file(path, &plan, err);
+    if (rc < 0)
+        return rc;
+    rc = uv_loop_init(&loop);
+    if (rc < 0) {
+        med_plan_release(&plan);
+        return med_err_set(err, rc, "cannot make an event loop: %s", uv_strerror(rc));
+    }
+    rc = serve(&loop, o, &plan, err);
+    int closed = uv_loop_close(&loop);
+    MED_ASSERT(closed == 0);
+    med_plan_release(&plan);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct options values = {0};
+    struct med_options options;
+    struct med_err err = {0};
+    int status = 0;
+    (void)signal(SIGPIPE, SIG_IGN); // a lost peer is an error code, not a signal
+    if (med_options_main(&PROGRAM, argc, argv, &values, &options, &status) == MED_OPTIONS_DONE)
+        return status;
+    int rc = run(&values, options.positional[0], &err);
+    if (rc < 0) {
+        (void)fprintf(stderr, "medley router: %s\n", err.text);
+        status = med_err_exit_status(rc);
+    }
+    med_options_release(&options);
+    return status;
+}

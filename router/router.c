@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The router's life: start, timers, drain, close; see router.h.
+ *
+ * Dispatch says when it wants to be ticked; a prepare handle arms the timer for that before each
+ * sleep of the loop, so no call into dispatch has to think of it.  A second timer looks ten times a
+ * second at what is not worth an event: how late the loop is, how many workers are ready, what to
+ * tell a client that is turned away.
+ *
+ * Closing: every part (doors, links, handles) counts in parts_open and takes itself off when it has
+ * closed.  Links close last of the three, so that requests can still end while the doors close.
+ * Runs on the loop.
+ */
+#include "router/router.h"
+
+#include "allocator/dispatch_config.h"
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "base/thread.h"
+#include "router/router_internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    WATCH_MS = 100,
+    DRAIN_LOOK_MS = 20,
+    STATS_INTERVAL_MS = 500, // real time
+    HELLO_TIMEOUT_MS = 10 * 1000,
+    PING_INTERVAL_MS = 5 * 1000,
+    RETRY_MS_MIN = 100,
+    RETRY_MS_MAX = 60 * 1000,
+    RETRY_MS_UNKNOWN = 1000,
+    LOOP_DELAY_LOG_MS = 250,
+};
+
+/* ---- timers ---- */
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct med_router *router = timer->data;
+    router->tick_at_ns = INT64_MAX;
+    med_dispatch_tick(router->dispatch, med_clock_now_ns(&router->clock));
+}
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct med_router *router = prepare->data;
+    int64_t at_ns = med_dispatch_next_tick_ns(router->dispatch);
+    if (at_ns == router->tick_at_ns || router->state == MED_ROUTER_CLOSING)
+        return;
+    router->tick_at_ns = at_ns;
+    if (at_ns == INT64_MAX) {
+        (void)uv_timer_stop(&router->tick); // always succeeds
+        return;
+    }
+    uint64_t ms = med_clock_real_ms_until(&router->clock, at_ns);
+    int rc = uv_timer_start(&router->tick, on_tick, ms > 0 ? ms : 1, 0);
+    MED_ASSERT(rc == 0);
+}
+
+/* The soonest predicted start of a worker that is ready, as a hint in real time. */
+static uint32_t retry_hint(const struct med_router *router, int64_t start_ns)
+{
+    if (start_ns == INT64_MAX)
+        return RETRY_MS_UNKNOWN;
+    double ms = (double)start_ns / router->clock.scale / (double)MED_NS_PER_MS;
+    return (uint32_t)fmin(fmax(ms, RETRY_MS_MIN), RETRY_MS_MAX);
+}
+
+void med_router_look(struct med_router *router)
+{
+    struct med_dispatch_worker_view view;
+    int64_t soonest_ns = INT64_MAX;
+    size_t ready = 0;
+    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+        if (router->workers[i].link == NULL ||
+            !med_dispatch_get_worker(router->dispatch, i, &view) || view.state != MED_WORKER_READY)
+            continue;
+        ready++;
+        if (view.predicted_start_ns < soonest_ns)
+            soonest_ns = view.predicted_start_ns;
+    }
+    router->workers_ready = ready;
+    router->retry_after_ms = retry_hint(router, soonest_ns);
+    if (router->state != MED_ROUTER_CLOSING && router->grpc != NULL)
+        med_grpc_server_set_serving(router->grpc, ready > 0 && router->state == MED_ROUTER_RUNNING);
+}
+
+static void on_watch(uv_timer_t *timer)
+{
+    struct med_router *router = timer->data;
+    uint64_t now_ns = uv_hrtime();
+    double late_s =
+        now_ns > router->watch_due_ns ? (double)(now_ns - router->watch_due_ns) / 1e9 : 0;
+    med_hist_add(&router->metrics.loop_delay, late_s);
+    if (late_s > router->loop_delay_max_s)
+        router->loop_delay_max_s = late_s;
+    if (late_s * 1000 > LOOP_DELAY_LOG_MS)
+        MED_WARN("the loop was %.0f ms late", late_s * 1000);
+    router->watch_due_ns = now_ns + (uint64_t)WATCH_MS * 1000000;
+    med_router_look(router);
+}
+
+/* ---- closing ---- */
+
+static void on_part_closed(void *arg)
+{
+    struct med_router *router = arg;
+    router->parts_open--;
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    on_part_closed(handle->data);
+}
+
+static void on_grpc_closed(void *arg)
+{
+    struct med_router *router = arg;
+    router->grpc = NULL;
+    /* Every request has ended now: no call is left that could own one. */
+    MED_ASSERT(router->active == 0);
+    struct med_link_server *links = router->links;
+    router->links = NULL;
+    med_link_server_close(links, on_part_closed, router);
+    on_part_closed(router);
+}
+
+static void close_all(struct med_router *router)
+{
+    if (router->state == MED_ROUTER_CLOSING)
+        return;
+    med_router_abort_all(router);
+    router->state = MED_ROUTER_CLOSING;
+    struct med_http_server *http = router->http;
+    router->http = NULL;
+    med_http_server_close(http, on_part_closed, router);
+    med_grpc_server_close(router->grpc, on_grpc_closed, router);
+    uv_close((uv_handle_t *)&router->prepare, on_handle_closed);
+    uv_close((uv_handle_t *)&router->tick, on_handle_closed);
+    uv_close((uv_handle_t *)&router->watch, on_handle_closed);
+    uv_close((uv_handle_t *)&router->drain_timer, on_handle_closed);
+}
+
+/* Looks whether the drain is over: no request is left, and every answer has been written. */
+static void on_drain_look(uv_timer_t *timer)
+{
+    struct med_router *router = timer->data;
+    if (router->active == 0 && med_grpc_server_requests(router->grpc) == 0) {
+        MED_INFO("drained");
+        close_all(router);
+    } else if (uv_hrtime() >= router->drain_until_ns) {
+        MED_WARN("the drain's time is over: %zu requests are ended", router->active);
+        close_all(router);
+    }
+}
+
+void med_router_drain(struct med_router *router)
+{
+    MED_ASSERT_THREAD(router->thread);
+    if (router->state != MED_ROUTER_RUNNING) {
+        close_all(router);
+        return;
+    }
+    router->state = MED_ROUTER_DRAINING;
+    router->drain_until_ns = uv_hrtime() + (uint64_t)router->config.drain_timeout_ns;
+    MED_INFO("draining: %zu requests are left", router->active);
+    med_router_look(router);
+    int rc = uv_timer_start(&router->drain_timer, on_drain_look, 0, DRAIN_LOOK_MS);
+    MED_ASSERT(rc == 0);
+}
+
+void med_router_stop(struct med_router *router)
+{
+    MED_ASSERT_THREAD(router->thread);
+    close_all(router);
+}
+
+/* ---- start ---- */
+
+static int make_dispatch(struct med_router *router, struct med_err *err)
+{
+    const struct med_router_config *c = &router->config;
+    const struct med_dispatch_ops ops = {.send = med_router_on_send,
+                                         .cancel = med_router_on_cancel,
+                                         .end = med_router_on_end,
+                                         .arg = router};
+    struct med_dispatch_config config = {0};
+    int rc = med_dispatch_config_from_plan(c->plan, &config, NULL, err);
+    if (rc < 0)
+        return rc;
+    config.queue_max = c->queue_max;
+    config.queue_wait_ns = c->queue_wait_ns;
+    config.requests_max = MED_LIMIT_CALLS;
+    config.workers_max = MED_LIMIT_WORKERS;
+    config.suspect_after_ns = (int64_t)((double)c->suspect_after_ns * c->time_scale);
+    config.gone_after_ns = (int64_t)((double)c->gone_after_ns * c->time_scale);
+    config.attempts_max = c->attempts_max;
+    router->workers_max = (uint32_t)config.workers_max;
+    rc = med_dispatch_new(&config, &ops, &router->dispatch, err);
+    med_dispatch_config_release(&config);
+    return rc;
+}
+
+static int make_tables(struct med_router *router)
+{
+    router->slots = med_calloc(MED_LIMIT_CALLS, sizeof(*router->slots));
+    router->workers = med_calloc(router->workers_max, sizeof(*router->workers));
+    if (router->slots == NULL || router->workers == NULL)
+        return MED_E_NOMEM;
+    for (uint32_t i = 0; i < MED_LIMIT_CALLS; i++)
+        router->slots[i].next_free = i + 1 < MED_LIMIT_CALLS ? i + 1 : UINT32_MAX;
+    router->joining_index = UINT32_MAX;
+    return 0;
+}
+
+static int make_servers(struct med_router *router, struct med_err *err)
+{
+    const struct med_http_handler pages = {.handle = med_router_page, .self = router};
+    const struct med_grpc_host host = {
+        .submit = med_router_submit, .cancel = med_router_cancel, .self = router};
+    const struct med_link_server_config links = {
+        .stats_interval_ms = (uint32_t)ceil(STATS_INTERVAL_MS * router->config.time_scale),
+        .hello_timeout_ms = HELLO_TIMEOUT_MS,
+        .ping_interval_ms = PING_INTERVAL_MS,
+    };
+    struct med_link_ops ops = MED_ROUTER_LINK_OPS;
+    ops.self = router;
+    int rc = med_link_server_new(router->loop, &ops, &links, &router->links);
+    if (rc == 0)
+        rc = med_http_server_new(router->loop, &pages, &router->http);
+    if (rc < 0)
+        return med_err_set(err, rc, "%s", med_err_text(rc));
+    return med_grpc_server_new(router->loop, &router->clock, &host, &router->grpc, err);
+}
+
+static void make_handles(struct med_router *router)
+{
+    /* uv_timer_init and uv_prepare_init always succeed. */
+    (void)uv_prepare_init(router->loop, &router->prepare);
+    (void)uv_timer_init(router->loop, &router->tick);
+    (void)uv_timer_init(router->loop, &router->watch);
+    (void)uv_timer_init(router->loop, &router->drain_timer);
+    router->prepare.data = router;
+    router->tick.data = router;
+    router->watch.data = router;
+    router->drain_timer.data = router;
+    router->parts_open = 4 + 3; // these, links, HTTP and gRPC
+}
+
+int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
+                   struct med_router **ret_router, struct med_err *err)
+{
+    struct med_router *router = med_calloc(1, sizeof(*router));
+    if (router == NULL)
+        return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
+    router->thread = pthread_self();
+    router->loop = loop;
+    router->config = *config;
+    router->tick_at_ns = INT64_MAX;
+    router->retry_after_ms = RETRY_MS_UNKNOWN;
+    med_clock_init_real(&router->clock, config->time_scale);
+    med_router_metrics_init(&router->metrics, &config->plan->slos);
+    struct med_rng rng;
+    med_rng_init(&rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
+    router->boot = med_rng_u32(&rng);
+    int rc = make_dispatch(router, err);
+    if (rc == 0) {
+        rc = make_tables(router);
+        if (rc < 0)
+            rc = med_err_set(err, rc, "%s", med_err_text(rc));
+    }
+    if (rc == 0)
+        rc = make_servers(router, err);
+    if (rc < 0) {
+        /* Nothing has a handle on the loop yet. */
+        med_link_server_close(router->links, NULL, NULL);
+        med_http_server_close(router->http, NULL, NULL);
+        router->links = NULL;
+        router->http = NULL;
+        med_router_free(router);
+        return rc;
+    }
+    make_handles(router);
+    *ret_router = router;
+    return 0;
+}
+
+static int listen_links(struct med_router *router, struct med_router_addresses *addresses,
+                        struct med_err *err)
+{
+    const struct med_router_config *c = &router->config;
+    struct sockaddr_storage address;
+    struct sockaddr_storage bound;
+    int rc = med_net_parse(c->link_listen, "--link-listen", &address, err);
+    if (rc == 0)
+        rc = med_link_server_listen_tcp(router->links, &address, &bound, err);
+    if (rc < 0)
+        return rc;
+    med_net_format(&bound, addresses->link);
+    return c->link_socket != NULL ? med_link_server_listen_unix(router->links, c->link_socket, err)
+                                  : 0;
+}
+
+static int listen_http(struct med_router *router, struct med_router_addresses *addresses,
+                       struct med_err *err)
+{
+    struct sockaddr_storage address;
+    int rc = med_net_parse(router->config.http_listen, "--http-listen", &address, err);
+    if (rc < 0)
+        return rc;
+    rc = med_http_server_listen(router->http, &address, err);
+    if (rc < 0) {
+        (void)med_err_prefix(err, "--http-listen %s", router->config.http_listen);
+        return rc;
+    }
+    med_http_server_address(router->http, &address);
+    med_net_format(&address, addresses->http);
+    router->http_is_loopback = med_net_is_loopback(&address);
+    return 0;
+}
+
+static void port_set(struct sockaddr_storage *address, int port)
+{
+    if (address->ss_family == AF_INET6)
+        ((struct sockaddr_in6 *)address)->sin6_port = htons((uint16_t)port);
+    else
+        ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
+}
+
+static int listen_grpc(struct med_router *router, struct med_router_addresses *addresses,
+                       struct med_err *err)
+{
+    struct sockaddr_storage address;
+    char text[MED_NET_TEXT_MAX];
+    int port = 0;
+    int rc = med_net_parse(router->config.grpc_listen, "--grpc-listen", &address, err);
+    if (rc < 0)
+        return rc;
+    med_net_format(&address, text);
+    rc = med_grpc_server_listen(router->grpc, text, &port, err);
+    if (rc < 0)
+        return rc;
+    port_set(&address, port);
+    med_net_format(&address, addresses->grpc);
+    return 0;
+}
+
+int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
+                     struct med_err *err)
+{
+    MED_ASSERT_THREAD(router->thread);
+    struct med_router_addresses addresses = {{0}, {0}, {0}};
+    int rc = listen_links(router, &addresses, err);
+    if (rc == 0)
+        rc = listen_http(router, &addresses, err);
+    if (rc == 0)
+        rc = listen_grpc(router, &addresses, err);
+    if (rc == 0)
+        rc = uv_prepare_start(&router->prepare, on_prepare);
+    if (rc == 0)
+        rc = uv_timer_start(&router->watch, on_watch, WATCH_MS, WATCH_MS);
+    router->watch_due_ns = uv_hrtime() + (uint64_t)WATCH_MS * 1000000;
+    if (rc == 0)
+        *ret_addresses = addresses;
+    return rc;
+}
+
+void med_router_free(struct med_router *router)
+{
+    if (router == NULL)
+        return;
+    MED_ASSERT(router->parts_open == 0);
+    MED_ASSERT(router->active == 0);
+    med_dispatch_free(router->dispatch);
+    med_free(router->slots);
+    med_free(router->workers);
+    med_free(router);
+}

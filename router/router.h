@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The router: doors, dispatch and worker links on one loop.
+ *
+ * Life: new, start, then the loop runs; drain asks it to finish; when everything has closed, nothing
+ * of it is left on the loop and uv_run returns; free. What a signal means is main's business.
+ *
+ * Draining: health says NOT_SERVING, new calls get UNAVAILABLE, requests in flight and in the queue
+ * go on until they end or the drain's time is over; then doors, links and timers close.
+ * thread: loop, all of it.
+ */
+#ifndef MED_ROUTER_ROUTER_H
+#define MED_ROUTER_ROUTER_H
+
+#include "allocator/plan.h"
+#include "base/err.h"
+#include "router/net.h"
+
+#include <stdint.h>
+#include <uv.h>
+
+/* Durations are real time: they are about processes and people, not about the emulated fleet. */
+struct med_router_config {
+    const struct med_plan *plan;                         /* borrowed until free */
+    const char *grpc_listen, *http_listen, *link_listen; /* "HOST:PORT" */
+    const char *link_socket;                             /* NULL: none */
+    double time_scale;
+    int64_t queue_max;
+    int64_t queue_wait_ns; /* fleet time: it belongs to the service, not to the process */
+    int64_t suspect_after_ns, gone_after_ns;
+    int64_t attempts_max;
+    int64_t drain_timeout_ns;
+};
+
+/* Where it listens; "" where it does not. */
+struct med_router_addresses {
+    char grpc[MED_NET_TEXT_MAX], http[MED_NET_TEXT_MAX], link[MED_NET_TEXT_MAX];
+};
+
+struct med_router;
+
+int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
+                   struct med_router **ret_router, struct med_err *err) MED_MUST_CHECK;
+/* Opens links, HTTP and gRPC. On failure call stop, run the loop to its end, and free. */
+int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
+                     struct med_err *err) MED_MUST_CHECK;
+/* A second call ends the drain at once. */
+void med_router_drain(struct med_router *router);
+/* Ends what is left and closes everything now. */
+void med_router_stop(struct med_router *router);
+/* After the loop has returned. */
+void med_router_free(struct med_router *router);
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside the router: the state that its files share.  thread: loop.
+ *
+ * router.c            life: start, timers, drain, close
+ * router_requests.c   from doors to dispatch, and dispatch's callbacks
+ * router_links.c      from worker links to dispatch
+ * router_pages.c      the HTTP door's pages
+ */
+#ifndef MED_ROUTER_ROUTER_INTERNAL_H
+#define MED_ROUTER_ROUTER_INTERNAL_H
+
+#include "base/clock.h"
+#include "router/dispatch/dispatch.h"
+#include "router/grpc_server.h"
+#include "router/http_server.h"
+#include "router/link_server.h"
+#include "router/metrics.h"
+#include "router/request.h"
+#include "router/router.h"
+
+/* A request that dispatch has; its id is the generation above the slot's index. */
+struct med_router_slot {
+    struct med_req *req; // NULL: free
+    uint32_t generation;
+    uint32_t next_free;
+};
+
+/* A worker that dispatch has, by dispatch's index. */
+struct med_router_worker {
+    struct med_link *link; // NULL: none
+    char id[MED_LIMIT_NAME_BYTES + 1];
+    char type_name[MED_LIMIT_NAME_BYTES + 1];
+    char backend[32], program_version[32];
+    size_t type;
+    uint64_t beat;        // the worker's own clock, as last told
+    int64_t beat_seen_ns; // fleet time when `beat` last changed
+    struct med_link_stats stats;
+};
+
+enum med_router_state {
+    MED_ROUTER_RUNNING,
+    MED_ROUTER_DRAINING,
+    MED_ROUTER_CLOSING
+};
+
+struct med_router {
+    pthread_t thread;
+    uv_loop_t *loop;
+    struct med_router_config config;
+    struct med_clock clock;
+    enum med_router_state state;
+    struct med_dispatch *dispatch;
+    uint32_t workers_max;
+    struct med_router_slot *slots; // [MED_LIMIT_CALLS]
+    uint32_t slot_free;            // first free one; UINT32_MAX: none
+    size_t active;                 // requests that dispatch has
+    uint64_t request_counter;
+    uint32_t boot;                     // makes request ids differ between starts
+    struct med_router_worker *workers; // [workers_max]
+    size_t worker_count;
+    struct med_router_worker joining; // while dispatch takes a worker in
+    uint32_t joining_index;           // UINT32_MAX: nobody joins
+    size_t workers_ready;             // as of the last look
+    uint32_t retry_after_ms;          // likewise
+    struct med_router_metrics metrics;
+    struct med_grpc_server *grpc;
+    struct med_http_server *http;
+    struct med_link_server *links;
+    bool http_is_loopback;
+    uv_prepare_t prepare; // arms `tick` before the loop sleeps
+    uv_timer_t tick;      // dispatch's time
+    uv_timer_t watch;     // loop delay, health, retry hint
+    uv_timer_t drain_timer;
+    int64_t tick_at_ns;    // INT64_MAX: not armed
+    uint64_t watch_due_ns; // uv_hrtime
+    double loop_delay_max_s;
+    uint64_t drain_until_ns; // uv_hrtime
+    int parts_open;          // doors, links and handles that have not closed yet
+};
+
+/* router_requests.c */
+int med_router_submit(void *self, struct med_req *req, struct med_err *err);
+void med_router_cancel(void *self, struct med_req *req, enum med_outcome outcome);
+/* Dispatch's callbacks; arg is the router. */
+int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t worker);
+void med_router_on_cancel(void *arg, uint64_t request, uint32_t attempt, uint32_t worker);
+void med_router_on_end(void *arg, uint64_t request, enum med_outcome outcome, int code);
+/* The request with this id, or NULL. */
+struct med_req *med_router_find(struct med_router *router, uint64_t request);
+/* A worker's tokens, after dispatch has taken them. */
+void med_router_tokens(struct med_router *router, struct med_req *req, const uint32_t *ids,
+                       size_t count);
+/* Ends all requests that are left: the drain's time is over. */
+void med_router_abort_all(struct med_router *router);
+
+/* router_links.c: ops of the link server, self is the router */
+extern const struct med_link_ops MED_ROUTER_LINK_OPS;
+/* The worker with dispatch's index, also while it joins; NULL: none. */
+struct med_router_worker *med_router_worker_at(struct med_router *router, uint32_t worker);
+
+/* router_pages.c: handler of the HTTP door, self is the router */
+int med_router_page(void *self, const char *path, struct med_http_answer *answer);
+
+/* router.c: counts ready workers and tells the health service. */
+void med_router_look(struct med_router *router);
+
+#endif

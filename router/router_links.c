@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Worker links and dispatch: joining, tokens, finishes, heartbeats, losses.
+ *
+ * A worker's heartbeat is on its own clock, so only its changes count here: each one is taken as a
+ * beat at the time of its receipt.  A worker is on dispatch's table from Hello until its connection
+ * has closed.
+ *
+ * Runs on the loop. What the fleet does about it is dispatch's business.
+ */
+#include "router/router_internal.h"
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "base/utf8.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+struct med_router_worker *med_router_worker_at(struct med_router *router, uint32_t worker)
+{
+    if (worker == router->joining_index)
+        return &router->joining;
+    MED_ASSERT(worker < router->workers_max);
+    return router->workers[worker].link != NULL ? &router->workers[worker] : NULL;
+}
+
+static void plan_types(const struct med_router *router, char *out, size_t bytes)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++) {
+        int n = snprintf(out + used, bytes - used, "%s%s", t > 0 ? ", " : "",
+                         med_dispatch_type_name(router->dispatch, t));
+        if (n < 0 || (size_t)n >= bytes - used)
+            return;
+        used += (size_t)n;
+    }
+}
+
+/* The type's index, or -1. */
+static int type_of(const struct med_router *router, const char *name)
+{
+    for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++)
+        if (strcmp(med_dispatch_type_name(router->dispatch, t), name) == 0)
+            return (int)t;
+    return -1;
+}
+
+static void show(char *out, size_t bytes, const char *hostile)
+{
+    (void)med_utf8_escape(out, bytes, hostile, strlen(hostile));
+}
+
+static int check_hello(const struct med_router *router, const struct med_link_hello *hello,
+                       struct med_err *err)
+{
+    char shown[96];
+    char types[512];
+    if (router->state != MED_ROUTER_RUNNING)
+        return med_err_set(err, MED_E_DRAINING, "this router is stopping");
+    for (const char *c = hello->worker_id; *c != '\0'; c++) {
+        if (*c < 0x21 || *c > 0x7e) {
+            show(shown, sizeof(shown), hello->worker_id);
+            return med_err_set(err, MED_E_INVALID,
+                               "worker_id is \"%s\", expected printable ASCII without spaces",
+                               shown);
+        }
+    }
+    if (strcmp(hello->model, router->config.plan->model_name) != 0) {
+        show(shown, sizeof(shown), hello->model);
+        return med_err_set(err, MED_E_INVALID, "model is \"%s\", but the plan names \"%s\"", shown,
+                           router->config.plan->model_name);
+    }
+    if (type_of(router, hello->worker_type) < 0) {
+        show(shown, sizeof(shown), hello->worker_type);
+        plan_types(router, types, sizeof(types));
+        return med_err_set(err, MED_E_NOT_FOUND, "worker type is \"%s\", but the plan names %s",
+                           shown, types);
+    }
+    return 0;
+}
+
+static int on_hello(void *self, struct med_link *link, const struct med_link_hello *hello,
+                    struct med_err *err)
+{
+    struct med_router *router = self;
+    int rc = check_hello(router, hello, err);
+    if (rc < 0)
+        return rc;
+    int64_t now_ns = med_clock_now_ns(&router->clock);
+    struct med_router_worker *joining = &router->joining;
+    *joining = (struct med_router_worker){.link = link, .beat_seen_ns = now_ns};
+    joining->type = (size_t)type_of(router, hello->worker_type);
+    (void)snprintf(joining->id, sizeof(joining->id), "%s", hello->worker_id);
+    (void)snprintf(joining->type_name, sizeof(joining->type_name), "%s", hello->worker_type);
+    show(joining->backend, sizeof(joining->backend), hello->backend);
+    show(joining->program_version, sizeof(joining->program_version), hello->program_version);
+    struct med_dispatch_worker_hello said = {.type_name = hello->worker_type,
+                                             .worker_id = hello->worker_id,
+                                             .incarnation = hello->incarnation,
+                                             .model_len_max = hello->model_len_max,
+                                             .sequences_max = hello->sequences_max,
+                                             .kv_tokens = hello->kv_tokens};
+    /* Dispatch may send to it before join returns. */
+    rc = med_dispatch_worker_join(router->dispatch, now_ns, &said, &router->joining_index, err);
+    uint32_t index = router->joining_index;
+    router->joining_index = UINT32_MAX;
+    if (rc < 0)
+        return rc;
+    router->workers[index] = *joining;
+    router->worker_count++;
+    med_link_set_user(link, index);
+    MED_INFO("worker %s joined: %s, %s, program %s, at most %" PRId64 " sequences, %" PRId64
+             " KV tokens",
+             joining->id, joining->type_name, joining->backend, joining->program_version,
+             hello->sequences_max, hello->kv_tokens);
+    med_router_look(router);
+    return 0;
+}
+
+static int on_tokens(void *self, struct med_link *link, uint64_t request, uint32_t attempt,
+                     uint32_t position, const uint32_t *ids, size_t count)
+{
+    struct med_router *router = self;
+    int rc = med_dispatch_tokens(router->dispatch, med_clock_now_ns(&router->clock),
+                                 (uint32_t)med_link_user(link), request, attempt, position,
+                                 (int64_t)count);
+    if (rc == MED_E_NOT_FOUND)
+        return 0; // stale: its request has ended or gone elsewhere
+    if (rc < 0)
+        return rc;
+    struct med_req *req = med_router_find(router, request);
+    MED_ASSERT(req != NULL);
+    med_router_tokens(router, req, ids, count);
+    return 0;
+}
+
+static int on_finish(void *self, struct med_link *link, uint64_t request, uint32_t attempt,
+                     enum med_link_ending ending, const char *message)
+{
+    struct med_router *router = self;
+    /* A worker that stops a request nobody cancelled has failed it; of others this is stale. */
+    enum med_outcome outcome = ending == MED_LINK_STOP     ? MED_OUTCOME_STOP
+                               : ending == MED_LINK_LENGTH ? MED_OUTCOME_LENGTH
+                                                           : MED_OUTCOME_ERROR;
+    uint32_t worker = (uint32_t)med_link_user(link);
+    struct med_req *req = med_router_find(router, request);
+    if (req != NULL && outcome == MED_OUTCOME_ERROR && message[0] != '\0') {
+        char shown[128];
+        show(shown, sizeof(shown), message);
+        (void)snprintf(req->end_text, sizeof(req->end_text), "worker %.64s: %s",
+                       router->workers[worker].id, shown);
+    }
+    int rc = med_dispatch_finish(router->dispatch, med_clock_now_ns(&router->clock), worker,
+                                 request, attempt, outcome);
+    return rc == MED_E_NOT_FOUND ? 0 : rc;
+}
+
+static void on_stats(void *self, struct med_link *link, const struct med_link_stats *stats)
+{
+    struct med_router *router = self;
+    uint32_t index = (uint32_t)med_link_user(link);
+    struct med_router_worker *worker = &router->workers[index];
+    int64_t now_ns = med_clock_now_ns(&router->clock);
+    if (stats->heartbeat_ns != worker->beat) {
+        worker->beat = stats->heartbeat_ns;
+        worker->beat_seen_ns = now_ns;
+    }
+    worker->stats = *stats;
+    struct med_dispatch_worker_stats said = {.heartbeat_ns = worker->beat_seen_ns,
+                                             .running = stats->running,
+                                             .waiting = stats->waiting,
+                                             .kv_blocks_free = stats->kv_blocks_free,
+                                             .kv_blocks_total = stats->kv_blocks_total};
+    med_dispatch_worker_stats(router->dispatch, now_ns, index, &said);
+}
+
+static void on_drain(void *self, struct med_link *link)
+{
+    struct med_router *router = self;
+    uint32_t index = (uint32_t)med_link_user(link);
+    MED_INFO("worker %s drains", router->workers[index].id);
+    med_dispatch_worker_drain(router->dispatch, med_clock_now_ns(&router->clock), index);
+    med_router_look(router);
+}
+
+static void on_closed(void *self, struct med_link *link, const char *reason)
+{
+    struct med_router *router = self;
+    uint32_t index = (uint32_t)med_link_user(link);
+    struct med_router_worker *worker = &router->workers[index];
+    MED_ASSERT(worker->link == link);
+    med_log(router->state == MED_ROUTER_RUNNING ? MED_LOG_WARN : MED_LOG_INFO, NULL,
+            "worker %s is gone: %s", worker->id, reason);
+    worker->link = NULL;
+    router->worker_count--;
+    med_dispatch_worker_gone(router->dispatch, med_clock_now_ns(&router->clock), index);
+    med_router_look(router);
+}
+
+const struct med_link_ops MED_ROUTER_LINK_OPS = {
+    .hello = on_hello,
+    .tokens = on_tokens,
+    .finish = on_finish,
+    .stats = on_stats,
+    .drain = on_drain,
+    .closed = on_closed,
+};
