@@ -9,6 +9,7 @@
  */
 #include "router/bench/inputs.h"
 
+#include "allocator/resolve.h"
 #include "base/alloc.h"
 
 #include <math.h>
@@ -47,8 +48,8 @@ static const struct med_option OPTIONS[] = {
     {.name = "workload",
      .type = MED_OPT_STRING,
      .offset = AT(workload),
-     .unit = "FILE",
-     .help = "Workload file that request sizes are drawn from.",
+     .unit = "FILE|NAME",
+     .help = "Workload that request sizes are drawn from: a file, or the name of one that ships.",
      .group = "Requests"},
     {.name = "trace",
      .type = MED_OPT_STRING,
@@ -278,12 +279,23 @@ static int load_plan(const struct med_bench_options *o, struct med_bench_inputs 
     return 0;
 }
 
+static int read_workload(const char *name, struct med_workload *ret_workload, struct med_err *err)
+{
+    char *path;
+    int rc = med_resolve(MED_RESOLVE_WORKLOAD, name, NULL, &path, err);
+    if (rc < 0)
+        return rc;
+    rc = med_workload_read_file(path, ret_workload, err);
+    med_free(path);
+    return rc;
+}
+
 static int load_sizes(const struct med_bench_options *o, struct med_bench_inputs *in,
                       struct med_err *err)
 {
     int rc = 0;
     if (o->workload)
-        rc = med_workload_read_file(o->workload, &in->workload, err);
+        rc = read_workload(o->workload, &in->workload, err);
     else if (in->has_plan)
         rc = med_bench_workload_from_plan(&in->plan, &in->workload, err);
     if (rc < 0)
