@@ -109,10 +109,11 @@ static void end_request(struct med_engine *engine, struct med_engine_request *re
 {
     MED_ASSERT(request->end == MED_ENGINE_GOES_ON);
     request->end = end;
-    if (request->prev)
+    if (request->prev) {
         request->prev->next = request->next;
-    else
+    } else {
         engine->first = request->next;
+    }
     if (request->next)
         request->next->prev = request->prev;
 }
@@ -197,15 +198,16 @@ static void count_end_locked(struct med_engine_stats *stats, const struct med_en
     med_hist_add(&stats->queue, seconds(r->scheduled_ns - r->arrival_ns));
     med_hist_add(&stats->prefill, seconds(r->first_token_ns - r->scheduled_ns));
     med_hist_add(&stats->decode, seconds(now_ns - r->first_token_ns));
-    if (r->generated > 1)
+    if (r->generated > 1) {
         med_hist_add(&stats->tpot,
                      seconds(now_ns - r->first_token_ns) / (double)(r->generated - 1));
+    }
 }
 
 static void take_event_locked(struct med_engine *engine, const struct med_sequence_event *event,
                               int64_t now_ns)
 {
-    static const enum med_engine_end ENDS[] = {[MED_END_NONE] = MED_ENGINE_GOES_ON,
+    static const enum med_engine_end ends[] = {[MED_END_NONE] = MED_ENGINE_GOES_ON,
                                                [MED_END_STOP] = MED_ENGINE_STOP,
                                                [MED_END_LENGTH] = MED_ENGINE_LENGTH,
                                                [MED_END_CANCEL] = MED_ENGINE_CANCEL};
@@ -223,7 +225,7 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
         request->last_token_ns = now_ns;
     }
     if (event->end != MED_END_NONE) {
-        end_request(engine, request, ENDS[event->end]);
+        end_request(engine, request, ends[event->end]);
         count_end_locked(stats, request, now_ns);
     }
 }
@@ -331,12 +333,13 @@ static int allocate(struct med_engine *engine, struct med_err *err)
     int rc = med_scheduler_new(c, &engine->scheduler, err);
     if (rc < 0)
         return rc;
-    engine->sequences = med_calloc((size_t)c->sequences_max, sizeof engine->sequences[0]);
+    engine->sequences = med_calloc((size_t)c->sequences_max, sizeof(struct med_backend_sequence *));
     engine->sampled = med_calloc((size_t)c->sequences_max, sizeof engine->sampled[0]);
     engine->stops = med_calloc((size_t)c->sequences_max, sizeof engine->stops[0]);
-    if (!engine->sequences || !engine->sampled || !engine->stops)
+    if (!engine->sequences || !engine->sampled || !engine->stops) {
         return med_err_set(err, MED_E_NOMEM, "engine: no memory for a batch of %lld sequences",
                            (long long)c->sequences_max);
+    }
     return 0;
 }
 
@@ -345,9 +348,10 @@ static void init_stats(struct med_engine *engine)
     const struct med_engine_config *c = &engine->config;
     struct med_engine_stats *s = &engine->shared.stats;
     struct med_hist *const long_ones[] = {&s->ttft, &s->e2e, &s->queue, &s->prefill, &s->decode};
-    for (size_t i = 0; i < sizeof long_ones / sizeof long_ones[0]; i++)
+    for (size_t i = 0; i < sizeof long_ones / sizeof long_ones[0]; i++) {
         med_hist_init(long_ones[i], MED_HIST_TTFT_S, MED_HIST_TTFT_S_COUNT,
                       i == 0 ? c->ttft_bounds_s : NULL, i == 0 ? c->ttft_bound_count : 0);
+    }
     med_hist_init(&s->itl, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, c->tpot_bounds_s,
                   c->tpot_bound_count);
     med_hist_init(&s->tpot, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, c->tpot_bounds_s,
@@ -418,10 +422,11 @@ int med_engine_new(const struct med_engine_config *config, struct med_engine **r
     init_stats(engine);
     init_shared(engine);
     rc = med_thread_start(&engine->thread, "engine", engine_run, engine);
-    if (rc < 0)
+    if (rc < 0) {
         rc = med_err_set(err, rc, "engine: cannot start its thread");
-    else
+    } else {
         rc = await_start(engine, err);
+    }
     if (rc < 0) {
         release_shared(engine);
         free_memory(engine);

@@ -33,7 +33,7 @@ struct options {
 
 // clang-format off
 #define AT(field) offsetof(struct options, field)
-static const struct med_option OPTIONS[] = {
+static const struct med_option option_table[] = {
     {.name = "plan", .type = MED_OPT_STRING, .offset = AT(plan), .unit = "FILE", .group = "What to serve",
      .help = "Plan that holds the profile of the worker type."},
     {.name = "worker-type", .type = MED_OPT_STRING, .offset = AT(worker_type), .unit = "NAME",
@@ -80,7 +80,7 @@ static const struct med_option OPTIONS[] = {
 };
 // clang-format on
 
-static const struct med_program PROGRAM = {
+static const struct med_program program = {
     .name = "medley worker",
     .synopsis = "[options] --router ADDRESS (--plan FILE | --profile FILE)",
     .summary = "Serve one model on one device group, for the routers that it dials.",
@@ -92,7 +92,7 @@ static const struct med_program PROGRAM = {
         "cancels them. A worker that every router has drained stops by itself.\n"
         "\n"
         "Exit status: 0 stopped as told, 1 failed, 2 wrong usage or input.\n",
-    .options = OPTIONS,
+    .options = option_table,
 };
 
 /* Everything that lives as long as the process serves. */
@@ -113,15 +113,17 @@ static int choose_type(const struct med_plan *plan, const struct options *o, str
 {
     if (o->worker_type) {
         int type = med_plan_find_type(plan, o->worker_type);
-        if (type < 0)
+        if (type < 0) {
             return med_err_set(err, MED_E_USAGE, "--worker-type %s: %s has no profile of that name",
                                o->worker_type, o->plan);
+        }
         return type;
     }
-    if (plan->profile_count != 1)
+    if (plan->profile_count != 1) {
         return med_err_set(err, MED_E_USAGE,
                            "%s has %zu worker types, expected --worker-type to name one", o->plan,
                            plan->profile_count);
+    }
     return 0;
 }
 
@@ -189,24 +191,27 @@ static int check_memory(const struct setup *setup, struct med_err *err)
 {
     const struct med_scheduler_config *s = &setup->service.scheduler;
     double weights = setup->profile.model.weight_bytes;
-    if (s->kv_tokens < 1)
+    if (s->kv_tokens < 1) {
         return med_err_set(err, MED_E_USAGE,
                            "--kv-tokens %" PRId64 ": expected at least one block of %" PRId64
                            " tokens",
                            setup->options.kv_tokens, s->block_tokens);
-    if (s->batched_tokens_max < s->sequences_max)
+    }
+    if (s->batched_tokens_max < s->sequences_max) {
         return med_err_set(err, MED_E_USAGE,
                            "--max-num-batched-tokens %" PRId64
                            ": expected at least --max-num-seqs (%" PRId64
                            "), or a full batch could not decode",
                            s->batched_tokens_max, s->sequences_max);
-    if (weights + cache_bytes(setup) > memory_bytes(setup))
+    }
+    if (weights + cache_bytes(setup) > memory_bytes(setup)) {
         return med_err_set(
             err, MED_E_USAGE,
             "weights of %.2f GB and a KV cache of %.2f GB (%" PRId64
             " tokens) exceed the %.2f GB of %" PRId64 " x %s; a smaller --kv-tokens may fit",
             weights / 1e9, cache_bytes(setup) / 1e9, s->kv_tokens, memory_bytes(setup) / 1e9,
             setup->profile.gpus_per_worker, setup->profile.gpu);
+    }
     return 0;
 }
 
@@ -240,10 +245,11 @@ static int check_name(const char *option, const char *name, struct med_err *err)
     size_t bytes = strlen(name);
     size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                "._:/-@+");
-    if (bytes == 0 || bytes > MED_LIMIT_NAME_BYTES || good != bytes)
+    if (bytes == 0 || bytes > MED_LIMIT_NAME_BYTES || good != bytes) {
         return med_err_set(err, MED_E_USAGE,
                            "%s: expected 1 to %d letters, digits and . _ : / - @ +, got \"%.*s\"",
                            option, MED_LIMIT_NAME_BYTES, MED_LIMIT_NAME_BYTES, name);
+    }
     return 0;
 }
 
@@ -305,10 +311,11 @@ static void settle_bounds(struct setup *setup)
     struct med_service_config *c = &setup->service;
     for (size_t i = 0; i < setup->slos.count; i++) {
         double limit_s = setup->slos.items[i].limit_ms / 1e3;
-        if (setup->slos.items[i].metric == MED_SLO_TTFT)
+        if (setup->slos.items[i].metric == MED_SLO_TTFT) {
             setup->ttft_bounds_s[c->ttft_bound_count++] = limit_s;
-        else
+        } else {
             setup->tpot_bounds_s[c->tpot_bound_count++] = limit_s;
+        }
     }
     c->ttft_bounds_s = setup->ttft_bounds_s;
     c->tpot_bounds_s = setup->tpot_bounds_s;
@@ -360,10 +367,11 @@ static int run(struct setup *setup, struct med_err *err)
     rc = check_memory(setup, err);
     if (rc >= 0)
         rc = settle_identity(setup, err);
-    if (rc >= 0 && setup->options.dry_run)
+    if (rc >= 0 && setup->options.dry_run) {
         print_memory_plan(setup);
-    else if (rc >= 0)
+    } else if (rc >= 0) {
         rc = serve(setup, err);
+    }
     return rc;
 }
 
@@ -376,7 +384,7 @@ int main(int argc, char **argv)
     int exit_status = 0;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     setup.service.started_ns = (int64_t)now.tv_sec * MED_NS_PER_S + now.tv_nsec;
-    if (med_options_main(&PROGRAM, argc, argv, &setup.options, &options, &exit_status) !=
+    if (med_options_main(&program, argc, argv, &setup.options, &options, &exit_status) !=
         MED_OPTIONS_RUN)
         return exit_status;
     int rc = run(&setup, &err);

@@ -16,12 +16,13 @@ static int write_label(struct med_buf *out, const char *name, const char *value)
 {
     int rc = med_buf_printf(out, "%s=\"", name);
     for (const char *c = value; rc >= 0 && *c; c++) {
-        if (*c == '\\' || *c == '"')
+        if (*c == '\\' || *c == '"') {
             rc = med_buf_printf(out, "\\%c", *c);
-        else if (*c == '\n')
+        } else if (*c == '\n') {
             rc = med_buf_append_str(out, "\\n");
-        else
+        } else {
             rc = med_buf_append(out, c, 1);
+        }
     }
     return rc < 0 ? rc : med_buf_append_str(out, "\"");
 }
@@ -91,20 +92,22 @@ static int write_ends(const struct med_metrics *m, struct med_buf *out)
                    {MED_ENGINE_CANCEL, ",finished_reason=\"abort\""}};
     int rc =
         write_head(out, "vllm:request_success_total", "counter", "Requests by how they ended.");
-    for (size_t i = 0; rc >= 0 && i < sizeof reasons / sizeof reasons[0]; i++)
+    for (size_t i = 0; rc >= 0 && i < sizeof reasons / sizeof reasons[0]; i++) {
         rc = write_value(m, out, "vllm:request_success_total", reasons[i].label,
                          (double)m->engine.ends[reasons[i].end]);
+    }
     return rc;
 }
 
 static int write_infos(const struct med_metrics *m, struct med_buf *out)
 {
     int rc = write_head(out, "vllm:cache_config_info", "gauge", "Sizes of the KV cache.");
-    if (rc >= 0)
+    if (rc >= 0) {
         rc = med_buf_printf(out,
                             "vllm:cache_config_info{block_size=\"%" PRId64
                             "\",num_gpu_blocks=\"%" PRId64 "\"} 1\n",
                             m->block_tokens, m->engine.scheduler.kv_blocks_total);
+    }
     if (rc >= 0)
         rc = write_head(out, "medley_worker_info", "gauge", "What this worker is.");
     const char *const labels[][2] = {{"worker_id", m->worker_id},
@@ -153,19 +156,21 @@ static int write_hist(const struct med_metrics *m, struct med_buf *out, const ch
             rc = write_label(out, "model_name", m->model);
         if (rc < 0)
             return rc;
-        if (i < hist->bound_count)
+        if (i < hist->bound_count) {
             rc = med_buf_printf(out, ",le=\"%g\"} %" PRIu64 "\n", hist->bounds[i], below);
-        else
+        } else {
             rc = med_buf_printf(out, ",le=\"+Inf\"} %" PRIu64 "\n", below);
+        }
     }
-    static const char *const PARTS[] = {"_sum{", "_count{"};
+    static const char *const parts[] = {"_sum{", "_count{"};
     for (int i = 0; rc >= 0 && i < 2; i++) {
-        rc = med_buf_printf(out, "%s%s", name, PARTS[i]);
+        rc = med_buf_printf(out, "%s%s", name, parts[i]);
         if (rc >= 0)
             rc = write_label(out, "model_name", m->model);
-        if (rc >= 0)
+        if (rc >= 0) {
             rc = i == 0 ? med_buf_printf(out, "} %.17g\n", hist->sum)
                         : med_buf_printf(out, "} %" PRIu64 "\n", hist->count);
+        }
     }
     return rc;
 }

@@ -17,7 +17,7 @@ int med_requests_init(struct med_requests *table, int64_t count_max)
     while (places < (uint64_t)count_max)
         places *= 2;
     *table = (struct med_requests){.mask = places - 1};
-    table->buckets = med_calloc(places, sizeof table->buckets[0]);
+    table->buckets = med_calloc(places, sizeof(struct med_request *));
     return table->buckets ? 0 : MED_E_NOMEM;
 }
 
@@ -66,9 +66,10 @@ static struct med_request **bucket_of(const struct med_requests *table, uint64_t
 struct med_request *med_requests_find(const struct med_requests *table, const struct med_link *link,
                                       uint64_t request, uint32_t attempt)
 {
-    for (struct med_request *r = *bucket_of(table, request); r; r = r->same)
+    for (struct med_request *r = *bucket_of(table, request); r; r = r->same) {
         if (r->link == link && r->request == request && r->attempt == attempt)
             return r;
+    }
     return NULL;
 }
 
@@ -102,10 +103,11 @@ void med_requests_detach(struct med_requests *table, struct med_request *request
 void med_requests_remove(struct med_requests *table, struct med_request *request)
 {
     med_requests_detach(table, request);
-    if (request->prev)
+    if (request->prev) {
         request->prev->next = request->next;
-    else
+    } else {
         table->first = request->next;
+    }
     if (request->next)
         request->next->prev = request->prev;
     table->count--;

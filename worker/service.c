@@ -13,69 +13,22 @@
  *
  * thread: loop.  Does no scheduling and parses no frames.
  */
-#include "worker/service.h"
+#include "worker/service_internal.h"
 
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/log.h"
-#include "router/http_server.h"
-#include "router/net.h"
-#include "worker/emulated/emulated.h"
-#include "worker/metrics.h"
-#include "worker/requests.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
-#include <time.h>
 
 enum {
-    ROUTERS_MAX = 64,
     BUSY_LINE_MS = 10000, /* real time */
     BEAT_NS = 1000 * 1000 * 1000,
     BEAT_MS_MIN = 50,
-    STALLED_S = 30, /* an engine that is silent for longer is not healthy */
     MESSAGE_BYTES = 256,
     TEMPERATURE_MAX = 100,
-};
-
-enum phase {
-    PHASE_SERVING,
-    PHASE_DRAINING,
-    PHASE_LINKS,
-    PHASE_HTTP,
-    PHASE_LAST
-};
-
-/* One router. */
-struct route {
-    struct med_link *link; /* NULL once it has stopped */
-    struct med_service *service;
-    int64_t held;  /* requests that answer to it */
-    bool draining; /* the router drains us */
-};
-
-/* thread: loop */
-struct med_service {
-    const struct med_service_config *config;
-    uv_loop_t loop;
-    uv_async_t wake;
-    uv_signal_t sigterm, sigint;
-    uv_timer_t deadline, busy_line, beat;
-    struct med_engine *engine;
-    struct med_http_server *http;
-    struct med_requests requests;
-    struct route routes[ROUTERS_MAX];
-    size_t links_open;
-    enum phase phase;
-    int failure; /* the engine's; what run returns */
-    struct med_err failure_err;
-    uint64_t refused, rejected;
-    /* Of the last busy line. */
-    int64_t line_ns;
-    uint64_t line_prompt, line_generated;
 };
 
 static void advance(struct med_service *service);
@@ -95,22 +48,23 @@ static bool is_invalid(const struct med_service *service, const struct med_link_
 {
     int64_t tokens_max = room(service);
     message[0] = '\0';
-    if (g->prompt_count < 1)
+    if (g->prompt_count < 1) {
         (void)snprintf(message, MESSAGE_BYTES, "prompt: has no tokens, expected at least 1");
-    else if (g->tokens_max < 1)
+    } else if (g->tokens_max < 1) {
         (void)snprintf(message, MESSAGE_BYTES, "max_tokens: is 0, expected at least 1");
-    else if (g->prompt_count > (size_t)tokens_max ||
-             g->tokens_max > tokens_max - (int64_t)g->prompt_count)
+    } else if (g->prompt_count > (size_t)tokens_max ||
+               g->tokens_max > tokens_max - (int64_t)g->prompt_count) {
         (void)snprintf(message, MESSAGE_BYTES,
                        "prompt of %zu tokens and max_tokens of %" PRIu32
                        " exceed this worker's %" PRId64 " tokens",
                        g->prompt_count, g->tokens_max, tokens_max);
-    else if (g->has_temperature && !(g->temperature >= 0 && g->temperature <= TEMPERATURE_MAX))
+    } else if (g->has_temperature && !(g->temperature >= 0 && g->temperature <= TEMPERATURE_MAX)) {
         (void)snprintf(message, MESSAGE_BYTES, "temperature: is %g, expected 0 to %d",
                        (double)g->temperature, TEMPERATURE_MAX);
-    else if (g->has_top_p && !(g->top_p > 0 && g->top_p <= 1))
+    } else if (g->has_top_p && !(g->top_p > 0 && g->top_p <= 1)) {
         (void)snprintf(message, MESSAGE_BYTES, "top_p: is %g, expected above 0, at most 1",
                        (double)g->top_p);
+    }
     return message[0] != '\0';
 }
 
@@ -125,14 +79,15 @@ static int on_generate(void *arg, struct med_link *link, const struct med_link_g
                        struct med_err *err)
 {
     struct med_service *service = arg;
-    struct route *route = med_link_user(link);
+    struct med_service_route *route = med_link_user(link);
     char message[MESSAGE_BYTES];
-    if (med_requests_find(&service->requests, link, g->request, g->attempt))
+    if (med_requests_find(&service->requests, link, g->request, g->attempt)) {
         return med_err_set(err, MED_E_PROTO,
                            "Generate: request %" PRIu64 " attempt %" PRIu32
                            " is running already, expected a new one",
                            g->request, g->attempt);
-    if (service->phase != PHASE_SERVING || route->draining) {
+    }
+    if (service->phase != MED_SERVICE_SERVING || route->draining) {
         refuse(service, link, g, "the worker is draining");
         return 0;
     }
@@ -178,7 +133,7 @@ static void on_cancel(void *arg, struct med_link *link, uint64_t id, uint32_t at
 }
 
 /* A drained router gets its connection closed when nothing of it is left. */
-static void finish_drained(struct med_service *service, struct route *route)
+static void finish_drained(struct med_service *service, struct med_service_route *route)
 {
     if (route->draining && route->held == 0 && route->link)
         med_link_finish(route->link);
@@ -187,7 +142,7 @@ static void finish_drained(struct med_service *service, struct route *route)
 
 static void on_drain(void *arg, struct med_link *link)
 {
-    struct route *route = med_link_user(link);
+    struct med_service_route *route = med_link_user(link);
     if (!route->draining)
         MED_INFO("router %s: drains this worker", med_link_address(link));
     route->draining = true;
@@ -197,7 +152,7 @@ static void on_drain(void *arg, struct med_link *link)
 static void on_lost(void *arg, struct med_link *link)
 {
     struct med_service *service = arg;
-    struct route *route = med_link_user(link);
+    struct med_service_route *route = med_link_user(link);
     for (struct med_request *r = service->requests.first; r; r = r->next) {
         if (r->link != link)
             continue;
@@ -212,12 +167,12 @@ static void on_lost(void *arg, struct med_link *link)
 static void on_stopped(void *arg, struct med_link *link)
 {
     struct med_service *service = arg;
-    struct route *route = med_link_user(link);
+    struct med_service_route *route = med_link_user(link);
     route->link = NULL;
     service->links_open--;
-    if (service->links_open == 0 && service->phase == PHASE_SERVING) {
+    if (service->links_open == 0 && service->phase == MED_SERVICE_SERVING) {
         MED_INFO("every router has drained this worker: stopping");
-        service->phase = PHASE_DRAINING;
+        service->phase = MED_SERVICE_DRAINING;
     }
     if (service->links_open == 0)
         advance(service);
@@ -250,11 +205,11 @@ static void get_stats(void *arg, struct med_link_stats *ret_stats)
 
 static void finish(struct med_service *service, struct med_request *r, enum med_engine_end end)
 {
-    static const enum med_link_ending ENDINGS[] = {[MED_ENGINE_STOP] = MED_LINK_STOP,
+    static const enum med_link_ending endings[] = {[MED_ENGINE_STOP] = MED_LINK_STOP,
                                                    [MED_ENGINE_LENGTH] = MED_LINK_LENGTH,
                                                    [MED_ENGINE_CANCEL] = MED_LINK_CANCELLED,
                                                    [MED_ENGINE_ERROR] = MED_LINK_ERROR};
-    enum med_link_ending ending = ENDINGS[end];
+    enum med_link_ending ending = endings[end];
     const char *message = NULL;
     if (end == MED_ENGINE_ERROR) {
         message = service->failure_err.text;
@@ -292,7 +247,7 @@ static void on_event(void *arg, const struct med_engine_event *event)
     if (event->end == MED_ENGINE_GOES_ON)
         return;
     if (r->link) {
-        struct route *route = med_link_user(r->link);
+        struct med_service_route *route = med_link_user(r->link);
         route->held--;
         finish(service, r, event->end);
     }
@@ -305,15 +260,15 @@ static void on_wake(uv_async_t *async)
     struct med_service *service = async->data;
     med_engine_take_events(service->engine, on_event, service);
     for (size_t i = 0; i < service->config->router_count; i++) {
-        struct route *route = &service->routes[i];
+        struct med_service_route *route = &service->routes[i];
         if (!route->link)
             continue;
         med_link_flush(route->link);
         finish_drained(service, route);
     }
-    if (service->failure < 0 && service->phase == PHASE_SERVING)
-        service->phase = PHASE_DRAINING;
-    if (service->phase == PHASE_DRAINING)
+    if (service->failure < 0 && service->phase == MED_SERVICE_SERVING)
+        service->phase = MED_SERVICE_DRAINING;
+    if (service->phase == MED_SERVICE_DRAINING)
         advance(service);
 }
 
@@ -329,7 +284,7 @@ static void wake_loop(void *arg)
 
 static void close_last(struct med_service *service)
 {
-    service->phase = PHASE_LAST;
+    service->phase = MED_SERVICE_LAST;
     med_engine_free(service->engine);
     service->engine = NULL;
     uv_handle_t *const handles[] = {
@@ -350,20 +305,21 @@ static void on_http_closed(void *arg)
 /* Goes as far towards the end as can be gone now. */
 static void advance(struct med_service *service)
 {
-    if (service->phase <= PHASE_DRAINING && service->requests.count == 0) {
-        service->phase = PHASE_LINKS;
-        for (size_t i = 0; i < service->config->router_count; i++)
+    if (service->phase <= MED_SERVICE_DRAINING && service->requests.count == 0) {
+        service->phase = MED_SERVICE_LINKS;
+        for (size_t i = 0; i < service->config->router_count; i++) {
             if (service->routes[i].link)
                 med_link_stop(service->routes[i].link);
+        }
     }
-    if (service->phase == PHASE_LINKS && service->links_open == 0) {
-        service->phase = PHASE_HTTP;
+    if (service->phase == MED_SERVICE_LINKS && service->links_open == 0) {
+        service->phase = MED_SERVICE_HTTP;
         if (service->http) {
             med_http_server_close(service->http, on_http_closed, service);
             return;
         }
     }
-    if (service->phase == PHASE_HTTP && !service->http)
+    if (service->phase == MED_SERVICE_HTTP && !service->http)
         close_last(service);
 }
 
@@ -387,15 +343,15 @@ static void on_signal(uv_signal_t *handle, int number)
 {
     struct med_service *service = handle->data;
     const char *name = number == SIGTERM ? "SIGTERM" : "SIGINT";
-    if (service->phase == PHASE_DRAINING) {
+    if (service->phase == MED_SERVICE_DRAINING) {
         MED_WARN("%s again: cancelling %" PRId64 " requests", name, service->requests.count);
         cancel_all(service);
         return;
     }
-    if (service->phase != PHASE_SERVING)
+    if (service->phase != MED_SERVICE_SERVING)
         return;
     MED_INFO("%s: draining %" PRId64 " requests", name, service->requests.count);
-    service->phase = PHASE_DRAINING;
+    service->phase = MED_SERVICE_DRAINING;
     for (size_t i = 0; i < service->config->router_count; i++) {
         if (!service->routes[i].link)
             continue;
@@ -409,125 +365,21 @@ static void on_signal(uv_signal_t *handle, int number)
     advance(service);
 }
 
-/* ---- what it tells -------------------------------------------------------------------------- */
+static void on_busy_line(uv_timer_t *timer)
+{
+    struct med_service *service = timer->data;
+    if (service->phase < MED_SERVICE_LAST)
+        med_service_busy_line(service);
+}
 
 static void on_beat(uv_timer_t *timer)
 {
     struct med_service *service = timer->data;
-    if (service->phase < PHASE_LAST)
+    if (service->phase < MED_SERVICE_LAST)
         med_engine_beat(service->engine);
 }
 
-static void on_busy_line(uv_timer_t *timer)
-{
-    struct med_service *service = timer->data;
-    struct med_engine_stats stats;
-    if (service->phase == PHASE_LAST)
-        return;
-    med_engine_get_stats(service->engine, &stats);
-    const struct med_scheduler_stats *s = &stats.scheduler;
-    int64_t now_ns = med_clock_now_ns(service->config->clock);
-    double passed_s = (double)(now_ns - service->line_ns) / (double)MED_NS_PER_S;
-    uint64_t prompt = s->prompt_tokens_total - service->line_prompt;
-    uint64_t generated = s->generated_tokens_total - service->line_generated;
-    char late[64] = "";
-    if (service->config->emulated) {
-        int64_t late_ns = med_emulated_lateness_ns(&service->config->backend);
-        (void)snprintf(late, sizeof late, ", emulation late by %.1f ms",
-                       (double)late_ns / (double)MED_NS_PER_MS);
-    }
-    if (prompt > 0 || generated > 0 || service->requests.count > 0)
-        MED_INFO("prompt %.0f tok/s, generation %.0f tok/s, running %" PRId64 ", waiting %" PRId64
-                 ", KV %.1f %%, preemptions %" PRIu64 "%s",
-                 (double)prompt / passed_s, (double)generated / passed_s, s->running,
-                 service->requests.count - s->running,
-                 100 * (1 - (double)s->kv_blocks_free / (double)s->kv_blocks_total), s->preemptions,
-                 late);
-    service->line_ns = now_ns;
-    service->line_prompt = s->prompt_tokens_total;
-    service->line_generated = s->generated_tokens_total;
-}
-
-static int answer_metrics(struct med_service *service, struct med_http_answer *answer)
-{
-    const struct med_service_config *c = service->config;
-    struct med_metrics_link links[ROUTERS_MAX];
-    struct med_metrics m = {
-        .model = c->hello.model,
-        .worker_id = c->hello.worker_id,
-        .worker_type = c->hello.worker_type,
-        .backend = c->hello.backend,
-        .block_tokens = c->scheduler.block_tokens,
-        .lateness_ns = c->emulated ? med_emulated_lateness_ns(&c->backend) : -1,
-        .refused = service->refused,
-        .rejected = service->rejected,
-        .draining = service->phase != PHASE_SERVING,
-        .links = links,
-        .link_count = c->router_count,
-    };
-    for (size_t i = 0; i < c->router_count; i++)
-        links[i] = (struct med_metrics_link){.address = c->routers[i],
-                                             .up = service->routes[i].link &&
-                                                   med_link_is_up(service->routes[i].link)};
-    med_engine_get_stats(service->engine, &m.engine);
-    m.waiting = service->requests.count - m.engine.scheduler.running;
-    if (m.waiting < 0)
-        m.waiting = 0;
-    m.heartbeat_age_ns = med_clock_now_ns(c->clock) - m.engine.heartbeat_ns;
-    answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
-    return med_metrics_write(&m, &answer->body);
-}
-
-static int answer_health(struct med_service *service, struct med_http_answer *answer)
-{
-    struct med_engine_stats stats;
-    const char *status = "ok";
-    med_engine_get_stats(service->engine, &stats);
-    int64_t age_ns = med_clock_now_ns(service->config->clock) - stats.heartbeat_ns;
-    if (stats.failed)
-        status = "failed";
-    else if (age_ns > STALLED_S * MED_NS_PER_S)
-        status = "stalled";
-    else if (service->phase != PHASE_SERVING)
-        status = "draining";
-    answer->status = strcmp(status, "ok") == 0 ? 200 : 503;
-    return med_buf_printf(&answer->body, "{\"status\":\"%s\",\"heartbeat_age_seconds\":%.3f}\n",
-                          status, (double)age_ns / (double)MED_NS_PER_S);
-}
-
-static int on_http(void *self, const char *path, struct med_http_answer *answer)
-{
-    struct med_service *service = self;
-    if (strcmp(path, "/metrics") == 0)
-        return answer_metrics(service, answer);
-    if (strcmp(path, "/health") == 0)
-        return answer_health(service, answer);
-    return MED_E_NOT_FOUND;
-}
-
 /* ---- starting ------------------------------------------------------------------------------- */
-
-static void print_ready(const struct med_service *service)
-{
-    const struct med_service_config *c = service->config;
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t now_ns = (int64_t)now.tv_sec * MED_NS_PER_S + now.tv_nsec;
-    char metrics[MED_NET_TEXT_MAX] = "none";
-    if (service->http) {
-        struct sockaddr_storage address;
-        med_http_server_address(service->http, &address);
-        med_net_format(&address, metrics);
-    }
-    (void)printf("READY worker_id=%s worker_type=%s model=%s backend=%s weights_gb=%.2f "
-                 "kv_tokens=%" PRId64 " max_model_len=%" PRId64
-                 " max_concurrency=%.2f graph_capture=none metrics=%s seconds=%.3f\n",
-                 c->hello.worker_id, c->hello.worker_type, c->hello.model, c->hello.backend,
-                 c->weight_bytes / 1e9, c->hello.kv_tokens, c->hello.model_len_max,
-                 (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics,
-                 (double)(now_ns - c->started_ns) / (double)MED_NS_PER_S);
-    (void)fflush(stdout);
-}
 
 static int start_engine(struct med_service *service, struct med_err *err)
 {
@@ -551,7 +403,7 @@ static int start_engine(struct med_service *service, struct med_err *err)
 
 static int start_http(struct med_service *service, struct med_err *err)
 {
-    const struct med_http_handler handler = {.handle = on_http, .self = service};
+    const struct med_http_handler handler = {.handle = med_service_on_http, .self = service};
     if (!service->config->metrics_address)
         return 0;
     int rc = med_http_server_new(&service->loop, &handler, &service->http);
@@ -564,7 +416,7 @@ static int start_links(struct med_service *service, struct med_err *err)
 {
     const struct med_service_config *c = service->config;
     for (size_t i = 0; i < c->router_count; i++) {
-        struct route *route = &service->routes[i];
+        struct med_service_route *route = &service->routes[i];
         route->service = service;
         struct med_link_config link = {
             .address = c->routers[i],
@@ -635,10 +487,10 @@ static int start(struct med_service *service, struct med_err *err)
 int med_service_run(const struct med_service_config *config, struct med_err *err)
 {
     MED_ASSERT(config->clock->scale > 0);
-    if (config->router_count > ROUTERS_MAX) {
+    if (config->router_count > MED_SERVICE_ROUTERS_MAX) {
         config->backend.ops->release(config->backend.self);
         return med_err_set(err, MED_E_LIMIT, "%zu routers, expected at most %d",
-                           config->router_count, ROUTERS_MAX);
+                           config->router_count, MED_SERVICE_ROUTERS_MAX);
     }
     struct med_service *service = med_calloc(1, sizeof *service);
     int rc = service ? uv_loop_init(&service->loop) : MED_E_NOMEM;
@@ -649,10 +501,11 @@ int med_service_run(const struct med_service_config *config, struct med_err *err
     }
     service->config = config;
     rc = start(service, err);
-    if (rc >= 0)
-        print_ready(service);
-    else if (service->engine)
+    if (rc >= 0) {
+        med_service_print_ready(service);
+    } else if (service->engine) {
         advance(service);
+    }
     MED_ASSERT(uv_run(&service->loop, UV_RUN_DEFAULT) == 0);
     MED_ASSERT(uv_loop_close(&service->loop) == 0);
     if (rc >= 0 && service->failure < 0) {

@@ -84,39 +84,42 @@ static void emulated_release(void *self)
     med_free(self);
 }
 
-static const struct med_backend_ops OPS = {
+static const struct med_backend_ops emulated_ops = {
     .name = "emulated", .init = emulated_init, .step = emulated_step, .release = emulated_release};
 
 int med_emulated_new(const struct med_emulated_config *config, struct med_backend *ret_backend,
                      struct med_err *err)
 {
     MED_ASSERT(config->clock);
-    if (config->vocab_tokens < 1 || config->vocab_tokens > UINT32_MAX)
+    if (config->vocab_tokens < 1 || config->vocab_tokens > UINT32_MAX) {
         return med_err_set(err, MED_E_INVALID,
                            "emulated backend: the vocabulary has %lld tokens, expected 1 to %u",
                            (long long)config->vocab_tokens, UINT32_MAX);
-    if (!(config->noise_sigma >= 0 && config->noise_sigma <= 3))
+    }
+    if (!(config->noise_sigma >= 0 && config->noise_sigma <= 3)) {
         return med_err_set(err, MED_E_INVALID,
                            "emulated backend: noise is %g, expected 0 to 3 (deviation of the "
                            "logarithm of a step's time)",
                            config->noise_sigma);
-    if (!(config->bias > 0 && config->bias <= 1000))
+    }
+    if (!(config->bias > 0 && config->bias <= 1000)) {
         return med_err_set(err, MED_E_INVALID,
                            "emulated backend: bias is %g, expected a factor above 0, at most 1000",
                            config->bias);
+    }
     struct emulated *e = med_calloc(1, sizeof *e);
     if (!e)
         return med_err_set(err, MED_E_NOMEM, "emulated backend: no memory");
     e->config = *config;
     med_rng_init(&e->rng, config->seed, 0x656d756c);
     atomic_init(&e->shared.lateness_ns, 0);
-    *ret_backend = (struct med_backend){.ops = &OPS, .self = e};
+    *ret_backend = (struct med_backend){.ops = &emulated_ops, .self = e};
     return 0;
 }
 
 int64_t med_emulated_lateness_ns(const struct med_backend *backend)
 {
-    MED_ASSERT(backend->ops == &OPS);
+    MED_ASSERT(backend->ops == &emulated_ops);
     struct emulated *e = backend->self;
     return atomic_load_explicit(&e->shared.lateness_ns, memory_order_relaxed);
 }

@@ -88,14 +88,16 @@ static void leave_list(struct med_scheduler *s, int32_t slot)
 {
     struct sequence *q = &s->slots[slot];
     struct list *list = list_of(s, q->place);
-    if (q->prev != NONE)
+    if (q->prev != NONE) {
         s->slots[q->prev].next = q->next;
-    else
+    } else {
         list->head = q->next;
-    if (q->next != NONE)
+    }
+    if (q->next != NONE) {
         s->slots[q->next].prev = q->prev;
-    else
+    } else {
         list->tail = q->prev;
+    }
     list->count--;
     q->next = q->prev = NONE;
 }
@@ -107,10 +109,11 @@ static void join_tail(struct med_scheduler *s, int32_t slot, enum place place)
     q->place = place;
     q->prev = list->tail;
     q->next = NONE;
-    if (list->tail != NONE)
+    if (list->tail != NONE) {
         s->slots[list->tail].next = slot;
-    else
+    } else {
         list->head = slot;
+    }
     list->tail = slot;
     list->count++;
 }
@@ -122,10 +125,11 @@ static void join_head(struct med_scheduler *s, int32_t slot, enum place place)
     q->place = place;
     q->prev = NONE;
     q->next = list->head;
-    if (list->head != NONE)
+    if (list->head != NONE) {
         s->slots[list->head].prev = slot;
-    else
+    } else {
         list->tail = slot;
+    }
     list->head = slot;
     list->count++;
 }
@@ -162,21 +166,25 @@ static int check_config(const struct med_scheduler_config *c, struct med_err *er
         {"batched_tokens_max", c->batched_tokens_max, INT32_MAX},
         {"table_max", c->table_max, TABLE_MAX},
     };
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
-        if (fields[i].value < 1 || fields[i].value > fields[i].max)
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        if (fields[i].value < 1 || fields[i].value > fields[i].max) {
             return med_err_set(
                 err, MED_E_INVALID, "scheduler: %s is %lld, expected a value from 1 to %lld",
                 fields[i].name, (long long)fields[i].value, (long long)fields[i].max);
-    if (c->kv_tokens / c->block_tokens < 1 || c->kv_tokens / c->block_tokens > INT32_MAX)
+        }
+    }
+    if (c->kv_tokens / c->block_tokens < 1 || c->kv_tokens / c->block_tokens > INT32_MAX) {
         return med_err_set(err, MED_E_INVALID,
                            "scheduler: kv_tokens is %lld with blocks of %lld tokens, expected "
                            "between 1 and %d whole blocks",
                            (long long)c->kv_tokens, (long long)c->block_tokens, INT32_MAX);
-    if (c->batched_tokens_max < c->sequences_max)
+    }
+    if (c->batched_tokens_max < c->sequences_max) {
         return med_err_set(err, MED_E_INVALID,
                            "scheduler: batched_tokens_max is %lld, expected at least "
                            "sequences_max (%lld), or a full batch could not decode",
                            (long long)c->batched_tokens_max, (long long)c->sequences_max);
+    }
     return 0;
 }
 
@@ -409,9 +417,10 @@ const struct med_batch *med_scheduler_plan(struct med_scheduler *s)
     uint64_t preemptions_before = s->preemptions;
     plan_decodes(s);
     int64_t budget = s->config.batched_tokens_max - (int64_t)s->batch.count;
-    for (int32_t slot = s->running.head; slot != NONE && budget > 0; slot = s->slots[slot].next)
+    for (int32_t slot = s->running.head; slot != NONE && budget > 0; slot = s->slots[slot].next) {
         if (s->slots[slot].prefilling)
             budget = plan_chunk(s, slot, budget);
+    }
     /* What was just preempted must not take the freed blocks straight back. */
     while (budget > 0 && s->waiting.head != NONE && s->preemptions == preemptions_before &&
            admit(s))

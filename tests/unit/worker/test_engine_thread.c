@@ -56,7 +56,7 @@ static void fake_release(void *self)
     (void)self;
 }
 
-static const struct med_backend_ops FAKE = {
+static const struct med_backend_ops fake_ops = {
     .name = "fake", .init = fake_init, .step = fake_step, .release = fake_release};
 
 /* ---- the loop's side ------------------------------------------------------------------------ */
@@ -97,7 +97,7 @@ static int loop_init(struct loop *loop, int init_rc, int steps_left, struct med_
                       .sequences_max = 8,
                       .batched_tokens_max = 32,
                       .table_max = TABLE},
-        .backend = {.ops = &FAKE, .self = &loop->fake},
+        .backend = {.ops = &fake_ops, .self = &loop->fake},
         .clock = &loop->clock,
         .wake = wake_loop,
         .wake_arg = loop,
@@ -136,10 +136,11 @@ static int submit(struct loop *loop, struct med_engine_request *r)
 {
     r->arrival_ns = med_clock_now_ns(&loop->clock);
     int rc = med_engine_submit(loop->engine, r);
-    if (rc < 0)
+    if (rc < 0) {
         request_free(r);
-    else
+    } else {
         loop->held++;
+    }
     return rc;
 }
 
@@ -229,9 +230,9 @@ static void test_events_when_loop_is_slow_then_steps_coalesce_and_nothing_is_los
     CHECK_INT(submit(&loop, r), 0);
     /* Not a look at the events until all steps are over. */
     struct med_engine_stats stats;
-    do
+    do {
         med_engine_get_stats(loop.engine, &stats);
-    while (stats.ends[MED_ENGINE_LENGTH] == 0);
+    } while (stats.ends[MED_ENGINE_LENGTH] == 0);
     CHECK_UINT(stats.scheduler.generated_tokens_total, 100);
     CHECK_UINT(stats.ttft.count, 1);
     CHECK_UINT(stats.itl.count, 99);
@@ -274,9 +275,9 @@ static void test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_to
     }
     (void)pthread_mutex_unlock(&loop.fake.gate);
     struct med_engine_stats stats;
-    do
+    do {
         med_engine_get_stats(loop.engine, &stats);
-    while (!stats.failed);
+    } while (!stats.failed);
     med_engine_cancel(loop.engine, cancelled); /* it has ended; the cancel must still be safe */
     drain(&loop, 0);
     CHECK_UINT(loop.ends[MED_ENGINE_ERROR], 12);
@@ -300,9 +301,9 @@ static void test_beat_when_idle_then_heartbeat_moves(void)
     CHECK(before > 0);
     med_engine_beat(loop.engine);
     med_engine_beat(loop.engine);
-    do
+    do {
         med_engine_get_stats(loop.engine, &stats);
-    while (stats.heartbeat_ns == before);
+    } while (stats.heartbeat_ns == before);
     CHECK(stats.heartbeat_ns > before);
     loop_release(&loop);
 }
@@ -331,9 +332,10 @@ static void test_torture_when_cancelled_at_random_then_every_request_ends_once(v
             submitted++;
         }
         /* None of these can have been taken yet, so they may be named. */
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
             if (med_rng_below(&rng, 5) == 0)
                 med_engine_cancel(loop.engine, burst[i]);
+        }
         if (med_rng_below(&rng, 3) == 0)
             med_engine_beat(loop.engine);
         drain(&loop, med_rng_below(&rng, TABLE));

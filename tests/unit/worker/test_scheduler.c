@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "tests/check.h"
 
-static const struct med_scheduler_config SMALL = {.block_tokens = 4,
+static const struct med_scheduler_config small = {.block_tokens = 4,
                                                   .kv_tokens = 64,
                                                   .model_len_max = 64,
                                                   .sequences_max = 4,
@@ -85,7 +85,7 @@ static void test_new_when_any_allocation_fails_then_no_memory_and_no_leak(void)
         struct med_scheduler *s = NULL;
         struct med_err err = {0};
         (void)med_alloc_fail_nth(n);
-        int rc = med_scheduler_new(&SMALL, &s, &err);
+        int rc = med_scheduler_new(&small, &s, &err);
         (void)med_alloc_fail_nth(0);
         succeeded = rc == 0;
         if (!succeeded) {
@@ -103,7 +103,7 @@ static void test_new_when_any_allocation_fails_then_no_memory_and_no_leak(void)
 
 static void test_add_when_it_can_never_fit_then_invalid(void)
 {
-    struct med_scheduler_config config = SMALL;
+    struct med_scheduler_config config = small;
     config.kv_tokens = 47; /* 11 whole blocks: 44 tokens */
     struct med_scheduler *s = make(&config);
     CHECK_INT(add(s, 1, 0, 4), MED_E_INVALID);
@@ -124,7 +124,7 @@ static void test_add_when_it_can_never_fit_then_invalid(void)
 
 static void test_add_when_table_is_full_then_again(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     for (uint64_t id = 0; id < 8; id++)
         CHECK_INT(add(s, id, 4, 1), 0);
     CHECK_INT(add(s, 8, 4, 1), MED_E_AGAIN);
@@ -137,7 +137,7 @@ static void test_add_when_table_is_full_then_again(void)
 
 static void test_add_when_prompt_fills_the_whole_cache_then_still_runs(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     const struct med_sequence_event *events;
     CHECK_INT(add(s, 1, 60, 4), 0);
     int steps = 0;
@@ -152,7 +152,7 @@ static void test_add_when_prompt_fills_the_whole_cache_then_still_runs(void)
 
 static void test_prefill_when_longer_than_the_budget_then_chunks_and_one_first_token(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     const struct med_sequence_event *events;
     CHECK_INT(add(s, 7, 35, 2), 0);
     static const int64_t chunks[] = {16, 16, 3}, contexts[] = {0, 16, 32};
@@ -183,7 +183,7 @@ static void test_prefill_when_longer_than_the_budget_then_chunks_and_one_first_t
 
 static void test_plan_when_decodes_and_prefills_compete_then_decodes_come_first(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     const struct med_sequence_event *events;
     CHECK_INT(add(s, 1, 4, 10), 0);
     CHECK_INT(add(s, 2, 4, 10), 0);
@@ -208,7 +208,7 @@ static void test_plan_when_decodes_and_prefills_compete_then_decodes_come_first(
 
 static void test_admission_when_head_does_not_fit_then_nobody_overtakes(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     const struct med_sequence_event *events;
     CHECK_INT(add(s, 1, 8, 30), 0);
     CHECK_UINT(step(s, &events), 1);
@@ -224,7 +224,7 @@ static void test_admission_when_head_does_not_fit_then_nobody_overtakes(void)
 
 static void test_decode_when_no_block_is_free_then_newest_is_recomputed_without_repeats(void)
 {
-    struct med_scheduler_config config = SMALL;
+    struct med_scheduler_config config = small;
     config.kv_tokens = 24; /* 6 blocks */
     struct med_scheduler *s = make(&config);
     const struct med_sequence_event *events;
@@ -234,12 +234,13 @@ static void test_decode_when_no_block_is_free_then_newest_is_recomputed_without_
     for (int i = 0; i < 200 && med_scheduler_has_work(s); i++) {
         const struct med_batch *batch = med_scheduler_plan(s);
         med_scheduler_check(s);
-        for (size_t k = 0; k < batch->count; k++)
+        for (size_t k = 0; k < batch->count; k++) {
             if (batch->items[k].prefill && batch->items[k].position > 0) {
                 CHECK_UINT(batch->items[k].id, 2); /* the newest */
                 CHECK_INT(batch->items[k].tokens, 8 + next[2]);
                 recomputed++;
             }
+        }
         size_t count = med_scheduler_commit(s, NULL, &events);
         for (size_t k = 0; k < count; k++) {
             CHECK_INT(events[k].position, next[events[k].id]);
@@ -258,7 +259,7 @@ static void test_decode_when_no_block_is_free_then_newest_is_recomputed_without_
 
 static void test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_return(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     const struct med_sequence_event *events;
     struct med_scheduler_stats stats;
     CHECK_INT(add(s, 1, 8, 10), 0);
@@ -299,7 +300,7 @@ static void test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_r
 
 static void test_commit_when_backend_says_stop_then_ends_early(void)
 {
-    struct med_scheduler *s = make(&SMALL);
+    struct med_scheduler *s = make(&small);
     const struct med_sequence_event *events;
     CHECK_INT(add(s, 1, 4, 5), 0);
     CHECK_INT(add(s, 2, 4, 1), 0);
@@ -446,9 +447,10 @@ static void model_take_event(struct model *m, const struct med_sequence_event *e
 static void model_step(struct model *m, bool busy)
 {
     bool stop[64];
-    if (busy && med_rng_below(&m->rng, 2) == 0)
+    if (busy && med_rng_below(&m->rng, 2) == 0) {
         for (uint32_t n = med_rng_below(&m->rng, 4); n > 0; n--)
             model_add(m);
+    }
     if (busy && med_rng_below(&m->rng, 12) == 0)
         model_cancel(m);
     const struct med_batch *batch = med_scheduler_plan(m->s);

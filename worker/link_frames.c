@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the frames of a link say: protobuf messages from and to plain structs (docs/internals/link.md).
+ *
+ * Sending appends to the link's buffer.  When that is full, or memory is, the link is doomed: nothing
+ * more is appended, and the next flush closes the connection; so no send ever calls back.  Receiving
+ * checks that a router may say what it says in this state; what it means is the caller's.
+ *
+ * thread: loop.  Knows no sockets and no timers.
+ */
+#include "worker/link_internal.h"
+
+#include "base/limits.h"
+
+/* ---- sending -------------------------------------------------------------------------------- */
+
+static void doom(struct med_link *link, int code, const char *text)
+{
+    if (link->doomed < 0)
+        return;
+    link->doomed = med_err_set(&link->doom_err, code, "%s", text);
+}
+
+static void send_frame(struct med_link *link, const Medley__Link__Frame *frame)
+{
+    if (link->doomed < 0)
+        return;
+    size_t busy = link->connection->write_busy ? link->connection->writing.length : 0;
+    if (link->out.length + busy > MED_LIMIT_LINK_REPLY_BYTES) {
+        doom(link, MED_E_LIMIT, "the router does not read: too many bytes wait to be sent");
+        return;
+    }
+    int rc = med_frame_write(&link->out, frame);
+    if (rc < 0)
+        doom(link, rc, med_err_text(rc));
+}
+
+void med_link_put_hello(struct med_link *link)
+{
+    const struct med_link_hello *hello = link->config.hello;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Hello body = MEDLEY__LINK__HELLO__INIT;
+    body.version = MED_LINK_VERSION;
+    body.worker_id = (char *)hello->worker_id;
+    body.incarnation = hello->incarnation;
+    body.worker_type = (char *)hello->worker_type;
+    body.model = (char *)hello->model;
+    body.max_model_len = (uint64_t)hello->model_len_max;
+    body.max_num_seqs = (uint64_t)hello->sequences_max;
+    body.kv_tokens = (uint64_t)hello->kv_tokens;
+    body.program_version = (char *)MED_VERSION;
+    body.backend = (char *)hello->backend;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_HELLO;
+    frame.hello = &body;
+    send_frame(link, &frame);
+}
+
+void med_link_put_stats(struct med_link *link)
+{
+    struct med_link_stats stats;
+    link->config.ops.get_stats(link->config.ops.arg, &stats);
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Stats body = MEDLEY__LINK__STATS__INIT;
+    body.heartbeat_ns = (uint64_t)stats.heartbeat_ns;
+    body.running = stats.running;
+    body.waiting = stats.waiting;
+    body.kv_blocks_free = stats.kv_blocks_free;
+    body.kv_blocks_total = stats.kv_blocks_total;
+    body.iterations = stats.iterations;
+    body.prompt_tokens = stats.prompt_tokens;
+    body.generated_tokens = stats.generated_tokens;
+    body.finished = stats.finished;
+    body.preemptions = stats.preemptions;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_STATS;
+    frame.stats = &body;
+    send_frame(link, &frame);
+}
+
+void med_link_send_tokens(struct med_link *link, uint64_t request, uint32_t attempt,
+                          int64_t position, const uint32_t *ids, size_t count, int64_t at_ns)
+{
+    if (link->state != MED_LINK_STATE_UP)
+        return;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Tokens body = MEDLEY__LINK__TOKENS__INIT;
+    body.request = request;
+    body.attempt = attempt;
+    body.position = (uint32_t)position;
+    body.n_ids = count;
+    body.ids = (uint32_t *)ids; /* only read when packed */
+    body.at_ns = (uint64_t)at_ns;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_TOKENS;
+    frame.tokens = &body;
+    send_frame(link, &frame);
+}
+
+void med_link_send_finish(struct med_link *link, uint64_t request, uint32_t attempt,
+                          enum med_link_ending ending, const char *message)
+{
+    static const Medley__Link__Ending endings[] = {
+        [MED_LINK_STOP] = MEDLEY__LINK__ENDING__ENDING_STOP,
+        [MED_LINK_LENGTH] = MEDLEY__LINK__ENDING__ENDING_LENGTH,
+        [MED_LINK_CANCELLED] = MEDLEY__LINK__ENDING__ENDING_CANCELLED,
+        [MED_LINK_ERROR] = MEDLEY__LINK__ENDING__ENDING_ERROR,
+        [MED_LINK_REFUSED] = MEDLEY__LINK__ENDING__ENDING_REFUSED,
+    };
+    if (link->state != MED_LINK_STATE_UP)
+        return;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Finish body = MEDLEY__LINK__FINISH__INIT;
+    body.request = request;
+    body.attempt = attempt;
+    body.ending = endings[ending];
+    body.message = (char *)(message ? message : "");
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_FINISH;
+    frame.finish = &body;
+    send_frame(link, &frame);
+}
+
+void med_link_send_drain(struct med_link *link)
+{
+    if (link->state != MED_LINK_STATE_UP)
+        return;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Drain body = MEDLEY__LINK__DRAIN__INIT;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_DRAIN;
+    frame.drain = &body;
+    send_frame(link, &frame);
+}
+
+static void send_pong(struct med_link *link, uint64_t nonce)
+{
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Ping body = MEDLEY__LINK__PING__INIT;
+    body.nonce = nonce;
+    body.reply = 1;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_PING;
+    frame.ping = &body;
+    send_frame(link, &frame);
+}
+
+/* ---- receiving ------------------------------------------------------------------------------ */
+
+static int take_welcome(struct med_link *link, const Medley__Link__Welcome *welcome,
+                        struct med_err *err)
+{
+    if (welcome->version != MED_LINK_VERSION) {
+        return med_err_set(err, MED_E_PROTO,
+                           "the router speaks link version %u, this worker speaks version %d",
+                           welcome->version, MED_LINK_VERSION);
+    }
+    if (!welcome->accepted) {
+        return med_err_set(err, MED_E_PROTO, "the router refused this worker: %s",
+                           welcome->reason[0] ? welcome->reason : "it gave no reason");
+    }
+    if (welcome->stats_interval_ms > MED_LINK_STATS_MS_MAX) {
+        return med_err_set(err, MED_E_PROTO,
+                           "Welcome: stats_interval_ms is %u, expected 0 (none) to %d",
+                           welcome->stats_interval_ms, MED_LINK_STATS_MS_MAX);
+    }
+    med_link_set_up(link, welcome->stats_interval_ms);
+    return 0;
+}
+
+static int take_generate(struct med_link *link, const Medley__Link__Generate *g,
+                         struct med_err *err)
+{
+    struct med_link_generate generate = {
+        .request = g->request,
+        .attempt = g->attempt,
+        .prompt = g->prompt,
+        .prompt_count = g->n_prompt,
+        .tokens_max = g->max_tokens,
+        .has_temperature =
+            g->temperature_value_case == MEDLEY__LINK__GENERATE__TEMPERATURE_VALUE_TEMPERATURE,
+        .has_top_p = g->top_p_value_case == MEDLEY__LINK__GENERATE__TOP_P_VALUE_TOP_P,
+        .has_top_k = g->top_k_value_case == MEDLEY__LINK__GENERATE__TOP_K_VALUE_TOP_K,
+        .has_seed = g->seed_value_case == MEDLEY__LINK__GENERATE__SEED_VALUE_SEED,
+        .ignore_eos = g->ignore_eos,
+        .emulated_output_tokens = g->emulated_output_tokens,
+        .request_id = g->request_id,
+    };
+    if (generate.has_temperature)
+        generate.temperature = g->temperature;
+    if (generate.has_top_p)
+        generate.top_p = g->top_p;
+    if (generate.has_top_k)
+        generate.top_k = g->top_k;
+    if (generate.has_seed)
+        generate.seed = g->seed;
+    return link->config.ops.on_generate(link->config.ops.arg, link, &generate, err);
+}
+
+static int take_frame(struct med_link *link, const Medley__Link__Frame *frame, struct med_err *err)
+{
+    if (link->state == MED_LINK_STATE_GREETING) {
+        if (frame->body_case != MEDLEY__LINK__FRAME__BODY_WELCOME) {
+            return med_err_set(err, MED_E_PROTO,
+                               "the router's first frame has body %d, expected Welcome",
+                               (int)frame->body_case);
+        }
+        return take_welcome(link, frame->welcome, err);
+    }
+    switch (frame->body_case) {
+    case MEDLEY__LINK__FRAME__BODY_GENERATE:
+        return take_generate(link, frame->generate, err);
+    case MEDLEY__LINK__FRAME__BODY_CANCEL:
+        link->config.ops.on_cancel(link->config.ops.arg, link, frame->cancel->request,
+                                   frame->cancel->attempt);
+        return 0;
+    case MEDLEY__LINK__FRAME__BODY_DRAIN:
+        link->config.ops.on_drain(link->config.ops.arg, link);
+        return 0;
+    case MEDLEY__LINK__FRAME__BODY_STATS: /* asks for ours */
+        med_link_put_stats(link);
+        return 0;
+    case MEDLEY__LINK__FRAME__BODY_PING:
+        if (!frame->ping->reply)
+            send_pong(link, frame->ping->nonce);
+        return 0;
+    default:
+        return med_err_set(err, MED_E_PROTO, "a frame with body %d, which a router does not send",
+                           (int)frame->body_case);
+    }
+}
+
+int med_link_take_bytes(struct med_link *link, const char *bytes, size_t count, struct med_err *err)
+{
+    Medley__Link__Frame *frame;
+    int rc = med_frame_reader_feed(&link->reader, bytes, count, err);
+    if (rc < 0)
+        return rc;
+    while ((rc = med_frame_reader_next(&link->reader, &frame, err)) > 0) {
+        rc = take_frame(link, frame, err);
+        med_frame_free(frame);
+        if (rc < 0)
+            return rc;
+        if (link->state != MED_LINK_STATE_GREETING && link->state != MED_LINK_STATE_UP)
+            return 0; /* a callback has ended the connection */
+    }
+    return rc;
+}

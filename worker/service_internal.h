@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the service's two files share: service.c (requests, stopping, starting) and service_report.c
+ * (what it tells).  Nobody else includes this.
+ * thread: loop.
+ */
+#ifndef MED_WORKER_SERVICE_INTERNAL_H
+#define MED_WORKER_SERVICE_INTERNAL_H
+
+#include "router/http_server.h"
+#include "worker/requests.h"
+#include "worker/service.h"
+
+enum {
+    MED_SERVICE_ROUTERS_MAX = 64
+};
+
+enum med_service_phase {
+    MED_SERVICE_SERVING,
+    MED_SERVICE_DRAINING,
+    MED_SERVICE_LINKS,
+    MED_SERVICE_HTTP,
+    MED_SERVICE_LAST
+};
+
+/* One router. */
+struct med_service_route {
+    struct med_link *link; /* NULL once it has stopped */
+    struct med_service *service;
+    int64_t held;  /* requests that answer to it */
+    bool draining; /* the router drains us */
+};
+
+/* thread: loop */
+struct med_service {
+    const struct med_service_config *config;
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_signal_t sigterm, sigint;
+    uv_timer_t deadline, busy_line, beat;
+    struct med_engine *engine;
+    struct med_http_server *http;
+    struct med_requests requests;
+    struct med_service_route routes[MED_SERVICE_ROUTERS_MAX];
+    size_t links_open;
+    enum med_service_phase phase;
+    int failure; /* the engine's; what run returns */
+    struct med_err failure_err;
+    uint64_t refused, rejected;
+    /* Of the last busy line. */
+    int64_t line_ns;
+    uint64_t line_prompt, line_generated;
+};
+
+/* The READY line, on standard output. */
+void med_service_print_ready(const struct med_service *service);
+/* A line of throughput and load, if there is any. */
+void med_service_busy_line(struct med_service *service);
+/* The handler of /metrics and /health. */
+int med_service_on_http(void *self, const char *path, struct med_http_answer *answer);
+
+#endif
