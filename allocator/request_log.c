@@ -63,7 +63,11 @@ static const char *shown(const char *text, size_t bytes, char out[48])
 {
     size_t kept = bytes < 40 ? bytes : 40;
     for (size_t i = 0; i < kept; i++) {
-        out[i] = text[i] >= 0x20 && text[i] < 0x7f ? text[i] : '?';
+        bool plain = text[i] >= 0x20 && text[i] < 0x7f;
+        out[i] = '?';
+        if (plain) {
+            out[i] = text[i];
+        }
     }
     memcpy(out + kept, bytes > kept ? "..." : "", bytes > kept ? 4 : 1);
     return out;
@@ -258,7 +262,7 @@ static bool parse_time_tail(const char *at, const char *end, double *ret_fractio
             return false;
         }
     }
-    int64_t offset = 0;
+    int offset = 0;
     if (at < end && !take_char(&at, end, "Z")) {
         int sign = *at == '-' ? -1 : 1;
         int hours = 0;
@@ -295,8 +299,8 @@ static bool parse_timestamp(struct value value, int64_t *ret_s, double *ret_frac
         !parse_time_tail(at, end, ret_fraction_s, &offset)) {
         return false;
     }
-    *ret_s =
-        days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset;
+    int second_of_day = hour * 3600 + minute * 60 + second;
+    *ret_s = days_from_civil(year, month, day) * 86400 + second_of_day - offset;
     return true;
 }
 
@@ -328,7 +332,7 @@ static int add_row(struct reader *reader, int64_t time_s, double fraction_s,
     return 0;
 }
 
-static size_t split(char *line, size_t bytes, struct value values[COLUMNS_MAX])
+static size_t split(const char *line, size_t bytes, struct value values[COLUMNS_MAX])
 {
     size_t count = 0;
     const char *end = line + bytes;
@@ -345,7 +349,7 @@ static size_t split(char *line, size_t bytes, struct value values[COLUMNS_MAX])
     return count;
 }
 
-static int read_csv_line(struct reader *reader, char *line, size_t bytes, struct med_err *err)
+static int read_csv_line(struct reader *reader, const char *line, size_t bytes, struct med_err *err)
 {
     struct value values[COLUMNS_MAX];
     size_t count = split(line, bytes, values);
@@ -430,7 +434,7 @@ static size_t find_columns(const struct value *values, size_t count, const char 
     return found;
 }
 
-static int read_header(struct reader *reader, char *line, size_t bytes, struct med_err *err)
+static int read_header(struct reader *reader, const char *line, size_t bytes, struct med_err *err)
 {
     static const char *const *const sets[] = {names_seconds, names_azure};
     static const enum log_format formats[] = {FORMAT_SECONDS, FORMAT_AZURE};
@@ -461,7 +465,7 @@ static int read_header(struct reader *reader, char *line, size_t bytes, struct m
                        (long long)reader->line_number, text, expected_formats);
 }
 
-static int read_line(struct reader *reader, char *line, size_t bytes, struct med_err *err)
+static int read_line(struct reader *reader, const char *line, size_t bytes, struct med_err *err)
 {
     if (reader->line_number == 1 && bytes >= 3 && memcmp(line, "\xEF\xBB\xBF", 3) == 0) {
         line += 3; /* the byte order mark */

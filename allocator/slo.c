@@ -93,7 +93,7 @@ static int parse_item(const char *item, struct med_slo *ret_slo, struct med_err 
 
 static int add_item(const char *item, struct med_slos *slos, struct med_err *err)
 {
-    struct med_slo slo;
+    struct med_slo slo = {0};
     int rc = parse_item(item, &slo, err);
     if (rc < 0) {
         return rc;
@@ -112,7 +112,7 @@ static int add_item(const char *item, struct med_slos *slos, struct med_err *err
 
 int med_slos_parse(const char *text, struct med_slos *ret_slos, struct med_err *err)
 {
-    struct med_slos slos = {.count = 0};
+    struct med_slos slos = {0};
     const char *from = text;
     for (;;) {
         size_t bytes = strcspn(from, ",");

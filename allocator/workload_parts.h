@@ -26,9 +26,9 @@ int med_grid_parse_edges(const char *text, const char *what, double **ret_edges,
 int med_cell_read(const struct med_json_at *at, const struct med_grid *grid,
                   struct med_bucket *cell, struct med_err *err) MED_MUST_CHECK;
 
-/* The arrival object of `at`. trace: where to put the path of a trace; NULL where the format has
+/* The arrival object of `root`. trace: where to put the path of a trace; NULL where the format has
  * none (plans). */
-int med_arrival_read(const struct med_json_at *at, enum med_arrival *ret_arrival,
+int med_arrival_read(const struct med_json_at *root, enum med_arrival *ret_arrival,
                      double *ret_burstiness, char **ret_trace, struct med_err *err) MED_MUST_CHECK;
 void med_arrival_write(struct med_json_writer *w, enum med_arrival arrival, double burstiness,
                        const char *trace);

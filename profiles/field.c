@@ -187,11 +187,10 @@ int med_field_choice(const struct med_json_at *at, const char *key, const char *
             return 0;
         }
         const char *joint = i == 0 ? "" : i + 1 == choice_count ? " or " : ", ";
-        size_t bytes = strlen(joint) + strlen(choices[i]);
-        if (used + bytes < sizeof expected) {
-            memcpy(expected + used, joint, strlen(joint));
-            memcpy(expected + used + strlen(joint), choices[i], strlen(choices[i]) + 1);
-            used += bytes;
+        if (used < sizeof expected) {
+            int length =
+                snprintf(expected + used, sizeof expected - used, "%s%s", joint, choices[i]);
+            used += length > 0 ? (size_t)length : 0;
         }
     }
     char shown[MED_FIELD_SHOWN_MAX];
