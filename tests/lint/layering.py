@@ -34,7 +34,7 @@ PARTS = {
 
 # Files that belong to another part than their folder says.
 FILE_PARTS = {
-    "allocator/formats": [r"allocator/(workload|slo|plan|request_log)[a-z_]*\.[ch]$"],
+    "allocator/formats": [r"allocator/(grid|slo|request_log|workload[a-z_]*|plan(_read|_write)?)\.[ch]$"],
     "http": [r"router/(http_server[a-z_]*|net|prometheus)\.[ch]$"],
 }
 
