@@ -28,7 +28,7 @@ static const struct med_option OPTIONS[] = {
      .type = MED_OPT_STRING,
      .offset = AT(target),
      .unit = "HOST:PORT",
-     .default_text = "127.0.0.1:50051",
+     .default_text = "127.0.0.1:7070",
      .help = "gRPC door of the router, or unix:PATH.",
      .group = "What is driven"},
     {.name = "plan",
@@ -212,7 +212,7 @@ const struct med_program med_bench_program = {
         "or bad input.\n"
         "\n"
         "Example:\n"
-        "  medley bench --plan plan.json --target 127.0.0.1:50051 --duration 60s\n",
+        "  medley bench --plan plan.json --target 127.0.0.1:7070 --duration 60s\n",
     .options = OPTIONS,
     .positional_min = 0,
     .positional_max = 0,

@@ -14,6 +14,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "router/net.h"
 #include "router/up/ready.h"
 
 #include <inttypes.h>
@@ -23,6 +24,7 @@
 
 enum {
     ARGS_ROOM = 64,
+    PROBE_PAUSE_MS = 20,
     STATUS_WRONG_INPUT = 2
 };
 
@@ -81,7 +83,7 @@ static int set_router_args(struct med_fleet *fleet)
     (void)snprintf(scale, sizeof(scale), "%.17g", o->time_scale);
     struct args args = {0};
     push(&args, o->router_program, NULL);
-    push(&args, "--plan", o->plan_path);
+    push(&args, o->plan_path, NULL);
     push(&args, "--time-scale", scale);
     /* After the first start the addresses are those that it was bound to. */
     push(&args, "--grpc-listen", fleet->grpc);
@@ -121,6 +123,7 @@ static void close_all(struct med_fleet *fleet)
 {
     fleet->phase = MED_FLEET_STOPPED;
     uv_close((uv_handle_t *)&fleet->limit, NULL);
+    uv_close((uv_handle_t *)&fleet->probe_pause, NULL);
     for (size_t i = 0; i < fleet->worker_count; i++)
         med_child_close(&fleet->workers[i].child);
     med_child_close(&fleet->router);
@@ -206,13 +209,20 @@ static void on_start_limit(uv_timer_t *timer)
         used += n > 0 ? (size_t)n : 0;
     }
     char sentence[1024];
-    (void)snprintf(sentence, sizeof(sentence),
-                   "%zu of %zu processes are not ready after %.1f s: %s", missing,
-                   fleet->worker_count + 1, (double)fleet->options->start_timeout_ns / 1e9, list);
+    if (missing > 0)
+        (void)snprintf(
+            sentence, sizeof(sentence), "%zu of %zu processes are not ready after %.1f s: %s",
+            missing, fleet->worker_count + 1, (double)fleet->options->start_timeout_ns / 1e9, list);
+    else
+        (void)snprintf(sentence, sizeof(sentence),
+                       "%lld of %zu workers have joined the router after %.1f s; its log says why "
+                       "it refused others",
+                       (long long)fleet->workers_joined, fleet->worker_count,
+                       (double)fleet->options->start_timeout_ns / 1e9);
     fail(fleet, MED_E_NO_WORKER, sentence);
 }
 
-static void on_child_end(struct med_child *child, int64_t pause_ms);
+static void on_probe_answer(struct med_probe *probe, int64_t workers_ready);
 
 static void start_workers(struct med_fleet *fleet)
 {
@@ -232,7 +242,8 @@ static void on_router_ready(struct med_child *child, const char *after_ready)
     bool known = med_ready_value(after_ready, "grpc", fleet->grpc, sizeof(fleet->grpc)) &&
                  med_ready_value(after_ready, "http", fleet->http, sizeof(fleet->http)) &&
                  med_ready_value(after_ready, "link", fleet->link, sizeof(fleet->link));
-    if (!known || set_router_args(fleet) < 0) {
+    if (!known || set_router_args(fleet) < 0 ||
+        med_net_parse(fleet->http, "http=", &fleet->http_address, NULL) < 0) {
         fail(fleet, MED_E_PROTO,
              "the router's READY line does not say grpc=, http= and link=: another version?");
         return;
@@ -243,21 +254,49 @@ static void on_router_ready(struct med_child *child, const char *after_ready)
         fleet->on_change(fleet);
 }
 
+static bool all_workers_ready(const struct med_fleet *fleet)
+{
+    for (size_t i = 0; i < fleet->worker_count; i++)
+        if (!fleet->workers[i].child.ready)
+            return false;
+    return true;
+}
+
+static void on_probe_pause(uv_timer_t *timer)
+{
+    struct med_fleet *fleet = timer->data;
+    if (fleet->phase == MED_FLEET_JOINING && !fleet->probe.runs)
+        med_probe_start(&fleet->probe, fleet->loop, &fleet->http_address);
+}
+
+static void on_probe_answer(struct med_probe *probe, int64_t workers_ready)
+{
+    struct med_fleet *fleet = probe->user;
+    if (fleet->phase != MED_FLEET_JOINING)
+        return;
+    fleet->workers_joined = workers_ready > 0 ? workers_ready : 0;
+    if (workers_ready < (int64_t)fleet->worker_count) {
+        MED_ASSERT(uv_timer_start(&fleet->probe_pause, on_probe_pause, PROBE_PAUSE_MS, 0) == 0);
+        return;
+    }
+    fleet->phase = MED_FLEET_RUNNING;
+    (void)uv_timer_stop(&fleet->limit);
+    if (fleet->on_change)
+        fleet->on_change(fleet);
+}
+
 static void on_worker_ready(struct med_child *child, const char *after_ready)
 {
     (void)after_ready;
     struct med_fleet *fleet = child->user;
-    if (fleet->phase == MED_FLEET_RUNNING)
+    if (fleet->phase == MED_FLEET_STARTING_WORKERS && all_workers_ready(fleet)) {
+        fleet->phase = MED_FLEET_JOINING;
+        on_probe_pause(&fleet->probe_pause);
+    } else if (fleet->phase == MED_FLEET_RUNNING) {
         MED_INFO("%s is ready again", child->name);
-    if (fleet->phase == MED_FLEET_STARTING_WORKERS) {
-        for (size_t i = 0; i < fleet->worker_count; i++)
-            if (!fleet->workers[i].child.ready)
-                return;
-        fleet->phase = MED_FLEET_RUNNING;
-        (void)uv_timer_stop(&fleet->limit);
+        if (fleet->on_change)
+            fleet->on_change(fleet);
     }
-    if (fleet->phase == MED_FLEET_RUNNING && fleet->on_change)
-        fleet->on_change(fleet);
 }
 
 static void on_child_end(struct med_child *child, int64_t pause_ms)
@@ -322,6 +361,10 @@ int med_fleet_init(struct med_fleet *fleet, uv_loop_t *loop, const struct med_pl
     (void)snprintf(fleet->link, sizeof(fleet->link), "%s", options->link_listen);
     MED_ASSERT(uv_timer_init(loop, &fleet->limit) == 0);
     fleet->limit.data = fleet;
+    MED_ASSERT(uv_timer_init(loop, &fleet->probe_pause) == 0);
+    fleet->probe_pause.data = fleet;
+    fleet->probe.on_answer = on_probe_answer;
+    fleet->probe.user = fleet;
     int rc = med_child_init(&fleet->router, loop, "router", &ROUTER_OPS, fleet);
     if (rc >= 0)
         rc = set_router_args(fleet);

@@ -3,7 +3,7 @@
  * The processes of a plan on this machine: one router, one worker per planned worker.
  *
  * Starts the router, waits for its READY line and its addresses, starts the workers, waits for all
- * of theirs; then keeps them running.  A router that is started again gets the same addresses, so
+ * of theirs and until the router's /health counts them; then keeps them running.  A router that is started again gets the same addresses, so
  * that workers and clients find it.  Stopping goes the other way: workers drain, then the router.
  * thread: loop. owns: its children. The plan and the options outlive it.
  */
@@ -13,10 +13,12 @@
 #include "allocator/plan.h"
 #include "base/options.h"
 #include "router/up/child.h"
+#include "router/up/probe.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <uv.h>
 
 enum {
@@ -36,6 +38,7 @@ struct med_fleet_options {
 enum med_fleet_phase {
     MED_FLEET_STARTING_ROUTER,
     MED_FLEET_STARTING_WORKERS,
+    MED_FLEET_JOINING, /* the workers are ready; the router does not have all of them yet */
     MED_FLEET_RUNNING,
     MED_FLEET_STOPPING_WORKERS,
     MED_FLEET_STOPPING_ROUTER,
@@ -58,7 +61,11 @@ struct med_fleet {
     size_t worker_count;
     char grpc[MED_FLEET_ADDRESS_MAX], http[MED_FLEET_ADDRESS_MAX], link[MED_FLEET_ADDRESS_MAX];
     int64_t begun_ms;
-    uv_timer_t limit;                           /* of starting, then of stopping */
+    uv_timer_t limit; /* of starting, then of stopping */
+    uv_timer_t probe_pause;
+    struct med_probe probe;
+    struct sockaddr_storage http_address;
+    int64_t workers_joined;                     /* as the router last said */
     struct med_err failure;                     /* code 0: none. Why it stopped by itself */
     void (*on_change)(struct med_fleet *fleet); /* ready for the first time, or a child is back */
     void *user;

@@ -5,7 +5,7 @@
  * Reads the plan, starts its router and workers, tells the addresses when all are ready (a table on
  * standard output, a file if asked), keeps them running, and stops them on SIGINT or SIGTERM; a
  * second signal kills.  If this program itself is killed, the kernel kills its children (become.h).
- * Shut-down order: workers, router, timers and signals, loop, plan, socket folder.
+ * Shut-down order: workers, router, timers and signals, loop, plan.
  * thread: main, which is the loop.
  */
 #include "base/alloc.h"
@@ -18,12 +18,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define AT(field) offsetof(struct up_options, field)
@@ -51,8 +48,6 @@ struct up {
     uv_loop_t loop;
     uv_signal_t interrupt, terminate, hang_up;
     char router_program[PATH_BYTES], worker_program[PATH_BYTES];
-    char folder[64]; /* of the link's socket; "" when another address was given */
-    char link[80];
     bool shown;
 };
 
@@ -70,19 +65,20 @@ static const struct med_option OPTIONS[] = {
      .type = MED_OPT_STRING,
      .offset = AT(grpc_listen),
      .unit = "HOST:PORT",
-     .default_text = "127.0.0.1:50051",
+     .default_text = "127.0.0.1:7070",
      .help = "The router's gRPC door; port 0 lets the system choose."},
     {.name = "http-listen",
      .type = MED_OPT_STRING,
      .offset = AT(http_listen),
      .unit = "HOST:PORT",
-     .default_text = "127.0.0.1:8000",
+     .default_text = "127.0.0.1:7071",
      .help = "The router's metrics and health; port 0 lets the system choose."},
     {.name = "link-listen",
      .type = MED_OPT_STRING,
      .offset = AT(link_listen),
-     .unit = "ADDRESS",
-     .help = "Where workers dial the router. Default: a socket in a folder of its own."},
+     .unit = "HOST:PORT",
+     .default_text = "127.0.0.1:7072",
+     .help = "Where workers dial the router; port 0 lets the system choose."},
     {.name = "ready-file",
      .type = MED_OPT_STRING,
      .offset = AT(ready_file),
@@ -232,6 +228,8 @@ static void show_table(const struct up *up)
     if (fleet->options->time_scale != 1)
         (void)printf(" --time-scale %g", fleet->options->time_scale);
     (void)printf("\nCtrl-C stops it.\n");
+    (void)printf("READY workers=%zu grpc=%s http=%s seconds=%.3f\n", fleet->worker_count,
+                 fleet->grpc, fleet->http, med_fleet_age_s(fleet));
     (void)fflush(stdout);
 }
 
@@ -277,36 +275,6 @@ static int find_program(const char *given, const char *name, char out[PATH_BYTES
     if (access(out, X_OK) != 0)
         return med_err_set(err, MED_E_USAGE, "%s cannot be run: %s", out, strerror(errno));
     return 0;
-}
-
-/* A folder that only this user may enter, so that nobody else can pose as a worker. */
-static int make_link_address(struct up *up, struct med_err *err)
-{
-    if (up->options->link_listen) {
-        up->fleet_options.link_listen = up->options->link_listen;
-        return 0;
-    }
-    const char *parent = getenv("XDG_RUNTIME_DIR");
-    struct stat info;
-    if (!parent || strlen(parent) > 32 || stat(parent, &info) != 0 || access(parent, W_OK) != 0)
-        parent = "/tmp";
-    (void)snprintf(up->folder, sizeof(up->folder), "%s/medley-XXXXXX", parent);
-    if (!mkdtemp(up->folder)) {
-        up->folder[0] = '\0';
-        return med_err_set(err, MED_E_IO, "no folder for the link's socket could be made in %s: %s",
-                           parent, strerror(errno));
-    }
-    (void)snprintf(up->link, sizeof(up->link), "unix:%s/link", up->folder);
-    up->fleet_options.link_listen = up->link;
-    return 0;
-}
-
-static void remove_link_folder(const struct up *up)
-{
-    if (!up->folder[0])
-        return;
-    (void)unlink(up->link + strlen("unix:"));
-    (void)rmdir(up->folder);
 }
 
 static void start_signal(struct up *up, uv_signal_t *handle, int number)
@@ -358,13 +326,14 @@ static int prepare(struct up *up, const char *plan_path, struct med_err *err)
         .worker_program = up->worker_program,
         .grpc_listen = o->grpc_listen,
         .http_listen = o->http_listen,
+        .link_listen = o->link_listen,
         .time_scale = o->time_scale,
         .router_arguments = o->router_arguments,
         .worker_arguments = o->worker_arguments,
         .start_timeout_ns = o->start_timeout_ns,
         .stop_timeout_ns = o->stop_timeout_ns,
     };
-    return rc < 0 ? rc : make_link_address(up, err);
+    return rc;
 }
 
 static int up_main(const struct up_options *options, const char *plan_path)
@@ -383,7 +352,6 @@ static int up_main(const struct up_options *options, const char *plan_path)
         status = fail(&err);
     else
         status = run_fleet(&up);
-    remove_link_folder(&up);
     med_plan_release(&up.plan);
     return status;
 }
