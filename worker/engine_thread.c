@@ -118,6 +118,15 @@ static void end_request(struct med_engine *engine, struct med_engine_request *re
         request->next->prev = request->prev;
 }
 
+static void fail_request(struct med_engine *engine, struct med_engine_request *request)
+{
+    end_request(engine, request, MED_ENGINE_ERROR);
+    lock(engine);
+    engine->shared.stats.ends[MED_ENGINE_ERROR]++;
+    unlock(engine);
+    announce(engine, request);
+}
+
 static void fail_all(struct med_engine *engine, const struct med_err *err)
 {
     engine->failed = true;
@@ -125,11 +134,8 @@ static void fail_all(struct med_engine *engine, const struct med_err *err)
     engine->shared.failure = *err;
     engine->shared.stats.failed = true;
     unlock(engine);
-    while (engine->first) {
-        struct med_engine_request *request = engine->first;
-        end_request(engine, request, MED_ENGINE_ERROR);
-        announce(engine, request);
-    }
+    while (engine->first)
+        fail_request(engine, engine->first);
 }
 
 static void take_submit(struct med_engine *engine, struct med_engine_request *request, bool idle)
@@ -139,8 +145,7 @@ static void take_submit(struct med_engine *engine, struct med_engine_request *re
         request->next->prev = request;
     engine->first = request;
     if (engine->failed) {
-        end_request(engine, request, MED_ENGINE_ERROR);
-        announce(engine, request);
+        fail_request(engine, request);
         return;
     }
     struct med_sequence_spec spec = {.id = request->serial,

@@ -35,8 +35,8 @@ enum {
     PORT_BYTES = 8,
 };
 
-static void dial(struct med_link *link);
-static void reset(struct med_link *link, const char *why);
+static void dial(struct med_uplink *link);
+static void reset(struct med_uplink *link, const char *why);
 static void on_timer(uv_timer_t *timer);
 
 /* ---- addresses ------------------------------------------------------------------------------ */
@@ -73,7 +73,7 @@ static bool split(const char *address, char host[HOST_BYTES], char port[PORT_BYT
     return number >= 1 && number <= 65535;
 }
 
-int med_link_check_address(const char *address, struct med_err *err)
+int med_uplink_check_address(const char *address, struct med_err *err)
 {
     char host[HOST_BYTES], port[PORT_BYTES];
     if (is_unix(address)) {
@@ -93,8 +93,8 @@ int med_link_check_address(const char *address, struct med_err *err)
 
 static void on_written(uv_write_t *request, int status)
 {
-    struct med_link_connection *connection = request->data;
-    struct med_link *link = connection->link;
+    struct med_uplink_connection *connection = request->data;
+    struct med_uplink *link = connection->link;
     connection->write_busy = false;
     if (!link || link->connection != connection)
         return; /* closing */
@@ -106,14 +106,15 @@ static void on_written(uv_write_t *request, int status)
     if (link->stopping && link->out.length == 0) {
         reset(link, NULL);
     } else {
-        med_link_flush(link);
+        med_uplink_flush(link);
     }
 }
 
-void med_link_flush(struct med_link *link)
+void med_uplink_flush(struct med_uplink *link)
 {
-    struct med_link_connection *connection = link->connection;
-    if (!connection || (link->state != MED_LINK_STATE_GREETING && link->state != MED_LINK_STATE_UP))
+    struct med_uplink_connection *connection = link->connection;
+    if (!connection ||
+        (link->state != MED_UPLINK_STATE_GREETING && link->state != MED_UPLINK_STATE_UP))
         return;
     if (link->doomed < 0) {
         reset(link, link->doom_err.text);
@@ -134,14 +135,14 @@ void med_link_flush(struct med_link *link)
     connection->write_busy = true;
 }
 
-void med_link_set_up(struct med_link *link, uint32_t stats_interval_ms)
+void med_uplink_set_up(struct med_uplink *link, uint32_t stats_interval_ms)
 {
-    link->state = MED_LINK_STATE_UP;
+    link->state = MED_UPLINK_STATE_UP;
     link->pause_ms = PAUSE_FIRST_MS;
     link->complaint[0] = '\0';
     (void)uv_timer_stop(&link->timer);
     MED_INFO("router %s: connected", link->config.address);
-    med_link_put_stats(link);
+    med_uplink_put_stats(link);
     link->stats_interval_ns = (int64_t)stats_interval_ms * MED_NS_PER_MS;
     link->stats_next_ns = med_clock_now_ns(link->config.clock) + link->stats_interval_ns;
     uint64_t wait_ms = med_clock_real_ms_until(link->config.clock, link->stats_next_ns);
@@ -151,15 +152,15 @@ void med_link_set_up(struct med_link *link, uint32_t stats_interval_ms)
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
-    struct med_link_connection *connection = handle->data;
+    struct med_uplink_connection *connection = handle->data;
     (void)suggested;
-    *buf = uv_buf_init(connection->read_bytes, MED_LINK_READ_BYTES);
+    *buf = uv_buf_init(connection->read_bytes, MED_UPLINK_READ_BYTES);
 }
 
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
 {
-    struct med_link_connection *connection = stream->data;
-    struct med_link *link = connection->link;
+    struct med_uplink_connection *connection = stream->data;
+    struct med_uplink *link = connection->link;
     struct med_err err;
     (void)buf;
     if (!link || link->connection != connection)
@@ -168,10 +169,10 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
         reset(link, count == UV_EOF ? "the router closed the connection" : uv_strerror((int)count));
         return;
     }
-    if (med_link_take_bytes(link, connection->read_bytes, (size_t)count, &err) < 0) {
+    if (med_uplink_take_bytes(link, connection->read_bytes, (size_t)count, &err) < 0) {
         reset(link, err.text);
     } else {
-        med_link_flush(link);
+        med_uplink_flush(link);
     }
 }
 
@@ -179,7 +180,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
 
 static void stop_timers_closed(uv_handle_t *handle)
 {
-    struct med_link *link = handle->data;
+    struct med_uplink *link = handle->data;
     if (--link->timers_open > 0)
         return;
     link->config.ops.on_stopped(link->config.ops.arg, link);
@@ -188,18 +189,18 @@ static void stop_timers_closed(uv_handle_t *handle)
     med_free(link);
 }
 
-static void end_link(struct med_link *link)
+static void end_link(struct med_uplink *link)
 {
-    if (link->state == MED_LINK_STATE_STOPPED)
+    if (link->state == MED_UPLINK_STATE_STOPPED)
         return;
     MED_ASSERT(!link->connection);
-    link->state = MED_LINK_STATE_STOPPED;
+    link->state = MED_UPLINK_STATE_STOPPED;
     uv_close((uv_handle_t *)&link->timer, stop_timers_closed);
     uv_close((uv_handle_t *)&link->stats_timer, stop_timers_closed);
 }
 
 /* Waits, then dials again; or ends. */
-static void wait_or_end(struct med_link *link)
+static void wait_or_end(struct med_uplink *link)
 {
     (void)uv_timer_stop(&link->timer);
     (void)uv_timer_stop(&link->stats_timer);
@@ -210,14 +211,14 @@ static void wait_or_end(struct med_link *link)
     /* Half of the pause is random, so that a fleet does not dial in step. */
     double pause_ms = (double)link->pause_ms * (0.5 + 0.5 * med_rng_uniform(&link->rng));
     link->pause_ms = link->pause_ms * 2 < PAUSE_MAX_MS ? link->pause_ms * 2 : PAUSE_MAX_MS;
-    link->state = MED_LINK_STATE_WAITING;
+    link->state = MED_UPLINK_STATE_WAITING;
     (void)uv_timer_start(&link->timer, on_timer, (uint64_t)pause_ms, 0);
 }
 
 static void on_connection_closed(uv_handle_t *handle)
 {
-    struct med_link_connection *connection = handle->data;
-    struct med_link *link = connection->link;
+    struct med_uplink_connection *connection = handle->data;
+    struct med_uplink *link = connection->link;
     med_buf_release(&connection->writing);
     med_free(connection);
     link->connection = NULL;
@@ -225,7 +226,7 @@ static void on_connection_closed(uv_handle_t *handle)
 }
 
 /* Logs why a connection ended, unless the one before ended alike. */
-static void complain(struct med_link *link, const char *why)
+static void complain(struct med_uplink *link, const char *why)
 {
     if (strncmp(link->complaint, why, sizeof link->complaint - 1) == 0)
         return;
@@ -234,15 +235,15 @@ static void complain(struct med_link *link, const char *why)
 }
 
 /* Ends the connection; why: NULL for an orderly end. */
-static void reset(struct med_link *link, const char *why)
+static void reset(struct med_uplink *link, const char *why)
 {
-    struct med_link_connection *connection = link->connection;
-    bool was_up = link->state == MED_LINK_STATE_UP;
-    if (link->state == MED_LINK_STATE_CLOSING)
+    struct med_uplink_connection *connection = link->connection;
+    bool was_up = link->state == MED_UPLINK_STATE_UP;
+    if (link->state == MED_UPLINK_STATE_CLOSING)
         return;
     if (why && !link->stopping)
         complain(link, why);
-    link->state = MED_LINK_STATE_CLOSING;
+    link->state = MED_UPLINK_STATE_CLOSING;
     (void)uv_timer_stop(&link->timer);
     (void)uv_timer_stop(&link->stats_timer);
     med_buf_clear(&link->out);
@@ -258,9 +259,9 @@ static void reset(struct med_link *link, const char *why)
 
 static void on_connected(uv_connect_t *request, int status)
 {
-    struct med_link_connection *connection = request->data;
-    struct med_link *link = connection->link;
-    if (status == UV_ECANCELED || link->state != MED_LINK_STATE_CONNECTING)
+    struct med_uplink_connection *connection = request->data;
+    struct med_uplink *link = connection->link;
+    if (status == UV_ECANCELED || link->state != MED_UPLINK_STATE_CONNECTING)
         return; /* closing */
     if (status == 0)
         status = uv_read_start(&connection->uv.stream, on_alloc, on_read);
@@ -272,18 +273,18 @@ static void on_connected(uv_connect_t *request, int status)
         (void)uv_tcp_nodelay(&connection->uv.tcp, 1); /* slower without, not wrong */
         (void)uv_tcp_keepalive(&connection->uv.tcp, 1, KEEPALIVE_S);
     }
-    link->state = MED_LINK_STATE_GREETING;
+    link->state = MED_UPLINK_STATE_GREETING;
     med_frame_reader_release(&link->reader);
     med_frame_reader_init(&link->reader);
     med_buf_clear(&link->out);
     (void)uv_timer_start(&link->timer, on_timer, GREET_MS, 0);
-    med_link_put_hello(link);
-    med_link_flush(link);
+    med_uplink_put_hello(link);
+    med_uplink_flush(link);
 }
 
-static void connect_to(struct med_link *link, const struct sockaddr *address)
+static void connect_to(struct med_uplink *link, const struct sockaddr *address)
 {
-    struct med_link_connection *connection = med_calloc(1, sizeof *connection);
+    struct med_uplink_connection *connection = med_calloc(1, sizeof *connection);
     if (!connection) {
         reset(link, med_err_text(MED_E_NOMEM));
         return;
@@ -300,7 +301,7 @@ static void connect_to(struct med_link *link, const struct sockaddr *address)
     connection->connect.data = connection;
     med_buf_init(&connection->writing, link->out.max_bytes);
     link->connection = connection;
-    link->state = MED_LINK_STATE_CONNECTING;
+    link->state = MED_UPLINK_STATE_CONNECTING;
     if (address) {
         rc = uv_tcp_connect(&connection->connect, &connection->uv.tcp, address, on_connected);
         if (rc < 0)
@@ -313,7 +314,7 @@ static void connect_to(struct med_link *link, const struct sockaddr *address)
 
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *result)
 {
-    struct med_link *link = request->data;
+    struct med_uplink *link = request->data;
     if (status < 0 || link->stopping) {
         reset(link, status < 0 ? uv_strerror(status) : NULL);
     } else {
@@ -322,7 +323,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     uv_freeaddrinfo(result);
 }
 
-static void dial(struct med_link *link)
+static void dial(struct med_uplink *link)
 {
     char host[HOST_BYTES], port[PORT_BYTES];
     if (is_unix(link->config.address)) {
@@ -333,7 +334,7 @@ static void dial(struct med_link *link)
     bool good = split(link->config.address, host, port);
     MED_ASSERT(good);
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
-    link->state = MED_LINK_STATE_RESOLVING;
+    link->state = MED_UPLINK_STATE_RESOLVING;
     link->resolve.data = link;
     int rc = uv_getaddrinfo(link->loop, &link->resolve, on_resolved, host, port, &hints);
     if (rc < 0) {
@@ -343,64 +344,64 @@ static void dial(struct med_link *link)
     (void)uv_timer_start(&link->timer, on_timer, DIAL_MS, 0);
 }
 
-static void on_stats_timer(struct med_link *link)
+static void on_stats_timer(struct med_uplink *link)
 {
     int64_t now_ns = med_clock_now_ns(link->config.clock);
     if (now_ns >= link->stats_next_ns) {
-        med_link_put_stats(link);
+        med_uplink_put_stats(link);
         link->stats_next_ns += link->stats_interval_ns;
         if (link->stats_next_ns <= now_ns)
             link->stats_next_ns = now_ns + link->stats_interval_ns;
     }
     uint64_t wait_ms = med_clock_real_ms_until(link->config.clock, link->stats_next_ns);
     (void)uv_timer_start(&link->stats_timer, on_timer, wait_ms, 0);
-    med_link_flush(link);
+    med_uplink_flush(link);
 }
 
 static void on_timer(uv_timer_t *timer)
 {
-    struct med_link *link = timer->data;
+    struct med_uplink *link = timer->data;
     if (timer == &link->stats_timer) {
         on_stats_timer(link);
         return;
     }
     switch (link->state) {
-    case MED_LINK_STATE_WAITING:
+    case MED_UPLINK_STATE_WAITING:
         dial(link);
         break;
-    case MED_LINK_STATE_RESOLVING:
+    case MED_UPLINK_STATE_RESOLVING:
         /* Its callback follows, with UV_ECANCELED; a lookup under way cannot be cancelled, and its
          * result is then waited for. */
         (void)uv_cancel((uv_req_t *)&link->resolve);
         break;
-    case MED_LINK_STATE_CONNECTING:
+    case MED_UPLINK_STATE_CONNECTING:
         reset(link, "it did not answer the dial in time");
         break;
-    case MED_LINK_STATE_GREETING:
+    case MED_UPLINK_STATE_GREETING:
         reset(link, "it did not send Welcome in time");
         break;
-    case MED_LINK_STATE_UP: /* a stopping link that lingers */
+    case MED_UPLINK_STATE_UP: /* a stopping link that lingers */
         reset(link, NULL);
         break;
-    case MED_LINK_STATE_CLOSING:
-    case MED_LINK_STATE_STOPPED:
+    case MED_UPLINK_STATE_CLOSING:
+    case MED_UPLINK_STATE_STOPPED:
         break;
     }
 }
 
-int med_link_new(uv_loop_t *loop, const struct med_link_config *config, struct med_link **ret_link,
-                 struct med_err *err)
+int med_uplink_new(uv_loop_t *loop, const struct med_uplink_config *config,
+                   struct med_uplink **ret_link, struct med_err *err)
 {
-    int rc = med_link_check_address(config->address, err);
+    int rc = med_uplink_check_address(config->address, err);
     if (rc < 0)
         return rc;
-    struct med_link *link = med_calloc(1, sizeof *link);
+    struct med_uplink *link = med_calloc(1, sizeof *link);
     if (!link)
         return med_err_set(err, MED_E_NOMEM, "router %s: no memory for a link", config->address);
     link->config = *config;
     link->loop = loop;
     link->pause_ms = PAUSE_FIRST_MS;
-    link->state = MED_LINK_STATE_WAITING;
+    link->state = MED_UPLINK_STATE_WAITING;
     link->timers_open = 2;
     med_frame_reader_init(&link->reader);
     /* One frame may begin when the limit is all but reached. */
@@ -414,53 +415,53 @@ int med_link_new(uv_loop_t *loop, const struct med_link_config *config, struct m
     return 0;
 }
 
-void med_link_stop(struct med_link *link)
+void med_uplink_stop(struct med_uplink *link)
 {
     if (link->stopping)
         return;
     link->stopping = true;
     switch (link->state) {
-    case MED_LINK_STATE_WAITING:
+    case MED_UPLINK_STATE_WAITING:
         end_link(link);
         break;
-    case MED_LINK_STATE_RESOLVING:
+    case MED_UPLINK_STATE_RESOLVING:
         (void)uv_cancel((uv_req_t *)&link->resolve);
         break;
-    case MED_LINK_STATE_CONNECTING:
-    case MED_LINK_STATE_GREETING:
+    case MED_UPLINK_STATE_CONNECTING:
+    case MED_UPLINK_STATE_GREETING:
         reset(link, NULL);
         break;
-    case MED_LINK_STATE_UP:
-        med_link_flush(link);
-        if (link->state == MED_LINK_STATE_UP && !link->connection->write_busy) {
+    case MED_UPLINK_STATE_UP:
+        med_uplink_flush(link);
+        if (link->state == MED_UPLINK_STATE_UP && !link->connection->write_busy) {
             reset(link, NULL);
-        } else if (link->state == MED_LINK_STATE_UP) {
+        } else if (link->state == MED_UPLINK_STATE_UP) {
             (void)uv_timer_start(&link->timer, on_timer, LINGER_MS, 0);
         }
         break;
-    case MED_LINK_STATE_CLOSING:
-    case MED_LINK_STATE_STOPPED:
+    case MED_UPLINK_STATE_CLOSING:
+    case MED_UPLINK_STATE_STOPPED:
         break;
     }
 }
 
-void med_link_finish(struct med_link *link)
+void med_uplink_finish(struct med_uplink *link)
 {
     MED_INFO("router %s: drained, closing", link->config.address);
-    med_link_stop(link);
+    med_uplink_stop(link);
 }
 
-void *med_link_user(const struct med_link *link)
+void *med_uplink_user(const struct med_uplink *link)
 {
     return link->config.user;
 }
 
-const char *med_link_address(const struct med_link *link)
+const char *med_uplink_address(const struct med_uplink *link)
 {
     return link->config.address;
 }
 
-bool med_link_is_up(const struct med_link *link)
+bool med_uplink_is_up(const struct med_uplink *link)
 {
-    return link->state == MED_LINK_STATE_UP;
+    return link->state == MED_UPLINK_STATE_UP;
 }

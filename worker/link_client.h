@@ -23,14 +23,14 @@
 #include <stdint.h>
 #include <uv.h>
 
-struct med_link;
+struct med_uplink;
 
 enum {
-    MED_LINK_VERSION = 1
+    MED_UPLINK_VERSION = 1
 };
 
 /* What the worker says of itself; strings are borrowed for the link's life. */
-struct med_link_hello {
+struct med_uplink_hello {
     const char *worker_id;
     uint64_t incarnation;
     const char *worker_type;
@@ -40,7 +40,7 @@ struct med_link_hello {
 };
 
 /* A request as it came, within the limits of base/limits.h; borrowed during the call. */
-struct med_link_generate {
+struct med_uplink_generate {
     uint64_t request;
     uint32_t attempt;
     const uint32_t *prompt;
@@ -55,65 +55,65 @@ struct med_link_generate {
     const char *request_id;
 };
 
-struct med_link_stats {
+struct med_uplink_stats {
     int64_t heartbeat_ns;
     uint64_t running, waiting, kv_blocks_free, kv_blocks_total, iterations, prompt_tokens,
         generated_tokens, finished, preemptions;
 };
 
-enum med_link_ending {
-    MED_LINK_STOP = 1,
-    MED_LINK_LENGTH,
-    MED_LINK_CANCELLED,
-    MED_LINK_ERROR,
-    MED_LINK_REFUSED
+enum med_uplink_ending {
+    MED_UPLINK_STOP = 1,
+    MED_UPLINK_LENGTH,
+    MED_UPLINK_CANCELLED,
+    MED_UPLINK_ERROR,
+    MED_UPLINK_REFUSED
 };
 
-struct med_link_ops {
+struct med_uplink_ops {
     /* < 0: the router broke the protocol, err says how; the connection is closed. */
-    int (*on_generate)(void *arg, struct med_link *link, const struct med_link_generate *generate,
-                       struct med_err *err);
-    void (*on_cancel)(void *arg, struct med_link *link, uint64_t request, uint32_t attempt);
-    /* The router wants no more from this worker: what runs is finished, then med_link_finish. */
-    void (*on_drain)(void *arg, struct med_link *link);
+    int (*on_generate)(void *arg, struct med_uplink *link,
+                       const struct med_uplink_generate *generate, struct med_err *err);
+    void (*on_cancel)(void *arg, struct med_uplink *link, uint64_t request, uint32_t attempt);
+    /* The router wants no more from this worker: what runs is finished, then med_uplink_finish. */
+    void (*on_drain)(void *arg, struct med_uplink *link);
     /* The connection is over: its requests have nobody to answer to. */
-    void (*on_lost)(void *arg, struct med_link *link);
-    void (*on_stopped)(void *arg, struct med_link *link);
-    void (*get_stats)(void *arg, struct med_link_stats *ret_stats);
+    void (*on_lost)(void *arg, struct med_uplink *link);
+    void (*on_stopped)(void *arg, struct med_uplink *link);
+    void (*get_stats)(void *arg, struct med_uplink_stats *ret_stats);
     void *arg;
 };
 
-struct med_link_config {
+struct med_uplink_config {
     const char *address; /* HOST:PORT or unix:/path; borrowed */
-    const struct med_link_hello *hello;
+    const struct med_uplink_hello *hello;
     const struct med_clock *clock;
-    struct med_link_ops ops;
+    struct med_uplink_ops ops;
     uint64_t seed; /* of the jitter */
     void *user;
 };
 
 /* Is this an address to dial? errors: MED_E_USAGE with a sentence. */
-int med_link_check_address(const char *address, struct med_err *err) MED_MUST_CHECK;
+int med_uplink_check_address(const char *address, struct med_err *err) MED_MUST_CHECK;
 
 /* errors: MED_E_USAGE, MED_E_NOMEM, libuv's. */
-int med_link_new(uv_loop_t *loop, const struct med_link_config *config, struct med_link **ret_link,
-                 struct med_err *err) MED_MUST_CHECK;
+int med_uplink_new(uv_loop_t *loop, const struct med_uplink_config *config,
+                   struct med_uplink **ret_link, struct med_err *err) MED_MUST_CHECK;
 /* Flushes what is buffered as far as the router takes it within a second, and ends the link. */
-void med_link_stop(struct med_link *link);
+void med_uplink_stop(struct med_uplink *link);
 /* As stop, after a drain that the router asked for. */
-void med_link_finish(struct med_link *link);
+void med_uplink_finish(struct med_uplink *link);
 
-void *med_link_user(const struct med_link *link);
-const char *med_link_address(const struct med_link *link);
-bool med_link_is_up(const struct med_link *link); /* greeted and welcome */
+void *med_uplink_user(const struct med_uplink *link);
+const char *med_uplink_address(const struct med_uplink *link);
+bool med_uplink_is_up(const struct med_uplink *link); /* greeted and welcome */
 
 /* These do nothing on a link that is not up. */
-void med_link_send_tokens(struct med_link *link, uint64_t request, uint32_t attempt,
-                          int64_t position, const uint32_t *ids, size_t count, int64_t at_ns);
-void med_link_send_finish(struct med_link *link, uint64_t request, uint32_t attempt,
-                          enum med_link_ending ending, const char *message);
-void med_link_send_drain(struct med_link *link);
+void med_uplink_send_tokens(struct med_uplink *link, uint64_t request, uint32_t attempt,
+                            int64_t position, const uint32_t *ids, size_t count, int64_t at_ns);
+void med_uplink_send_finish(struct med_uplink *link, uint64_t request, uint32_t attempt,
+                            enum med_uplink_ending ending, const char *message);
+void med_uplink_send_drain(struct med_uplink *link);
 /* Writes what was sent since the last flush, in one go. */
-void med_link_flush(struct med_link *link);
+void med_uplink_flush(struct med_uplink *link);
 
 #endif

@@ -14,14 +14,14 @@
 
 /* ---- sending -------------------------------------------------------------------------------- */
 
-static void doom(struct med_link *link, int code, const char *text)
+static void doom(struct med_uplink *link, int code, const char *text)
 {
     if (link->doomed < 0)
         return;
     link->doomed = med_err_set(&link->doom_err, code, "%s", text);
 }
 
-static void send_frame(struct med_link *link, const Medley__Link__Frame *frame)
+static void send_frame(struct med_uplink *link, const Medley__Link__Frame *frame)
 {
     if (link->doomed < 0)
         return;
@@ -35,12 +35,12 @@ static void send_frame(struct med_link *link, const Medley__Link__Frame *frame)
         doom(link, rc, med_err_text(rc));
 }
 
-void med_link_put_hello(struct med_link *link)
+void med_uplink_put_hello(struct med_uplink *link)
 {
-    const struct med_link_hello *hello = link->config.hello;
+    const struct med_uplink_hello *hello = link->config.hello;
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Hello body = MEDLEY__LINK__HELLO__INIT;
-    body.version = MED_LINK_VERSION;
+    body.version = MED_UPLINK_VERSION;
     body.worker_id = (char *)hello->worker_id;
     body.incarnation = hello->incarnation;
     body.worker_type = (char *)hello->worker_type;
@@ -55,9 +55,9 @@ void med_link_put_hello(struct med_link *link)
     send_frame(link, &frame);
 }
 
-void med_link_put_stats(struct med_link *link)
+void med_uplink_put_stats(struct med_uplink *link)
 {
-    struct med_link_stats stats;
+    struct med_uplink_stats stats;
     link->config.ops.get_stats(link->config.ops.arg, &stats);
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Stats body = MEDLEY__LINK__STATS__INIT;
@@ -76,10 +76,10 @@ void med_link_put_stats(struct med_link *link)
     send_frame(link, &frame);
 }
 
-void med_link_send_tokens(struct med_link *link, uint64_t request, uint32_t attempt,
-                          int64_t position, const uint32_t *ids, size_t count, int64_t at_ns)
+void med_uplink_send_tokens(struct med_uplink *link, uint64_t request, uint32_t attempt,
+                            int64_t position, const uint32_t *ids, size_t count, int64_t at_ns)
 {
-    if (link->state != MED_LINK_STATE_UP)
+    if (link->state != MED_UPLINK_STATE_UP)
         return;
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Tokens body = MEDLEY__LINK__TOKENS__INIT;
@@ -94,17 +94,17 @@ void med_link_send_tokens(struct med_link *link, uint64_t request, uint32_t atte
     send_frame(link, &frame);
 }
 
-void med_link_send_finish(struct med_link *link, uint64_t request, uint32_t attempt,
-                          enum med_link_ending ending, const char *message)
+void med_uplink_send_finish(struct med_uplink *link, uint64_t request, uint32_t attempt,
+                            enum med_uplink_ending ending, const char *message)
 {
     static const Medley__Link__Ending endings[] = {
-        [MED_LINK_STOP] = MEDLEY__LINK__ENDING__ENDING_STOP,
-        [MED_LINK_LENGTH] = MEDLEY__LINK__ENDING__ENDING_LENGTH,
-        [MED_LINK_CANCELLED] = MEDLEY__LINK__ENDING__ENDING_CANCELLED,
-        [MED_LINK_ERROR] = MEDLEY__LINK__ENDING__ENDING_ERROR,
-        [MED_LINK_REFUSED] = MEDLEY__LINK__ENDING__ENDING_REFUSED,
+        [MED_UPLINK_STOP] = MEDLEY__LINK__ENDING__ENDING_STOP,
+        [MED_UPLINK_LENGTH] = MEDLEY__LINK__ENDING__ENDING_LENGTH,
+        [MED_UPLINK_CANCELLED] = MEDLEY__LINK__ENDING__ENDING_CANCELLED,
+        [MED_UPLINK_ERROR] = MEDLEY__LINK__ENDING__ENDING_ERROR,
+        [MED_UPLINK_REFUSED] = MEDLEY__LINK__ENDING__ENDING_REFUSED,
     };
-    if (link->state != MED_LINK_STATE_UP)
+    if (link->state != MED_UPLINK_STATE_UP)
         return;
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Finish body = MEDLEY__LINK__FINISH__INIT;
@@ -117,9 +117,9 @@ void med_link_send_finish(struct med_link *link, uint64_t request, uint32_t atte
     send_frame(link, &frame);
 }
 
-void med_link_send_drain(struct med_link *link)
+void med_uplink_send_drain(struct med_uplink *link)
 {
-    if (link->state != MED_LINK_STATE_UP)
+    if (link->state != MED_UPLINK_STATE_UP)
         return;
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Drain body = MEDLEY__LINK__DRAIN__INIT;
@@ -128,7 +128,7 @@ void med_link_send_drain(struct med_link *link)
     send_frame(link, &frame);
 }
 
-static void send_pong(struct med_link *link, uint64_t nonce)
+static void send_pong(struct med_uplink *link, uint64_t nonce)
 {
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Ping body = MEDLEY__LINK__PING__INIT;
@@ -141,31 +141,31 @@ static void send_pong(struct med_link *link, uint64_t nonce)
 
 /* ---- receiving ------------------------------------------------------------------------------ */
 
-static int take_welcome(struct med_link *link, const Medley__Link__Welcome *welcome,
+static int take_welcome(struct med_uplink *link, const Medley__Link__Welcome *welcome,
                         struct med_err *err)
 {
-    if (welcome->version != MED_LINK_VERSION) {
+    if (welcome->version != MED_UPLINK_VERSION) {
         return med_err_set(err, MED_E_PROTO,
                            "the router speaks link version %u, this worker speaks version %d",
-                           welcome->version, MED_LINK_VERSION);
+                           welcome->version, MED_UPLINK_VERSION);
     }
     if (!welcome->accepted) {
         return med_err_set(err, MED_E_PROTO, "the router refused this worker: %s",
                            welcome->reason[0] ? welcome->reason : "it gave no reason");
     }
-    if (welcome->stats_interval_ms > MED_LINK_STATS_MS_MAX) {
+    if (welcome->stats_interval_ms > MED_UPLINK_STATS_MS_MAX) {
         return med_err_set(err, MED_E_PROTO,
                            "Welcome: stats_interval_ms is %u, expected 0 (none) to %d",
-                           welcome->stats_interval_ms, MED_LINK_STATS_MS_MAX);
+                           welcome->stats_interval_ms, MED_UPLINK_STATS_MS_MAX);
     }
-    med_link_set_up(link, welcome->stats_interval_ms);
+    med_uplink_set_up(link, welcome->stats_interval_ms);
     return 0;
 }
 
-static int take_generate(struct med_link *link, const Medley__Link__Generate *g,
+static int take_generate(struct med_uplink *link, const Medley__Link__Generate *g,
                          struct med_err *err)
 {
-    struct med_link_generate generate = {
+    struct med_uplink_generate generate = {
         .request = g->request,
         .attempt = g->attempt,
         .prompt = g->prompt,
@@ -191,9 +191,10 @@ static int take_generate(struct med_link *link, const Medley__Link__Generate *g,
     return link->config.ops.on_generate(link->config.ops.arg, link, &generate, err);
 }
 
-static int take_frame(struct med_link *link, const Medley__Link__Frame *frame, struct med_err *err)
+static int take_frame(struct med_uplink *link, const Medley__Link__Frame *frame,
+                      struct med_err *err)
 {
-    if (link->state == MED_LINK_STATE_GREETING) {
+    if (link->state == MED_UPLINK_STATE_GREETING) {
         if (frame->body_case != MEDLEY__LINK__FRAME__BODY_WELCOME) {
             return med_err_set(err, MED_E_PROTO,
                                "the router's first frame has body %d, expected Welcome",
@@ -212,7 +213,7 @@ static int take_frame(struct med_link *link, const Medley__Link__Frame *frame, s
         link->config.ops.on_drain(link->config.ops.arg, link);
         return 0;
     case MEDLEY__LINK__FRAME__BODY_STATS: /* asks for ours */
-        med_link_put_stats(link);
+        med_uplink_put_stats(link);
         return 0;
     case MEDLEY__LINK__FRAME__BODY_PING:
         if (!frame->ping->reply)
@@ -224,7 +225,8 @@ static int take_frame(struct med_link *link, const Medley__Link__Frame *frame, s
     }
 }
 
-int med_link_take_bytes(struct med_link *link, const char *bytes, size_t count, struct med_err *err)
+int med_uplink_take_bytes(struct med_uplink *link, const char *bytes, size_t count,
+                          struct med_err *err)
 {
     Medley__Link__Frame *frame;
     int rc = med_frame_reader_feed(&link->reader, bytes, count, err);
@@ -235,7 +237,7 @@ int med_link_take_bytes(struct med_link *link, const char *bytes, size_t count, 
         med_frame_free(frame);
         if (rc < 0)
             return rc;
-        if (link->state != MED_LINK_STATE_GREETING && link->state != MED_LINK_STATE_UP)
+        if (link->state != MED_UPLINK_STATE_GREETING && link->state != MED_UPLINK_STATE_UP)
             return 0; /* a callback has ended the connection */
     }
     return rc;

@@ -12,22 +12,22 @@
 #include "worker/link_client.h"
 
 enum {
-    MED_LINK_READ_BYTES = 64 << 10,
-    MED_LINK_STATS_MS_MAX = 60000, /* longest interval between Stats */
+    MED_UPLINK_READ_BYTES = 64 << 10,
+    MED_UPLINK_STATS_MS_MAX = 60000, /* longest interval between Stats */
 };
 
-enum med_link_state {
-    MED_LINK_STATE_WAITING,
-    MED_LINK_STATE_RESOLVING,
-    MED_LINK_STATE_CONNECTING,
-    MED_LINK_STATE_GREETING,
-    MED_LINK_STATE_UP,
-    MED_LINK_STATE_CLOSING,
-    MED_LINK_STATE_STOPPED
+enum med_uplink_state {
+    MED_UPLINK_STATE_WAITING,
+    MED_UPLINK_STATE_RESOLVING,
+    MED_UPLINK_STATE_CONNECTING,
+    MED_UPLINK_STATE_GREETING,
+    MED_UPLINK_STATE_UP,
+    MED_UPLINK_STATE_CLOSING,
+    MED_UPLINK_STATE_STOPPED
 };
 
 /* One dial. Lives until its handle has closed. */
-struct med_link_connection {
+struct med_uplink_connection {
     union {
         uv_handle_t handle;
         uv_stream_t stream;
@@ -36,24 +36,24 @@ struct med_link_connection {
     } uv;
     uv_connect_t connect;
     uv_write_t write;
-    struct med_link *link;
+    struct med_uplink *link;
     struct med_buf writing; /* the bytes of `write` */
     bool write_busy;
-    char read_bytes[MED_LINK_READ_BYTES];
+    char read_bytes[MED_UPLINK_READ_BYTES];
 };
 
 /* thread: loop */
-struct med_link {
-    struct med_link_config config;
+struct med_uplink {
+    struct med_uplink_config config;
     uv_loop_t *loop;
     uv_timer_t timer;       /* guards the state */
     uv_timer_t stats_timer; /* while UP */
     int timers_open;
     uv_getaddrinfo_t resolve;
-    enum med_link_state state;
+    enum med_uplink_state state;
     bool stopping;       /* no more dialling */
     char complaint[160]; /* what was logged last, so that a long outage is one line */
-    struct med_link_connection *connection;
+    struct med_uplink_connection *connection;
     struct med_frame_reader reader;
     struct med_buf out;
     int64_t stats_interval_ns; /* fleet time; 0: none wanted */
@@ -67,14 +67,14 @@ struct med_link {
 /* link_frames.c */
 
 /* Hands on every whole frame. < 0: the router broke the protocol, err says how. */
-int med_link_take_bytes(struct med_link *link, const char *bytes, size_t count,
-                        struct med_err *err) MED_MUST_CHECK;
-void med_link_put_hello(struct med_link *link);
-void med_link_put_stats(struct med_link *link);
+int med_uplink_take_bytes(struct med_uplink *link, const char *bytes, size_t count,
+                          struct med_err *err) MED_MUST_CHECK;
+void med_uplink_put_hello(struct med_uplink *link);
+void med_uplink_put_stats(struct med_uplink *link);
 
 /* link_client.c */
 
 /* The router has welcomed this worker and wants Stats so often (0: never). */
-void med_link_set_up(struct med_link *link, uint32_t stats_interval_ms);
+void med_uplink_set_up(struct med_uplink *link, uint32_t stats_interval_ms);
 
 #endif

@@ -85,11 +85,11 @@ static const struct med_program program = {
     .synopsis = "[options] --router ADDRESS (--plan FILE | --profile FILE)",
     .summary = "Serve one model on one device group, for the routers that it dials.",
     .details =
-        "When the engine is ready, one line on standard output begins with READY and says what "
-        "was\n"
-        "set up; messages go to standard error. SIGTERM or SIGINT drains: no new requests are\n"
-        "taken, running ones go on until they end or --drain-timeout has passed; a second signal\n"
-        "cancels them. A worker that every router has drained stops by itself.\n"
+        "When the engine is ready, one line on standard error begins with READY and says what was\n"
+        "set up. SIGTERM or SIGINT drains: no new requests are taken, running ones go on until "
+        "they\n"
+        "end or --drain-timeout has passed; a second signal cancels them. A worker that every\n"
+        "router has drained stops by itself.\n"
         "\n"
         "Exit status: 0 stopped as told, 1 failed, 2 wrong usage or input.\n",
     .options = option_table,
@@ -256,7 +256,7 @@ static int check_name(const char *option, const char *name, struct med_err *err)
 static int settle_identity(struct setup *setup, struct med_err *err)
 {
     const struct options *o = &setup->options;
-    struct med_link_hello *hello = &setup->service.hello;
+    struct med_uplink_hello *hello = &setup->service.hello;
     const struct med_scheduler_config *s = &setup->service.scheduler;
     if (o->worker_id) {
         (void)snprintf(setup->worker_id, sizeof setup->worker_id, "%.*s", MED_LIMIT_NAME_BYTES,
@@ -272,7 +272,7 @@ static int settle_identity(struct setup *setup, struct med_err *err)
     if (rc < 0)
         return rc;
     uint64_t pid = (uint64_t)getpid();
-    *hello = (struct med_link_hello){
+    *hello = (struct med_uplink_hello){
         .worker_id = setup->worker_id,
         .incarnation = (uint64_t)med_clock_unix_ns() ^ (pid << 48),
         .worker_type = setup->profile.worker_type,
@@ -291,7 +291,7 @@ static int check_addresses(struct setup *setup, struct med_err *err)
     if (o->routers.count == 0 && !o->dry_run)
         return med_err_set(err, MED_E_USAGE, "expected --router ADDRESS at least once");
     for (size_t i = 0; i < o->routers.count; i++) {
-        int rc = med_link_check_address(o->routers.values[i], err);
+        int rc = med_uplink_check_address(o->routers.values[i], err);
         if (rc < 0)
             return rc;
     }

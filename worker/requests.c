@@ -28,7 +28,8 @@ void med_requests_release(struct med_requests *table)
     *table = (struct med_requests){0};
 }
 
-struct med_request *med_request_new(const struct med_link_generate *generate, struct med_link *link)
+struct med_request *med_request_new(const struct med_uplink_generate *generate,
+                                    struct med_uplink *link)
 {
     struct med_request *r = med_calloc(1, sizeof *r);
     size_t tokens = generate->prompt_count + generate->tokens_max;
@@ -63,8 +64,9 @@ static struct med_request **bucket_of(const struct med_requests *table, uint64_t
     return &table->buckets[(x ^ (x >> 32)) & table->mask];
 }
 
-struct med_request *med_requests_find(const struct med_requests *table, const struct med_link *link,
-                                      uint64_t request, uint32_t attempt)
+struct med_request *med_requests_find(const struct med_requests *table,
+                                      const struct med_uplink *link, uint64_t request,
+                                      uint32_t attempt)
 {
     for (struct med_request *r = *bucket_of(table, request); r; r = r->same) {
         if (r->link == link && r->request == request && r->attempt == attempt)

@@ -16,7 +16,7 @@
 
 struct med_request {
     struct med_engine_request engine; /* first */
-    struct med_link *link;            /* NULL: nobody to answer to */
+    struct med_uplink *link;          /* NULL: nobody to answer to */
     uint64_t request;
     uint32_t attempt;
     int64_t sent;                    /* tokens sent to the router */
@@ -37,12 +37,13 @@ int med_requests_init(struct med_requests *table, int64_t count_max) MED_MUST_CH
 void med_requests_release(struct med_requests *table); /* must be empty */
 
 /* A request with room for prompt and output, not in the table yet. NULL: no memory. */
-struct med_request *med_request_new(const struct med_link_generate *generate,
-                                    struct med_link *link);
+struct med_request *med_request_new(const struct med_uplink_generate *generate,
+                                    struct med_uplink *link);
 void med_request_free(struct med_request *request);
 
-struct med_request *med_requests_find(const struct med_requests *table, const struct med_link *link,
-                                      uint64_t request, uint32_t attempt);
+struct med_request *med_requests_find(const struct med_requests *table,
+                                      const struct med_uplink *link, uint64_t request,
+                                      uint32_t attempt);
 void med_requests_add(struct med_requests *table, struct med_request *request);
 /* Makes it unfindable; it stays held. */
 void med_requests_detach(struct med_requests *table, struct med_request *request);

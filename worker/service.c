@@ -43,7 +43,7 @@ static int64_t room(const struct med_service *service)
 }
 
 /* Why a request cannot be served; false: it can. */
-static bool is_invalid(const struct med_service *service, const struct med_link_generate *g,
+static bool is_invalid(const struct med_service *service, const struct med_uplink_generate *g,
                        char message[MESSAGE_BYTES])
 {
     int64_t tokens_max = room(service);
@@ -68,18 +68,18 @@ static bool is_invalid(const struct med_service *service, const struct med_link_
     return message[0] != '\0';
 }
 
-static void refuse(struct med_service *service, struct med_link *link,
-                   const struct med_link_generate *g, const char *why)
+static void refuse(struct med_service *service, struct med_uplink *link,
+                   const struct med_uplink_generate *g, const char *why)
 {
     service->refused++;
-    med_link_send_finish(link, g->request, g->attempt, MED_LINK_REFUSED, why);
+    med_uplink_send_finish(link, g->request, g->attempt, MED_UPLINK_REFUSED, why);
 }
 
-static int on_generate(void *arg, struct med_link *link, const struct med_link_generate *g,
+static int on_generate(void *arg, struct med_uplink *link, const struct med_uplink_generate *g,
                        struct med_err *err)
 {
     struct med_service *service = arg;
-    struct med_service_route *route = med_link_user(link);
+    struct med_service_route *route = med_uplink_user(link);
     char message[MESSAGE_BYTES];
     if (med_requests_find(&service->requests, link, g->request, g->attempt)) {
         return med_err_set(err, MED_E_PROTO,
@@ -93,7 +93,7 @@ static int on_generate(void *arg, struct med_link *link, const struct med_link_g
     }
     if (is_invalid(service, g, message)) {
         service->rejected++;
-        med_link_send_finish(link, g->request, g->attempt, MED_LINK_ERROR, message);
+        med_uplink_send_finish(link, g->request, g->attempt, MED_UPLINK_ERROR, message);
         return 0;
     }
     struct med_request *request = med_request_new(g, link);
@@ -124,7 +124,7 @@ static int on_generate(void *arg, struct med_link *link, const struct med_link_g
     return 0;
 }
 
-static void on_cancel(void *arg, struct med_link *link, uint64_t id, uint32_t attempt)
+static void on_cancel(void *arg, struct med_uplink *link, uint64_t id, uint32_t attempt)
 {
     struct med_service *service = arg;
     struct med_request *request = med_requests_find(&service->requests, link, id, attempt);
@@ -136,23 +136,23 @@ static void on_cancel(void *arg, struct med_link *link, uint64_t id, uint32_t at
 static void finish_drained(struct med_service *service, struct med_service_route *route)
 {
     if (route->draining && route->held == 0 && route->link)
-        med_link_finish(route->link);
+        med_uplink_finish(route->link);
     (void)service;
 }
 
-static void on_drain(void *arg, struct med_link *link)
+static void on_drain(void *arg, struct med_uplink *link)
 {
-    struct med_service_route *route = med_link_user(link);
+    struct med_service_route *route = med_uplink_user(link);
     if (!route->draining)
-        MED_INFO("router %s: drains this worker", med_link_address(link));
+        MED_INFO("router %s: drains this worker", med_uplink_address(link));
     route->draining = true;
     finish_drained(arg, route);
 }
 
-static void on_lost(void *arg, struct med_link *link)
+static void on_lost(void *arg, struct med_uplink *link)
 {
     struct med_service *service = arg;
-    struct med_service_route *route = med_link_user(link);
+    struct med_service_route *route = med_uplink_user(link);
     for (struct med_request *r = service->requests.first; r; r = r->next) {
         if (r->link != link)
             continue;
@@ -161,13 +161,13 @@ static void on_lost(void *arg, struct med_link *link)
     }
     route->held = 0;
     if (route->draining)
-        med_link_stop(link);
+        med_uplink_stop(link);
 }
 
-static void on_stopped(void *arg, struct med_link *link)
+static void on_stopped(void *arg, struct med_uplink *link)
 {
     struct med_service *service = arg;
-    struct med_service_route *route = med_link_user(link);
+    struct med_service_route *route = med_uplink_user(link);
     route->link = NULL;
     service->links_open--;
     if (service->links_open == 0 && service->phase == MED_SERVICE_SERVING) {
@@ -178,14 +178,14 @@ static void on_stopped(void *arg, struct med_link *link)
         advance(service);
 }
 
-static void get_stats(void *arg, struct med_link_stats *ret_stats)
+static void get_stats(void *arg, struct med_uplink_stats *ret_stats)
 {
     struct med_service *service = arg;
     struct med_engine_stats stats;
     med_engine_beat(service->engine);
     med_engine_get_stats(service->engine, &stats);
     const struct med_scheduler_stats *s = &stats.scheduler;
-    *ret_stats = (struct med_link_stats){
+    *ret_stats = (struct med_uplink_stats){
         .heartbeat_ns = stats.heartbeat_ns,
         .running = (uint64_t)s->running,
         .waiting = service->requests.count > s->running
@@ -205,22 +205,22 @@ static void get_stats(void *arg, struct med_link_stats *ret_stats)
 
 static void finish(struct med_service *service, struct med_request *r, enum med_engine_end end)
 {
-    static const enum med_link_ending endings[] = {[MED_ENGINE_STOP] = MED_LINK_STOP,
-                                                   [MED_ENGINE_LENGTH] = MED_LINK_LENGTH,
-                                                   [MED_ENGINE_CANCEL] = MED_LINK_CANCELLED,
-                                                   [MED_ENGINE_ERROR] = MED_LINK_ERROR};
-    enum med_link_ending ending = endings[end];
+    static const enum med_uplink_ending endings[] = {[MED_ENGINE_STOP] = MED_UPLINK_STOP,
+                                                     [MED_ENGINE_LENGTH] = MED_UPLINK_LENGTH,
+                                                     [MED_ENGINE_CANCEL] = MED_UPLINK_CANCELLED,
+                                                     [MED_ENGINE_ERROR] = MED_UPLINK_ERROR};
+    enum med_uplink_ending ending = endings[end];
     const char *message = NULL;
     if (end == MED_ENGINE_ERROR) {
         message = service->failure_err.text;
     } else if (r->stopped_by_us) {
         /* Without a token it may begin anew elsewhere, and the client never knows. */
-        ending = r->sent == 0 ? MED_LINK_REFUSED : MED_LINK_ERROR;
+        ending = r->sent == 0 ? MED_UPLINK_REFUSED : MED_UPLINK_ERROR;
         message = "the worker is stopping";
     } else if (r->engine.cancelling) {
-        ending = MED_LINK_CANCELLED;
+        ending = MED_UPLINK_CANCELLED;
     }
-    med_link_send_finish(r->link, r->request, r->attempt, ending, message);
+    med_uplink_send_finish(r->link, r->request, r->attempt, ending, message);
 }
 
 static void note_failure(struct med_service *service)
@@ -239,15 +239,15 @@ static void on_event(void *arg, const struct med_engine_event *event)
     if (event->end == MED_ENGINE_ERROR)
         note_failure(service);
     if (r->link && !r->engine.cancelling && event->generated > r->sent) {
-        med_link_send_tokens(r->link, r->request, r->attempt, r->sent,
-                             r->engine.tokens + r->engine.sequence.prompt_tokens + r->sent,
-                             (size_t)(event->generated - r->sent), event->at_ns);
+        med_uplink_send_tokens(r->link, r->request, r->attempt, r->sent,
+                               r->engine.tokens + r->engine.sequence.prompt_tokens + r->sent,
+                               (size_t)(event->generated - r->sent), event->at_ns);
         r->sent = event->generated;
     }
     if (event->end == MED_ENGINE_GOES_ON)
         return;
     if (r->link) {
-        struct med_service_route *route = med_link_user(r->link);
+        struct med_service_route *route = med_uplink_user(r->link);
         route->held--;
         finish(service, r, event->end);
     }
@@ -263,7 +263,7 @@ static void on_wake(uv_async_t *async)
         struct med_service_route *route = &service->routes[i];
         if (!route->link)
             continue;
-        med_link_flush(route->link);
+        med_uplink_flush(route->link);
         finish_drained(service, route);
     }
     if (service->failure < 0 && service->phase == MED_SERVICE_SERVING)
@@ -309,7 +309,7 @@ static void advance(struct med_service *service)
         service->phase = MED_SERVICE_LINKS;
         for (size_t i = 0; i < service->config->router_count; i++) {
             if (service->routes[i].link)
-                med_link_stop(service->routes[i].link);
+                med_uplink_stop(service->routes[i].link);
         }
     }
     if (service->phase == MED_SERVICE_LINKS && service->links_open == 0) {
@@ -355,8 +355,8 @@ static void on_signal(uv_signal_t *handle, int number)
     for (size_t i = 0; i < service->config->router_count; i++) {
         if (!service->routes[i].link)
             continue;
-        med_link_send_drain(service->routes[i].link);
-        med_link_flush(service->routes[i].link);
+        med_uplink_send_drain(service->routes[i].link);
+        med_uplink_flush(service->routes[i].link);
     }
     const struct med_clock *clock = service->config->clock;
     int64_t until_ns = med_clock_now_ns(clock) + service->config->drain_ns;
@@ -418,7 +418,7 @@ static int start_links(struct med_service *service, struct med_err *err)
     for (size_t i = 0; i < c->router_count; i++) {
         struct med_service_route *route = &service->routes[i];
         route->service = service;
-        struct med_link_config link = {
+        struct med_uplink_config link = {
             .address = c->routers[i],
             .hello = &c->hello,
             .clock = c->clock,
@@ -432,7 +432,7 @@ static int start_links(struct med_service *service, struct med_err *err)
                     .get_stats = get_stats,
                     .arg = service},
         };
-        int rc = med_link_new(&service->loop, &link, &route->link, err);
+        int rc = med_uplink_new(&service->loop, &link, &route->link, err);
         if (rc < 0)
             return rc;
         service->links_open++;

@@ -21,7 +21,7 @@ struct med_service_config {
     struct med_scheduler_config scheduler;
     struct med_backend backend; /* released by run */
     bool emulated;
-    struct med_link_hello hello;
+    struct med_uplink_hello hello;
     const char *const *routers;
     size_t router_count;
     const struct sockaddr_storage *metrics_address; /* NULL: none */

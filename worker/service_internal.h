@@ -25,7 +25,7 @@ enum med_service_phase {
 
 /* One router. */
 struct med_service_route {
-    struct med_link *link; /* NULL once it has stopped */
+    struct med_uplink *link; /* NULL once it has stopped */
     struct med_service *service;
     int64_t held;  /* requests that answer to it */
     bool draining; /* the router drains us */
@@ -52,7 +52,7 @@ struct med_service {
     uint64_t line_prompt, line_generated;
 };
 
-/* The READY line, on standard output. */
+/* The READY line, on standard error. */
 void med_service_print_ready(const struct med_service *service);
 /* A line of throughput and load, if there is any. */
 void med_service_busy_line(struct med_service *service);

@@ -33,14 +33,14 @@ void med_service_print_ready(const struct med_service *service)
         med_http_server_address(service->http, &address);
         med_net_format(&address, metrics);
     }
-    (void)printf("READY worker_id=%s worker_type=%s model=%s backend=%s weights_gb=%.2f "
-                 "kv_tokens=%" PRId64 " max_model_len=%" PRId64
-                 " max_concurrency=%.2f graph_capture=none metrics=%s seconds=%.3f\n",
-                 c->hello.worker_id, c->hello.worker_type, c->hello.model, c->hello.backend,
-                 c->weight_bytes / 1e9, c->hello.kv_tokens, c->hello.model_len_max,
-                 (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics,
-                 (double)(now_ns - c->started_ns) / (double)MED_NS_PER_S);
-    (void)fflush(stdout);
+    (void)fprintf(stderr,
+                  "READY worker_id=%s worker_type=%s model=%s backend=%s weights_gb=%.2f "
+                  "kv_tokens=%" PRId64 " max_model_len=%" PRId64
+                  " max_concurrency=%.2f graph_capture=none metrics=%s seconds=%.3f\n",
+                  c->hello.worker_id, c->hello.worker_type, c->hello.model, c->hello.backend,
+                  c->weight_bytes / 1e9, c->hello.kv_tokens, c->hello.model_len_max,
+                  (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics,
+                  (double)(now_ns - c->started_ns) / (double)MED_NS_PER_S);
 }
 
 void med_service_busy_line(struct med_service *service)
@@ -91,7 +91,7 @@ static int answer_metrics(struct med_service *service, struct med_http_answer *a
     for (size_t i = 0; i < c->router_count; i++) {
         links[i] = (struct med_metrics_link){.address = c->routers[i],
                                              .up = service->routes[i].link &&
-                                                   med_link_is_up(service->routes[i].link)};
+                                                   med_uplink_is_up(service->routes[i].link)};
     }
     med_engine_get_stats(service->engine, &m.engine);
     m.waiting = service->requests.count - m.engine.scheduler.running;

@@ -287,6 +287,8 @@ static void test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_to
     struct med_err failure = {0};
     med_engine_failure(loop.engine, &failure);
     CHECK_INT(failure.code, MED_E_CUDA);
+    med_engine_get_stats(loop.engine, &stats);
+    CHECK_UINT(stats.ends[MED_ENGINE_ERROR], 13);
     CHECK_CONTAINS(failure.text, "fell off the bus");
     loop_release(&loop);
 }
