@@ -123,6 +123,7 @@ static int post(struct sim *sim, struct message message)
 static int on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t worker)
 {
     struct sim *sim = arg;
+    sim->requests[request].picked_ns = sim->now_ns - sim->arrivals[request].at_ns;
     return post(sim, (struct message){.kind = KIND_GENERATE,
                                       .request = request,
                                       .attempt = attempt,
@@ -268,8 +269,13 @@ static void hear_token(struct sim *sim, const struct message *m)
         return;
     struct med_sim_request *row = &sim->requests[m->request];
     if (m->position == 0) {
+        struct med_dispatch_lease_view lease;
+        bool found = med_dispatch_get_lease(sim->dispatch, m->request, &lease);
+        MED_ASSERT(found);
         row->ttft_ns = sim->now_ns - sim->arrivals[m->request].at_ns;
         row->type = sim->workers[m->worker].profile;
+        row->predicted_ttft_ns = lease.predicted_ttft_ns;
+        row->predicted_tpot_ns = lease.predicted_tpot_ns;
     }
     if (m->end == MED_END_NONE)
         return;

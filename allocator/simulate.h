@@ -25,6 +25,10 @@ struct med_sim_request {
     int64_t e2e_ns;  /* -1: did not finish */
     size_t type;     /* index into plan->profiles of the worker that served it */
     int outcome;     /* enum med_outcome, or a negative MED_E_* when refused */
+    /* What dispatch predicted when it picked the worker (link delay and waiting before the pick not
+     * included); 0 without a token. */
+    int64_t predicted_ttft_ns, predicted_tpot_ns;
+    int64_t picked_ns; /* from the arrival to the last pick */
 };
 
 struct med_sim_options {

@@ -227,7 +227,7 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
         row->type = (uint16_t)pick.type;
         row->predicted_ttft_ns = ns_of_ms(pick.prediction.ttft_ms);
         row->predicted_tpot_ns = ns_of_ms(pick.prediction.tpot_ms);
-        worker_attach(worker, &d->leases, lease, now_ns);
+        worker_attach(worker, &d->leases, lease, now_ns, pick.prediction.added_ms);
         count_pick(d, row, &pick);
         if (row->deadline_ns > 0)
             queue_push(&d->deadlines, lease, row->deadline_ns);

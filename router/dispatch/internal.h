@@ -152,6 +152,8 @@ struct worker {
     int64_t prefill_since_ns; /* when the first of prefilling became the first */
     int64_t context_tokens;   /* prompt and delivered tokens of decoding */
     int64_t remaining_tokens; /* predicted, of both */
+    double prefill_duty;      /* share of its time that prompts take from decodes, aged */
+    int64_t prefill_duty_ns;  /* when that was reckoned */
     uint32_t next, previous;  /* of the same type */
 };
 
@@ -166,6 +168,7 @@ struct workers {
 
 struct prediction {
     double wait_ms, ttft_ms, tpot_ms;
+    double added_ms;  /* what its prefill adds to the iterations of others */
     double finish_ms; /* or tokens outstanding, for a type without a latency model */
 };
 
@@ -174,7 +177,9 @@ void workers_release(struct workers *w);
 uint32_t workers_add(struct workers *w, size_t type); /* NONE when full */
 void workers_remove(struct workers *w, uint32_t worker);
 int64_t worker_in_flight(const struct worker *worker);
-void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns);
+/* added_ms: of the prediction that the pick rests on. */
+void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns,
+                   double added_ms);
 void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns);
 /* The lease's first token: from prefilling to decoding. */
 void worker_first_token(struct worker *worker, struct leases *leases, uint32_t lease,

@@ -18,6 +18,9 @@
 #include <math.h>
 #include <string.h>
 
+#define DUTY_NS  30e9 /* over which the share of prefill is averaged */
+#define DUTY_MAX 0.75 /* decodes always get the rest, by the estimate */
+
 int workers_init(struct workers *w, const struct med_dispatch_config *config)
 {
     w->count_max = (size_t)config->workers_max;
@@ -116,12 +119,19 @@ static void list_remove(struct lease_list *list, struct leases *leases, uint32_t
     MED_ASSERT(list->count >= 0);
 }
 
+static double duty_at(const struct worker *worker, int64_t now_ns)
+{
+    double elapsed_ns = (double)(now_ns - worker->prefill_duty_ns);
+    return worker->prefill_duty * exp(-fmax(elapsed_ns, 0) / DUTY_NS);
+}
+
 static double pairs_of(int64_t prompt_tokens)
 {
     return (double)prompt_tokens * ((double)prompt_tokens + 1) / 2;
 }
 
-void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns)
+void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns,
+                   double added_ms)
 {
     struct lease *row = &leases->rows[lease];
     MED_ASSERT(row->tokens == 0);
@@ -131,6 +141,8 @@ void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease,
     worker->prefill_tokens += row->prompt_tokens;
     worker->prefill_pairs += pairs_of(row->prompt_tokens);
     worker->remaining_tokens += row->remaining;
+    worker->prefill_duty = duty_at(worker, now_ns) + added_ms * 1e6 / DUTY_NS;
+    worker->prefill_duty_ns = now_ns;
 }
 
 static void leave_prefill(struct worker *worker, struct leases *leases, uint32_t lease,
@@ -179,6 +191,12 @@ static double step_ms(const struct med_latency *latency, double prefill_tokens, 
     return med_latency_step_ms(latency, &load);
 }
 
+/* Prefill tokens of one iteration. */
+static double chunk_of(const struct worker *worker, const struct med_latency *latency)
+{
+    return fmax(1, (double)(latency->batched_tokens_max - worker->decoding.count));
+}
+
 /* Milliseconds to compute prompts of `tokens` in all, in chunks beside the worker's decodes. */
 static double prefill_ms(const struct worker *worker, const struct med_latency *latency,
                          double tokens, double pairs)
@@ -186,8 +204,7 @@ static double prefill_ms(const struct worker *worker, const struct med_latency *
     if (tokens <= 0)
         return 0;
     int64_t sequences = worker->decoding.count;
-    double chunk = (double)latency->batched_tokens_max - (double)sequences;
-    chunk = fmax(chunk, 1);
+    double chunk = chunk_of(worker, latency);
     double full = floor(tokens / chunk);
     double rest = tokens - full * chunk;
     double context = (double)worker->context_tokens;
@@ -226,12 +243,17 @@ struct prediction worker_predict(const struct worker *worker, const struct med_l
     struct prediction p = {0};
     int64_t held = worker_in_flight(worker);
     double context = (double)(worker->context_tokens + worker->prefill_tokens + prompt_tokens);
-    p.tpot_ms = step_ms(latency, 0, 0, held + 1, context);
+    /* Its decodes share iterations with the prompts of those that come later. */
+    double duty = fmin(duty_at(worker, now_ns), DUTY_MAX);
+    p.tpot_ms = step_ms(latency, 0, 0, held + 1, context) / (1 - duty);
     double own_pairs = pairs_of(prompt_tokens);
     double before =
         prefill_ms(worker, latency, (double)worker->prefill_tokens, worker->prefill_pairs);
     double with = prefill_ms(worker, latency, (double)(worker->prefill_tokens + prompt_tokens),
                              worker->prefill_pairs + own_pairs);
+    double chunks = ceil((double)prompt_tokens / chunk_of(worker, latency));
+    double decode = step_ms(latency, 0, 0, worker->decoding.count, (double)worker->context_tokens);
+    p.added_ms = fmax(0, with - before - chunks * decode);
     double wait = before;
     if (worker->prefilling.count > 0) {
         /* Part of the first prompt is done by now; no more than all of it. */
