@@ -414,9 +414,10 @@ int med_capacity_of_model(const struct med_latency *latency, const struct med_re
 
 /* ---- serving points ---- */
 
-static double mean_e2e_per_token(const struct med_serving_row *row)
+/* The mean, or where only percentiles were told, the 90th, which is no better than the mean. */
+static double told_mean(const struct med_latency_stats *stats)
 {
-    return row->e2e_ms.mean / row->output_tokens;
+    return isnan(stats->mean) ? stats->p90 : stats->mean;
 }
 
 /* An objective on something that the row does not tell is not met. */
@@ -424,9 +425,9 @@ static bool meets(const struct med_serving_row *row, const struct med_slos *slos
 {
     for (size_t n = 0; n < slos->count; n++) {
         enum med_slo_metric metric = slos->items[n].metric;
-        double value = metric == MED_SLO_TTFT   ? row->ttft_ms.mean
-                       : metric == MED_SLO_TPOT ? row->tpot_ms.mean
-                                                : mean_e2e_per_token(row);
+        double value = metric == MED_SLO_TTFT   ? told_mean(&row->ttft_ms)
+                       : metric == MED_SLO_TPOT ? told_mean(&row->tpot_ms)
+                                                : told_mean(&row->e2e_ms) / row->output_tokens;
         if (!(value <= slos->items[n].limit_ms))
             return false;
     }

@@ -74,6 +74,24 @@ def cover(rng, gpus, rows, columns):
                 gpus[rng.choice(names)]["tputs"][row][column] = rng.uniform(0.2, 5.0)
 
 
+def cap(rng, gpus, shares):
+    """Caps most GPUs (all of them every other time) and returns a rate around what they carry."""
+    every = rng.random() < 0.5
+    carried = 0.0
+    for gpu in gpus.values():
+        if every or rng.random() < 0.7:
+            gpu["max_count"] = rng.choice((0, 1, 1, 2, 3, 5, 8))
+        seconds = served = 0.0
+        for line, rates in zip(shares, gpu["tputs"]):
+            for share, rate in zip(line, rates):
+                if rate > 0.0:
+                    seconds += share / rate
+                    served += share
+        if seconds > 0.0:
+            carried += gpu.get("max_count", 3) * served / seconds
+    return max(0.1, carried * rng.uniform(0.3, 1.4))
+
+
 def instance(number, seed=20240414):
     rng = random.Random(seed * 1000003 + number)
     family = FAMILIES[number % len(FAMILIES)]
@@ -91,13 +109,11 @@ def instance(number, seed=20240414):
         }
     cover(rng, gpus, rows, columns)
     shares = shares_of(rng, family, rows, columns)
-    rate = 10.0 ** rng.uniform(-0.5, 2.3)
+    rate = 10.0 ** rng.uniform(-0.5, 3.5)
     if family == "ties":
         rate = float(rng.choice((64, 256, 512, 1024)))
     if family == "caps":
-        for gpu in gpus.values():
-            if rng.random() < 0.8:
-                gpu["max_count"] = rng.choice((0, 1, 1, 2, 3, 5, 8))
+        rate = cap(rng, gpus, shares)
     if family == "orphan" and rng.random() < 0.5:
         row, column = rng.randrange(rows), rng.randrange(columns)
         shares[row][column] = max(shares[row][column], 1e-6)
