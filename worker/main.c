@@ -70,7 +70,7 @@ static const struct med_option option_table[] = {
      .help = "Where /metrics and /health are served; port 0 lets the system choose. Off by default."},
     {.name = "drain-timeout", .type = MED_OPT_DURATION, .offset = AT(drain_ns), .unit = "TIME",
      .default_text = "30s", .min = 0, .max = 86400,
-     .help = "How long running requests may go on after SIGTERM."},
+     .help = "How long (real time) running requests may go on after SIGTERM."},
     {.name = "time-scale", .type = MED_OPT_NUMBER, .offset = AT(time_scale), .unit = "FACTOR",
      .default_text = "1", .min = 0.001, .max = 1000,
      .help = "Fleet seconds per real second, the same for the whole run."},

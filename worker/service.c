@@ -358,10 +358,8 @@ static void on_signal(uv_signal_t *handle, int number)
         med_uplink_send_drain(service->routes[i].link);
         med_uplink_flush(service->routes[i].link);
     }
-    const struct med_clock *clock = service->config->clock;
-    int64_t until_ns = med_clock_now_ns(clock) + service->config->drain_ns;
-    (void)uv_timer_start(&service->deadline, on_deadline, med_clock_real_ms_until(clock, until_ns),
-                         0);
+    uint64_t drain_ms = (uint64_t)(service->config->drain_ns / MED_NS_PER_MS);
+    (void)uv_timer_start(&service->deadline, on_deadline, drain_ms, 0);
     advance(service);
 }
 

@@ -25,7 +25,7 @@ struct med_service_config {
     const char *const *routers;
     size_t router_count;
     const struct sockaddr_storage *metrics_address; /* NULL: none */
-    int64_t drain_ns;                               /* fleet time */
+    int64_t drain_ns;                               /* real time, as whoever stops us counts it */
     uint64_t seed;                                  /* of requests that bring none */
     const double *ttft_bounds_s, *tpot_bounds_s;    /* objectives, as exact histogram bounds */
     size_t ttft_bound_count, tpot_bound_count;

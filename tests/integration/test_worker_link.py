@@ -396,7 +396,7 @@ class Stopping(unittest.TestCase):
             self.assertEqual(process.wait(), 0)
 
     def test_deadline_of_the_drain_cancels_the_rest(self):
-        self.cut_short(("--drain-timeout", "2s"), [signal.SIGTERM])
+        self.cut_short(("--drain-timeout", "20ms"), [signal.SIGTERM])
 
     def test_second_signal_cancels_the_rest(self):
         self.cut_short(("--drain-timeout", "24h"), [signal.SIGINT, signal.SIGTERM])
