@@ -34,12 +34,14 @@ static int fill_types(const struct med_plan *plan, struct med_dispatch_type *typ
             continue;
         }
         const struct med_profile *profile = &plan->profiles[p];
-        if (strlen(profile->worker_type) > MED_LIMIT_NAME_BYTES)
+        if (strlen(profile->worker_type) > MED_LIMIT_NAME_BYTES) {
             return med_err_set(err, MED_E_LIMIT, "worker type %s: its name has over %d bytes",
                                profile->worker_type, MED_LIMIT_NAME_BYTES);
-        if (count == MED_LIMIT_WORKER_TYPES)
+        }
+        if (count == MED_LIMIT_WORKER_TYPES) {
             return med_err_set(err, MED_E_LIMIT, "the plan uses over %d worker types",
                                MED_LIMIT_WORKER_TYPES);
+        }
         struct med_dispatch_type *type = &types[count];
         memcpy(type->name, profile->worker_type, strlen(profile->worker_type) + 1);
         type->has_latency = profile->has_step_model;
@@ -80,9 +82,10 @@ static int fill_bucket(const struct med_plan *plan, const struct med_plan_assign
                                plan->profiles[p].worker_type);
         }
     }
-    if (!(sum > 0))
+    if (!(sum > 0)) {
         return med_err_set(err, MED_E_INVALID, "the plan gives bucket (row %d, %d) to no worker",
                            from->input_row, from->output_row);
+    }
     for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++)
         bucket->shares[t] /= sum; /* what the solver's tolerance left over */
     return 0;
@@ -174,9 +177,10 @@ int med_dispatch_config_from_plan(const struct med_plan *plan,
                                   struct med_dispatch_config *ret_config, int *type_of_profile,
                                   struct med_err *err)
 {
-    if (plan->status == MED_PLAN_INFEASIBLE)
+    if (plan->status == MED_PLAN_INFEASIBLE) {
         return med_err_set(err, MED_E_INFEASIBLE,
                            "the plan is infeasible, so there is nothing to dispatch to");
+    }
     struct med_dispatch_config config = {
         .ttft_objective_ns = ttft_objective_ns(&plan->slos),
         .queue_wait_ns = QUEUE_WAIT_NS,

@@ -44,10 +44,11 @@ int med_sim_arrivals_from_plan(const struct med_plan *plan, double rate_factor, 
     double rate_per_s = 0;
     for (size_t i = 0; i < plan->assignment_count; i++)
         rate_per_s += plan->assignment[i].rate_per_s;
-    if (!(rate_per_s > 0) || !(rate_factor > 0) || !isfinite(rate_factor))
+    if (!(rate_per_s > 0) || !(rate_factor > 0) || !isfinite(rate_factor)) {
         return med_err_set(err, MED_E_INVALID,
                            "arrivals: the plan's rate is %g and the factor %g, expected both > 0",
                            rate_per_s, rate_factor);
+    }
     struct med_sim_arrival *arrivals = med_calloc(count + 1, sizeof *arrivals);
     if (!arrivals)
         return med_err_set(err, MED_E_NOMEM, "no memory for %zu arrivals", count);

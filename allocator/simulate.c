@@ -371,16 +371,19 @@ static int check_arrivals(const struct med_sim_arrival *arrivals, size_t count, 
 {
     for (size_t i = 0; i < count; i++) {
         const struct med_sim_arrival *a = &arrivals[i];
-        if (a->at_ns < (i > 0 ? arrivals[i - 1].at_ns : 0) || a->at_ns >= NEVER_NS)
+        if (a->at_ns < (i > 0 ? arrivals[i - 1].at_ns : 0) || a->at_ns >= NEVER_NS) {
             return med_err_set(err, MED_E_INVALID,
                                "arrival %zu: at %lld ns, expected times that do not fall", i,
                                (long long)a->at_ns);
-        if (a->input_tokens < 1 || a->output_tokens < 1 || a->output_tokens_max < a->output_tokens)
+        }
+        if (a->input_tokens < 1 || a->output_tokens < 1 ||
+            a->output_tokens_max < a->output_tokens) {
             return med_err_set(err, MED_E_INVALID,
                                "arrival %zu: %lld input tokens, %lld output tokens of at most "
                                "%lld, expected at least 1 and no more than the maximum",
                                i, (long long)a->input_tokens, (long long)a->output_tokens,
                                (long long)a->output_tokens_max);
+        }
     }
     return 0;
 }
@@ -476,9 +479,10 @@ static int allocate(struct sim *sim, const struct med_plan *plan, struct med_err
     if (!sim->requests || !sim->attempts || !sim->workers || !sim->indices || !sim->names ||
         !sim->busy || !sim->ready)
         return med_err_set(err, MED_E_NOMEM, "no memory for the simulation");
-    for (size_t i = 0; i < sim->count; i++)
+    for (size_t i = 0; i < sim->count; i++) {
         sim->requests[i] =
             (struct med_sim_request){.ttft_ns = -1, .e2e_ns = -1, .outcome = OUTCOME_UNSET};
+    }
     return 0;
 }
 
@@ -527,9 +531,10 @@ int med_simulate(const struct med_plan *plan, const struct med_sim_arrival *arri
                  const struct med_sim_options *options, struct med_sim_result *ret_result,
                  struct med_err *err)
 {
-    if (options->queue_wait_ns < 0 || options->queue_max < 0 || options->link_delay_ns < 0)
+    if (options->queue_wait_ns < 0 || options->queue_max < 0 || options->link_delay_ns < 0) {
         return med_err_set(err, MED_E_INVALID,
                            "simulation: queue_wait, queue_max and link_delay must be >= 0");
+    }
     int rc = check_arrivals(arrivals, count, err);
     if (rc < 0)
         return rc;

@@ -33,42 +33,49 @@
 
 static int check_counts(const struct med_dispatch_config *c, struct med_err *err)
 {
-    if (c->type_count == 0 || c->type_count > MED_LIMIT_WORKER_TYPES)
+    if (c->type_count == 0 || c->type_count > MED_LIMIT_WORKER_TYPES) {
         return med_err_set(err, MED_E_INVALID, "dispatch: %zu worker types, expected 1 to %d",
                            c->type_count, MED_LIMIT_WORKER_TYPES);
+    }
     if (c->input_edge_count == 0 || c->input_edge_count > MED_LIMIT_EDGES ||
-        c->output_edge_count == 0 || c->output_edge_count > MED_LIMIT_EDGES)
+        c->output_edge_count == 0 || c->output_edge_count > MED_LIMIT_EDGES) {
         return med_err_set(err, MED_E_INVALID,
                            "dispatch: %zu input and %zu output edges, expected 1 to %d of each",
                            c->input_edge_count, c->output_edge_count, MED_LIMIT_EDGES);
+    }
     if (c->bucket_count == 0)
         return med_err_set(err, MED_E_INVALID, "dispatch: the plan assigns no bucket");
-    if (c->requests_max < 1 || c->requests_max > REQUESTS_LIMIT)
+    if (c->requests_max < 1 || c->requests_max > REQUESTS_LIMIT) {
         return med_err_set(err, MED_E_INVALID, "dispatch: requests_max is %lld, expected 1 to %d",
                            (long long)c->requests_max, REQUESTS_LIMIT);
-    if (c->workers_max < 1 || c->workers_max > MED_LIMIT_WORKERS)
+    }
+    if (c->workers_max < 1 || c->workers_max > MED_LIMIT_WORKERS) {
         return med_err_set(err, MED_E_INVALID, "dispatch: workers_max is %lld, expected 1 to %d",
                            (long long)c->workers_max, MED_LIMIT_WORKERS);
-    if (c->queue_max < 0 || c->attempts_max < 1)
+    }
+    if (c->queue_max < 0 || c->attempts_max < 1) {
         return med_err_set(
             err, MED_E_INVALID,
             "dispatch: queue_max %lld and attempts_max %lld, expected at least 0 and 1",
             (long long)c->queue_max, (long long)c->attempts_max);
+    }
     if (c->ttft_objective_ns < 0 || c->queue_wait_ns < 0 || c->suspect_after_ns <= 0 ||
-        c->gone_after_ns < c->suspect_after_ns)
+        c->gone_after_ns < c->suspect_after_ns) {
         return med_err_set(err, MED_E_INVALID,
                            "dispatch: a duration is negative, or gone_after is less than "
                            "suspect_after, which must be > 0");
+    }
     return 0;
 }
 
 static int check_edges(const double *edges, size_t count, const char *what, struct med_err *err)
 {
     for (size_t i = 0; i < count; i++) {
-        if (!isfinite(edges[i]) || edges[i] <= (i > 0 ? edges[i - 1] : 0))
+        if (!isfinite(edges[i]) || edges[i] <= (i > 0 ? edges[i - 1] : 0)) {
             return med_err_set(err, MED_E_INVALID,
                                "dispatch: %s edge %zu is %g, expected rising numbers > 0", what, i,
                                edges[i]);
+        }
     }
     return 0;
 }
@@ -86,15 +93,17 @@ static int check_bucket(const struct med_dispatch_config *c, size_t index, struc
         ok = ok && isfinite(b->shares[t]) && b->shares[t] >= 0;
         sum += b->shares[t];
     }
-    if (!ok || !(fabs(sum - 1) <= 1e-6))
+    if (!ok || !(fabs(sum - 1) <= 1e-6)) {
         return med_err_set(err, MED_E_INVALID,
                            "dispatch: bucket %zu (row %d, %d; rate %g; shares sum to %g): expected "
                            "rows inside the edges, a rate and means > 0, shares that sum to 1",
                            index, b->input_row, b->output_row, b->rate_per_s, sum);
+    }
     for (size_t i = 0; i < index; i++) {
-        if (c->buckets[i].input_row == b->input_row && c->buckets[i].output_row == b->output_row)
+        if (c->buckets[i].input_row == b->input_row && c->buckets[i].output_row == b->output_row) {
             return med_err_set(err, MED_E_INVALID, "dispatch: bucket (%d, %d) is assigned twice",
                                b->input_row, b->output_row);
+        }
     }
     return 0;
 }
@@ -311,10 +320,11 @@ void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
     while (stuck_count < SCAN_MAX && queue_first(&d->waiting)) {
         struct queue_entry entry = *queue_first(&d->waiting);
         (void)queue_remove(&d->waiting, entry.lease); /* it is the first */
-        if (entry.at_ns > now_ns && start(d, now_ns, entry.lease))
+        if (entry.at_ns > now_ns && start(d, now_ns, entry.lease)) {
             d->totals.queued--;
-        else
+        } else {
             stuck[stuck_count++] = entry;
+        }
     }
     for (size_t i = 0; i < stuck_count; i++)
         queue_restore(&d->waiting, &stuck[i]);
@@ -325,12 +335,13 @@ void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
 
 static int refuse(struct med_dispatch *d, int code)
 {
-    if (code == MED_E_INVALID)
+    if (code == MED_E_INVALID) {
         d->totals.refused_invalid++;
-    else if (code == MED_E_NO_WORKER)
+    } else if (code == MED_E_NO_WORKER) {
         d->totals.refused_no_worker++;
-    else
+    } else {
         d->totals.refused_overload++;
+    }
     return code;
 }
 
@@ -440,10 +451,11 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     row->remaining -= count;
     if (row->remaining < 1) {
         row->remaining = 1; /* all came that may: only the finish is to come */
-        if (row->tokens < row->output_tokens_max)
+        if (row->tokens < row->output_tokens_max) {
             row->remaining = llround(predictor_mean(&d->predictor, row->input_row, row->tokens,
                                                     row->output_tokens_max)) -
                              row->tokens;
+        }
         if (row->remaining < 1)
             row->remaining = 1;
     }
@@ -461,12 +473,13 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     if (rc < 0)
         return rc;
     const struct lease *row = &d->leases.rows[lease];
-    if (outcome == MED_OUTCOME_ERROR)
+    if (outcome == MED_OUTCOME_ERROR) {
         dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_ERROR, false);
-    else if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0))
+    } else if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0)) {
         dispatch_end(d, now_ns, lease, outcome, 0);
-    else
+    } else {
         return MED_E_PROTO;
+    }
     dispatch_drain_queue(d, now_ns);
     return 0;
 }

@@ -80,20 +80,23 @@ static int check_hello(const struct med_dispatch *d, const struct med_dispatch_w
                        struct med_err *err)
 {
     size_t length = strlen(hello->worker_id);
-    if (length == 0 || length > MED_LIMIT_NAME_BYTES)
+    if (length == 0 || length > MED_LIMIT_NAME_BYTES) {
         return med_err_set(err, MED_E_INVALID, "worker id has %zu bytes, expected 1 to %d", length,
                            MED_LIMIT_NAME_BYTES);
-    if (hello->model_len_max < 1 || hello->sequences_max < 1 || hello->kv_tokens < 1)
+    }
+    if (hello->model_len_max < 1 || hello->sequences_max < 1 || hello->kv_tokens < 1) {
         return med_err_set(err, MED_E_INVALID,
                            "worker %s: model_len_max %lld, sequences_max %lld, kv_tokens %lld, "
                            "expected at least 1 of each",
                            hello->worker_id, (long long)hello->model_len_max,
                            (long long)hello->sequences_max, (long long)hello->kv_tokens);
+    }
     for (size_t i = 0; i < d->workers.count_max; i++) {
         const struct worker *other = &d->workers.rows[i];
-        if (other->connected && strcmp(other->worker_id, hello->worker_id) == 0)
+        if (other->connected && strcmp(other->worker_id, hello->worker_id) == 0) {
             return med_err_set(err, MED_E_INVALID, "worker id %s is connected already",
                                hello->worker_id);
+        }
     }
     return 0;
 }
@@ -106,14 +109,16 @@ int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
     if (rc < 0)
         return rc;
     int type = find_type(d, hello->type_name);
-    if (type < 0)
+    if (type < 0) {
         return med_err_set(err, MED_E_NOT_FOUND,
                            "worker %s is of type %s, which the plan does not use", hello->worker_id,
                            hello->type_name);
+    }
     uint32_t index = workers_add(&d->workers, (size_t)type);
-    if (index == NONE)
+    if (index == NONE) {
         return med_err_set(err, MED_E_LIMIT, "worker %s: %lld workers are connected, the maximum",
                            hello->worker_id, (long long)d->config.workers_max);
+    }
     struct worker *worker = &d->workers.rows[index];
     memcpy(worker->worker_id, hello->worker_id, strlen(hello->worker_id) + 1);
     worker->incarnation = hello->incarnation;
@@ -131,41 +136,41 @@ int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
     return 0;
 }
 
-void med_dispatch_worker_stats(struct med_dispatch *d, int64_t now_ns, uint32_t index,
+void med_dispatch_worker_stats(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
                                const struct med_dispatch_worker_stats *stats)
 {
-    struct worker *worker = get_worker(d, index);
-    int64_t heartbeat = worker->stats.heartbeat_ns;
-    worker->stats = *stats;
+    struct worker *row = get_worker(d, worker);
+    int64_t heartbeat = row->stats.heartbeat_ns;
+    row->stats = *stats;
     /* A beat is never undone, and a clock that is ahead buys no time. */
-    if (worker->stats.heartbeat_ns > now_ns)
-        worker->stats.heartbeat_ns = now_ns;
-    if (worker->stats.heartbeat_ns < heartbeat)
-        worker->stats.heartbeat_ns = heartbeat;
-    worker->blocked_until_ns = now_ns;
-    enum med_worker_state before = worker->state;
-    set_state(&d->workers, worker, now_ns);
-    if (worker->state == MED_WORKER_GONE && before != MED_WORKER_GONE)
-        take_all(d, now_ns, worker, true);
+    if (row->stats.heartbeat_ns > now_ns)
+        row->stats.heartbeat_ns = now_ns;
+    if (row->stats.heartbeat_ns < heartbeat)
+        row->stats.heartbeat_ns = heartbeat;
+    row->blocked_until_ns = now_ns;
+    enum med_worker_state before = row->state;
+    set_state(&d->workers, row, now_ns);
+    if (row->state == MED_WORKER_GONE && before != MED_WORKER_GONE)
+        take_all(d, now_ns, row, true);
     dispatch_drain_queue(d, now_ns);
 }
 
-void med_dispatch_worker_drain(struct med_dispatch *d, int64_t now_ns, uint32_t index)
+void med_dispatch_worker_drain(struct med_dispatch *d, int64_t now_ns, uint32_t worker)
 {
-    struct worker *worker = get_worker(d, index);
-    worker->draining = true;
-    if (worker->state != MED_WORKER_GONE)
-        set_state(&d->workers, worker, now_ns);
-    if (worker->state == MED_WORKER_GONE)
-        take_all(d, now_ns, worker, true);
+    struct worker *row = get_worker(d, worker);
+    row->draining = true;
+    if (row->state != MED_WORKER_GONE)
+        set_state(&d->workers, row, now_ns);
+    if (row->state == MED_WORKER_GONE)
+        take_all(d, now_ns, row, true);
 }
 
-void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t index)
+void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t worker)
 {
-    struct worker *worker = get_worker(d, index);
-    worker->state = MED_WORKER_GONE;
-    take_all(d, now_ns, worker, false);
-    workers_remove(&d->workers, index);
+    struct worker *row = get_worker(d, worker);
+    row->state = MED_WORKER_GONE;
+    take_all(d, now_ns, row, false);
+    workers_remove(&d->workers, worker);
     dispatch_drain_queue(d, now_ns);
 }
 

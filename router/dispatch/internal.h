@@ -175,7 +175,7 @@ struct prediction {
 int workers_init(struct workers *w, const struct med_dispatch_config *config);
 void workers_release(struct workers *w);
 uint32_t workers_add(struct workers *w, size_t type); /* NONE when full */
-void workers_remove(struct workers *w, uint32_t worker);
+void workers_remove(struct workers *w, uint32_t index);
 int64_t worker_in_flight(const struct worker *worker);
 /* added_ms: of the prediction that the pick rests on. */
 void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns,

@@ -103,16 +103,17 @@ struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease,
             continue;
         bool is_planned = pick.has_plan && t == pick.planned_type;
         bool take = best.worker == NONE;
-        if (!take && it.avoided != best.avoided)
+        if (!take && it.avoided != best.avoided) {
             take = best.avoided;
-        else if (!take && is_planned)
+        } else if (!take && is_planned) {
             take = true;
-        else if (!take && pick.has_plan && pick.type == pick.planned_type)
+        } else if (!take && pick.has_plan && pick.type == pick.planned_type) {
             take = false;
-        else if (!take && pick.weights[t] != pick.weights[pick.type])
+        } else if (!take && pick.weights[t] != pick.weights[pick.type]) {
             take = pick.weights[t] > pick.weights[pick.type];
-        else if (!take)
+        } else if (!take) {
             take = it.prediction.finish_ms < best.prediction.finish_ms;
+        }
         if (take) {
             best = it;
             pick.type = t;

@@ -29,10 +29,11 @@ static int row_of(const double *edges, size_t count, int64_t tokens)
     size_t high = count - 1;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (edges[middle] >= (double)tokens)
+        if (edges[middle] >= (double)tokens) {
             high = middle;
-        else
+        } else {
             low = middle + 1;
+        }
     }
     return (int)low;
 }

@@ -127,10 +127,11 @@ static void check_list(const struct med_dispatch *d, uint32_t index, const struc
         MED_ASSERT(row->remaining >= 1);
         MED_ASSERT(d->waiting.places[i] == NONE);
         MED_ASSERT((d->deadlines.places[i] != NONE) == (row->deadline_ns > 0));
-        if (decoding)
+        if (decoding) {
             sums->context_tokens += row->prompt_tokens + row->tokens;
-        else
+        } else {
             sums->prompt_tokens += row->prompt_tokens;
+        }
         sums->remaining_tokens += row->remaining;
         previous = i;
         count++;

@@ -72,10 +72,11 @@ void workers_remove(struct workers *w, uint32_t index)
     struct worker *worker = &w->rows[index];
     MED_ASSERT(worker->connected);
     MED_ASSERT(worker_in_flight(worker) == 0);
-    if (worker->previous != NONE)
+    if (worker->previous != NONE) {
         w->rows[worker->previous].next = worker->next;
-    else
+    } else {
         w->type_first[worker->type] = worker->next;
+    }
     if (worker->next != NONE)
         w->rows[worker->next].previous = worker->previous;
     worker->connected = false;
@@ -94,10 +95,11 @@ static void list_append(struct lease_list *list, struct leases *leases, uint32_t
     struct lease *row = &leases->rows[lease];
     row->next = NONE;
     row->previous = list->last;
-    if (list->last != NONE)
+    if (list->last != NONE) {
         leases->rows[list->last].next = lease;
-    else
+    } else {
         list->first = lease;
+    }
     list->last = lease;
     list->count++;
 }
@@ -105,14 +107,16 @@ static void list_append(struct lease_list *list, struct leases *leases, uint32_t
 static void list_remove(struct lease_list *list, struct leases *leases, uint32_t lease)
 {
     struct lease *row = &leases->rows[lease];
-    if (row->previous != NONE)
+    if (row->previous != NONE) {
         leases->rows[row->previous].next = row->next;
-    else
+    } else {
         list->first = row->next;
-    if (row->next != NONE)
+    }
+    if (row->next != NONE) {
         leases->rows[row->next].previous = row->previous;
-    else
+    } else {
         list->last = row->previous;
+    }
     row->next = NONE;
     row->previous = NONE;
     list->count--;

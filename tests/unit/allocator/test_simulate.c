@@ -9,15 +9,16 @@
 #include "tests/check.h"
 #include "tests/unit/allocator/sim_fixture.h"
 
-static const double FIRST[FIXTURE_TYPES] = {1, 0, 0};
-static const struct med_sim_options PLAIN = {.queue_wait_ns = 1000 * MED_NS_PER_S};
+#define DELAY_NS INT64_C(70000)
+static const double only_first[FIXTURE_TYPES] = {1, 0, 0};
+static const struct med_sim_options plain = {.queue_wait_ns = 1000 * MED_NS_PER_S};
 
 /* One worker of type 0 and one bucket. */
 static void init_single(struct fixture *f)
 {
     fixture_init(f);
     fixture_workers(f, 0, 1);
-    fixture_bucket(f, 500, 50, 1, FIRST);
+    fixture_bucket(f, 500, 50, 1, only_first);
 }
 
 static int64_t step_ns(const struct fixture *f, int64_t prefill, int64_t pairs, int64_t sequences,
@@ -48,7 +49,7 @@ static void test_simulate_when_alone_then_times_are_the_models(void)
     struct fixture f;
     init_single(&f);
     struct med_sim_arrival arrival = {MED_NS_PER_S, 1000, 10, 200};
-    struct med_sim_options options = {.link_delay_ns = 70000};
+    struct med_sim_options options = {.link_delay_ns = DELAY_NS};
     struct med_sim_result r = simulate(&f.plan, &arrival, 1, &options);
     /* Two chunks under the budget of 512, then nine decodes over a cache that grows by one. */
     int64_t first = step_ns(&f, 512, med_step_pairs(512, 0), 0, 0) +
@@ -56,12 +57,12 @@ static void test_simulate_when_alone_then_times_are_the_models(void)
     int64_t rest = 0;
     for (int64_t i = 0; i < 9; i++)
         rest += step_ns(&f, 0, 0, 1, 1000 + i);
-    CHECK_INT(r.requests[0].ttft_ns, first + 2 * 70000);
-    CHECK_INT(r.requests[0].e2e_ns, first + rest + 2 * 70000);
+    CHECK_INT(r.requests[0].ttft_ns, first + 2 * DELAY_NS);
+    CHECK_INT(r.requests[0].e2e_ns, first + rest + 2 * DELAY_NS);
     CHECK_INT(r.requests[0].outcome, MED_OUTCOME_STOP);
     CHECK_INT(r.requests[0].type, 0);
-    CHECK_INT(r.end_ns, MED_NS_PER_S + first + rest + 2 * 70000);
-    CHECK_DOUBLE(r.utilization[0], (double)(first + rest) / (double)(first + rest + 2 * 70000),
+    CHECK_INT(r.end_ns, MED_NS_PER_S + first + rest + 2 * DELAY_NS);
+    CHECK_DOUBLE(r.utilization[0], (double)(first + rest) / (double)(first + rest + 2 * DELAY_NS),
                  1e-12);
     struct med_sim_summary s = med_sim_summarize(&r, &arrival, 0, 1);
     CHECK_INT(s.finished, 1);
@@ -75,7 +76,7 @@ static void test_simulate_when_output_reaches_maximum_then_length(void)
     struct fixture f;
     init_single(&f);
     struct med_sim_arrival arrivals[] = {{0, 10, 1, 1}, {MED_NS_PER_S, 10, 5, 5}};
-    struct med_sim_result r = simulate(&f.plan, arrivals, 2, &PLAIN);
+    struct med_sim_result r = simulate(&f.plan, arrivals, 2, &plain);
     CHECK_INT(r.requests[0].outcome, MED_OUTCOME_LENGTH);
     CHECK_INT(r.requests[0].ttft_ns, r.requests[0].e2e_ns);
     CHECK_INT(r.requests[1].outcome, MED_OUTCOME_LENGTH);
@@ -87,7 +88,7 @@ static void test_simulate_when_two_arrive_together_then_batched(void)
     struct fixture f;
     init_single(&f);
     struct med_sim_arrival arrivals[] = {{0, 100, 2, 50}, {0, 200, 3, 50}};
-    struct med_sim_result r = simulate(&f.plan, arrivals, 2, &PLAIN);
+    struct med_sim_result r = simulate(&f.plan, arrivals, 2, &plain);
     int64_t first = step_ns(&f, 300, med_step_pairs(100, 0) + med_step_pairs(200, 0), 0, 0);
     int64_t second = step_ns(&f, 0, 0, 2, 300);
     int64_t third = step_ns(&f, 0, 0, 1, 201);
@@ -142,7 +143,7 @@ static void test_simulate_when_within_capacity_then_all_finish(void)
     init_mixed(&f);
     struct med_sim_arrival *arrivals;
     REQUIRE(med_sim_arrivals_from_plan(&f.plan, 0.5, 2000, 0, 8, &arrivals, NULL) == 0);
-    struct med_sim_result r = simulate(&f.plan, arrivals, 2000, &PLAIN);
+    struct med_sim_result r = simulate(&f.plan, arrivals, 2000, &plain);
     size_t of_type[FIXTURE_TYPES] = {0};
     for (size_t i = 0; i < r.count; i++) {
         CHECK(r.requests[i].outcome == MED_OUTCOME_STOP);
@@ -248,19 +249,19 @@ static void test_simulate_when_input_is_wrong_then_sentence(void)
     struct med_sim_result r;
     struct med_err err;
     struct med_sim_arrival falling[] = {{5, 1, 1, 1}, {4, 1, 1, 1}};
-    CHECK_INT(med_simulate(&f.plan, falling, 2, &PLAIN, &r, &err), MED_E_INVALID);
+    CHECK_INT(med_simulate(&f.plan, falling, 2, &plain, &r, &err), MED_E_INVALID);
     CHECK_CONTAINS(err.text, "arrival 1");
     struct med_sim_arrival empty = {0, 0, 1, 1};
-    CHECK_INT(med_simulate(&f.plan, &empty, 1, &PLAIN, &r, &err), MED_E_INVALID);
+    CHECK_INT(med_simulate(&f.plan, &empty, 1, &plain, &r, &err), MED_E_INVALID);
     struct med_sim_arrival beyond = {0, 1, 2, 1};
-    CHECK_INT(med_simulate(&f.plan, &beyond, 1, &PLAIN, &r, &err), MED_E_INVALID);
+    CHECK_INT(med_simulate(&f.plan, &beyond, 1, &plain, &r, &err), MED_E_INVALID);
     struct med_sim_options negative = {.link_delay_ns = -1};
     CHECK_INT(med_simulate(&f.plan, NULL, 0, &negative, &r, &err), MED_E_INVALID);
     f.profiles[0].has_step_model = false;
-    CHECK_INT(med_simulate(&f.plan, NULL, 0, &PLAIN, &r, &err), MED_E_UNCOVERED);
+    CHECK_INT(med_simulate(&f.plan, NULL, 0, &plain, &r, &err), MED_E_UNCOVERED);
     CHECK_CONTAINS(err.text, "type-0");
     f.plan.worker_count = 0;
-    CHECK_INT(med_simulate(&f.plan, NULL, 0, &PLAIN, &r, &err), MED_E_INVALID);
+    CHECK_INT(med_simulate(&f.plan, NULL, 0, &plain, &r, &err), MED_E_INVALID);
     struct med_sim_arrival *arrivals;
     CHECK_INT(med_sim_arrivals_from_plan(&f.plan, 0, 1, 0, 1, &arrivals, &err), MED_E_INVALID);
 }
@@ -270,7 +271,7 @@ static void test_simulate_when_too_long_for_any_type_then_invalid(void)
     struct fixture f;
     init_single(&f);
     struct med_sim_arrival arrivals[] = {{0, 4000, 90, 97}, {1, 4000, 90, 96}};
-    struct med_sim_result r = simulate(&f.plan, arrivals, 2, &PLAIN);
+    struct med_sim_result r = simulate(&f.plan, arrivals, 2, &plain);
     CHECK_INT(r.requests[0].outcome, MED_E_INVALID);
     CHECK_INT(r.requests[0].ttft_ns, -1);
     CHECK_INT(r.requests[1].outcome, MED_OUTCOME_STOP);
@@ -290,12 +291,13 @@ static void test_simulate_when_memory_fails_then_says_so_and_leaks_nothing(void)
         struct med_sim_result r;
         struct med_err err;
         (void)med_alloc_fail_nth(++n);
-        rc = med_simulate(&f.plan, arrivals, 20, &PLAIN, &r, &err);
+        rc = med_simulate(&f.plan, arrivals, 20, &plain, &r, &err);
         (void)med_alloc_fail_nth(0);
-        if (rc == 0)
+        if (rc == 0) {
             med_sim_result_release(&r);
-        else
+        } else {
             CHECK_INT(rc, MED_E_NOMEM);
+        }
         CHECK_INT(med_alloc_bytes_live(), live);
     } while (rc < 0 && n < 1000);
     CHECK(n > 20 && n < 1000);

@@ -5,7 +5,7 @@
 #include "base/rng.h"
 #include "tests/unit/router/dispatch_fixture.h"
 
-static const int64_t SIZES[3] = {5, 50, 400}; /* output tokens of each row */
+static const int64_t sizes[3] = {5, 50, 400}; /* output tokens of each row */
 
 /* Sends one request and lets it be answered with `tokens` tokens at once. */
 static size_t serve(struct shell *s, int64_t prompt, int64_t output_max, int64_t tokens)
@@ -79,7 +79,7 @@ static void test_shares_when_output_is_uncertain_then_work_is_the_plans(void)
     double planned[2] = {0};
     for (int i = 0; i < 20000; i++) {
         size_t bucket = med_rng_below(&rng, 4) == 0;
-        size_t type = serve(s, 500, 1000, SIZES[s->buckets[bucket].output_row]);
+        size_t type = serve(s, 500, 1000, sizes[s->buckets[bucket].output_row]);
         work[type] += s->buckets[bucket].work_s[type];
         for (size_t t = 0; t < 2; t++)
             planned[t] += s->buckets[bucket].shares[t] * s->buckets[bucket].work_s[t];

@@ -63,9 +63,10 @@ static void take_sends(struct world *w)
         struct shell_send sent = w->s->sends[w->sends_seen++];
         CHECK_INT(w->passed_on[sent.request], 0); /* only a request without a token is sent */
         struct actor *a = actor_of(w, sent.worker);
-        if (a && a->held_count < HELD_MAX)
+        if (a && a->held_count < HELD_MAX) {
             a->held[a->held_count++] =
                 (struct held){.at = sent, .output_max = w->output_max[sent.request]};
+        }
     }
 }
 
@@ -179,10 +180,11 @@ static void on_request(struct world *w)
     if (!a->connected || a->held_count == 0)
         return;
     size_t index = below(w, (uint32_t)a->held_count);
-    if (below(w, 5) > 0)
+    if (below(w, 5) > 0) {
         on_tokens(w, a, index);
-    else
+    } else {
         on_finish(w, a, index);
+    }
 }
 
 static void on_cancel(struct world *w)
@@ -253,16 +255,17 @@ static void test_torture_then_each_request_ends_exactly_once(void)
     med_rng_init(&w.rng, check_seed(), 1);
     for (int i = 0; i < EVENTS; i++) {
         uint32_t kind = below(&w, 100);
-        if (kind < 14)
+        if (kind < 14) {
             on_submit(&w);
-        else if (kind < 70)
+        } else if (kind < 70) {
             on_request(&w);
-        else if (kind < 73)
+        } else if (kind < 73) {
             on_cancel(&w);
-        else if (kind < 88)
+        } else if (kind < 88) {
             on_worker(&w);
-        else
+        } else {
             on_time(&w);
+        }
         take_sends(&w);
     }
     for (size_t i = 0; i < WORKERS; i++) {
