@@ -15,10 +15,12 @@ static struct med_step_row steps[] = {
     {.decode_sequences = 60, .decode_context_tokens = 60, .ms_p50 = 30, .source = 1},
 };
 
+static char worker_type[] = "w";
+
 static struct med_profile profile(void)
 {
     return (struct med_profile){
-        .worker_type = (char[]){"w"},
+        .worker_type = worker_type,
         .model = {.parameters = 5e6,
                   .layers = 10,
                   .heads = 5,
