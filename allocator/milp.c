@@ -174,14 +174,17 @@ void med_mix_copy(struct med_mix *to, const struct med_mix *from, const struct m
 
 void med_mix_sum(struct med_mix *mix, const struct med_milp *program)
 {
-    long double cost = 0.0L; /* so that 2 x 1.01 + 3.67 is 5.69 */
+    long double cost = 0.0L;
     memset(mix->workers, 0, program->type_count * sizeof *mix->workers);
     for (size_t k = 0; k < program->kind_count; k++) {
         cost += (long double)program->price_usd_per_hour[k] * (long double)mix->counts[k];
         for (size_t t = 0; t < program->type_count; t++)
             mix->workers[t] += mix->placed[k * program->type_count + t];
     }
-    mix->cost_usd_per_hour = (double)cost;
+    /* Prices are decimals: 2 x 1.01 + 3.67 is 5.69, and shall print so. */
+    double decimal = (double)(roundl(cost * 1e9L) / 1e9L);
+    bool near = fabsl((long double)decimal - cost) <= 1e-14L * cost;
+    mix->cost_usd_per_hour = near ? decimal : (double)cost;
 }
 
 double med_mix_load(const struct med_mix *mix, const struct med_milp *program, size_t type)
