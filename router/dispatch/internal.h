@@ -168,6 +168,7 @@ struct workers {
 
 struct prediction {
     double wait_ms, ttft_ms, tpot_ms;
+    double room_ms;   /* part of the wait: until there is a place and memory for it */
     double added_ms;  /* what its prefill adds to the iterations of others */
     double finish_ms; /* or tokens outstanding, for a type without a latency model */
 };

@@ -7,6 +7,8 @@
  * largest share, then the least finish. A worker can start a request in time when the first token is
  * predicted within the TTFT objective, or when the request would hardly wait there (a quarter of
  * the objective): a prompt that is too long for the objective anywhere is not held back for it.
+ * Without an objective, when there is a place and memory for it now: what would wait at a worker
+ * waits here, where the order is by deadline and any worker may take it.
  * A worker that failed this request before is the last choice. O(workers). thread: loop.
  */
 #include "router/dispatch/internal.h"
@@ -26,9 +28,10 @@ static bool is_eligible(const struct worker *worker, const struct lease *lease, 
 
 static bool is_in_time(const struct med_dispatch *d, const struct prediction *p)
 {
+    if (d->config.ttft_objective_ns == 0)
+        return p->room_ms <= 0;
     double objective_ms = (double)d->config.ttft_objective_ns / 1e6;
-    return d->config.ttft_objective_ns == 0 || p->ttft_ms <= objective_ms ||
-           p->wait_ms <= objective_ms / 4;
+    return p->ttft_ms <= objective_ms || p->wait_ms <= objective_ms / 4;
 }
 
 static bool is_better(const struct candidate *a, const struct candidate *b, int64_t a_in_flight,

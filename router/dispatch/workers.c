@@ -246,7 +246,9 @@ struct prediction worker_predict(const struct worker *worker, const struct med_l
     }
     struct prediction p = {0};
     int64_t held = worker_in_flight(worker);
+    /* What does not fit is not in the iterations. */
     double context = (double)(worker->context_tokens + worker->prefill_tokens + prompt_tokens);
+    context = fmin(context, (double)worker->kv_tokens);
     /* Its decodes share iterations with the prompts of those that come later. */
     double duty = fmin(duty_at(worker, now_ns), DUTY_MAX);
     p.tpot_ms = step_ms(latency, 0, 0, held + 1, context) / (1 - duty);
@@ -268,7 +270,8 @@ struct prediction worker_predict(const struct worker *worker, const struct med_l
     } else if (held > 0) {
         wait = step_ms(latency, 0, 0, held, (double)worker->context_tokens) / 2;
     }
-    p.wait_ms = fmax(wait, room_ms(worker, p.tpot_ms, prompt_tokens));
+    p.room_ms = room_ms(worker, p.tpot_ms, prompt_tokens);
+    p.wait_ms = fmax(wait, p.room_ms);
     p.ttft_ms = p.wait_ms + (with - before);
     p.finish_ms = p.ttft_ms + (output_tokens - 1) * p.tpot_ms;
     return p;

@@ -187,6 +187,23 @@ static void test_spill_when_planned_type_is_late_then_other_type_then_queue(void
     shell_free(s);
 }
 
+static void test_pick_when_no_objective_and_memory_is_full_then_waits_in_the_router(void)
+{
+    struct shell *s = new_pair(0);
+    uint32_t a = shell_join(s, "a", "a0");
+    for (uint64_t r = 0; r < 6; r++)
+        REQUIRE(shell_submit(s, r, 3000, 100, 0) == 0);
+    /* 16384 tokens of KV hold five; a sixth would wait behind them, so it waits here. */
+    CHECK_INT(shell_totals(s).in_flight, 5);
+    CHECK_INT(shell_totals(s).queued, 1);
+    uint32_t b = shell_join(s, "b", "b0");
+    CHECK_INT(shell_totals(s).queued, 0);
+    CHECK_INT(shell_last(s).worker, b);
+    CHECK_INT(s->sends[0].worker, a);
+    end_all(s);
+    shell_free(s);
+}
+
 static void test_spill_when_prompt_alone_is_too_long_then_not_held_back(void)
 {
     struct shell *s = new_pair(100 * MED_NS_PER_MS);
@@ -327,6 +344,7 @@ int main(void)
     RUN(test_prediction_when_client_asks_for_little_then_bounded_by_it);
     RUN(test_prediction_when_answers_are_cut_then_not_taken_for_short);
     RUN(test_spill_when_planned_type_is_late_then_other_type_then_queue);
+    RUN(test_pick_when_no_objective_and_memory_is_full_then_waits_in_the_router);
     RUN(test_spill_when_prompt_alone_is_too_long_then_not_held_back);
     RUN(test_pick_when_planned_type_is_away_then_other_type);
     RUN(test_shares_when_workers_are_missing_then_follow_those_there);
