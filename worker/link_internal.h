@@ -13,7 +13,7 @@
 
 enum {
     MED_UPLINK_READ_BYTES = 64 << 10,
-    MED_UPLINK_STATS_MS_MAX = 60000, /* longest interval between Stats */
+    MED_UPLINK_STATS_MS_MAX = 24 * 3600 * 1000, /* longest interval between Stats, fleet time */
 };
 
 enum med_uplink_state {
