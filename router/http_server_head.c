@@ -152,7 +152,7 @@ static void path_set(struct med_http_head *head, const struct gather *g)
     struct http_parser_url url;
     http_parser_url_init(&url);
     if (g->url_length > UINT16_MAX || http_parser_parse_url(g->url, g->url_length, 0, &url) != 0 ||
-        (url.field_set & (1U << UF_PATH)) == 0) {
+        (url.field_set & (1U << UF_PATH)) == 0 || g->url[url.field_data[UF_PATH].off] != '/') {
         fail(head, 400, "the request target is not a path or a URL with one");
         return;
     }
