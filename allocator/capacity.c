@@ -9,7 +9,7 @@
  * arrivals that is a processor-sharing queue with state-dependent rate; its stationary distribution
  * is pi(n) ~ rate^n / (mu(1) ... mu(n)) up to n_max (KV blocks, sequences), and what comes beyond
  * waits.  Little's law turns it into means.  The capacity is the largest rate that meets every
- * objective and stays STABLE_SHARE below the greatest rate; bisection, since means grow with rate.
+ * objective and stays stable_share below the greatest rate; bisection, since means grow with rate.
  *
  * thread: any. Not here: arrivals other than Poisson, mixtures of sizes on one worker (the program
  * adds loads), percentiles.
@@ -22,19 +22,19 @@
 #include <math.h>
 #include <string.h>
 
-static const double STABLE_SHARE = 0.95;
+static const double stable_share = 0.95;
 /* "Almost idle": this share of what a worker does with one sequence at a time. */
-static const double IDLE_SHARE = 0.01;
-static const double PROBABILITY_MIN = 1e-12;
+static const double idle_share = 0.01;
+static const double probability_min = 1e-12;
 /* Tokens of the output that count as held on average when asking how many sequences fit at once:
  * half is the mean, all is the maximum; preemption takes its price in between. */
-static const double OUTPUT_HELD_SHARE = 0.7;
+static const double output_held_share = 0.7;
 /* Sequences are at different ages, so a little more than whole ones fit. */
-static const double FIT_ROUNDING = 0.25;
+static const double fit_rounding = 0.25;
 /* Sizes are alike, so waiting for a slot is half of what exponential service would make it. */
-static const double ALIKE_WAIT_FACTOR = 0.5;
+static const double alike_wait_factor = 0.5;
 /* Prefill may take at most this share of all time in a state. */
-static const double PREFILL_SHARE_MAX = 0.98;
+static const double prefill_share_max = 0.98;
 
 enum {
     FIXPOINT_ROUNDS = 24,
@@ -101,7 +101,7 @@ static double mean_step_s(const struct queue *q, double decodes, double own, dou
         sum += probability * long_step_s(q, decodes, (own + k) * q->input);
         covered += probability;
         probability *= mean / (k + 1.0);
-        if (k >= mean && probability < PROBABILITY_MIN)
+        if (k >= mean && probability < probability_min)
             break;
     }
     return sum / covered;
@@ -120,7 +120,7 @@ static double busy_step_s(const struct queue *q, double decodes, double rate_per
          * through the pure decode step comes near at once. */
         double mean = fmin(rate_per_s * t, 600.0);
         double got = mean_step_s(q, decodes, 0.0, mean);
-        double slope = fmin((got - alone) / t, PREFILL_SHARE_MAX);
+        double slope = fmin((got - alone) / t, prefill_share_max);
         double next = alone / (1.0 - slope);
         if (fabs(next - t) < 1e-6 * t)
             return next;
@@ -164,11 +164,11 @@ static void fill_state(const struct queue *q, double n, double rate_all_per_s, b
         part += mean_step_s(q, decodes, own, fmin(rate_per_s * t, 600.0));
         /* Prompts ahead that fill whole iterations: what M/D/1 adds beyond the running one. */
         double work = prompt_work_s(q, decodes);
-        double busy = fmin(rate_per_s * work, PREFILL_SHARE_MAX);
+        double busy = fmin(rate_per_s * work, prefill_share_max);
         part += busy * busy * work / (2.0 * (1.0 - busy));
         /* A step's length and the prompts of the next one feed on each other. */
         double marginal = rate_per_s > 0.0 ? (t - alone) / (rate_per_s * t) : 0.0;
-        double gain = fmin(rate_per_s * marginal, PREFILL_SHARE_MAX);
+        double gain = fmin(rate_per_s * marginal, prefill_share_max);
         double variance = marginal * marginal * rate_per_s * t / (1.0 - gain * gain);
         state.residual_s = (t + variance / t) / 2.0;
         /* So the first decodes, after the own long iteration, see more prompts than others do. */
@@ -207,10 +207,11 @@ static void find_greatest(struct queue *q)
         fill_state(q, n, middle, true, &q->full);
         double service = q->full.prefill_s + q->full.decode_s;
         double work = middle * prompt_work_s(q, n * q->full.decode_s / service);
-        if (q->full.finish_per_s > middle && work < PREFILL_SHARE_MAX)
+        if (q->full.finish_per_s > middle && work < prefill_share_max) {
             low = middle;
-        else
+        } else {
             high = middle;
+        }
     }
     q->greatest_per_s = low;
     fill_state(q, n, low, false, &q->full);
@@ -225,12 +226,13 @@ static int queue_init(struct queue *q, const struct med_latency *latency,
     q->input = fmax(1.0, size->input_tokens);
     q->output = fmax(1.0, size->output_tokens);
     double block = (double)latency->block_tokens;
-    double blocks_total = (double)(latency->kv_tokens / latency->block_tokens);
+    int64_t whole_blocks = latency->kv_tokens / latency->block_tokens;
+    double blocks_total = (double)whole_blocks;
     double tokens = q->input + q->output;
     if (tokens > (double)latency->model_len_max || tokens > blocks_total * block)
         return MED_E_LIMIT;
-    double held = ceil(q->input / block) + OUTPUT_HELD_SHARE * q->output / block;
-    double fit = fmax(1.0, floor(blocks_total / held + FIT_ROUNDING));
+    double held = ceil(q->input / block) + output_held_share * q->output / block;
+    double fit = fmax(1.0, floor(blocks_total / held + fit_rounding));
     fit = fmin(fit, fmin((double)latency->sequences_max, (double)SEQUENCES_MAX));
     q->sequences_max = (int64_t)fit;
     q->states = med_calloc((size_t)q->sequences_max + 1, sizeof *q->states);
@@ -261,7 +263,7 @@ static int64_t fill_weights(struct queue *q, double rate_per_s, double *ret_sum)
                 q->weights[m] *= 1e-200;
             sum *= 1e-200;
         }
-        if (ratio < 0.9 && q->weights[n] < PROBABILITY_MIN * sum)
+        if (ratio < 0.9 && q->weights[n] < probability_min * sum)
             break;
     }
     *ret_sum = sum;
@@ -293,7 +295,7 @@ static int queue_at(struct queue *q, double rate_per_s, struct med_load_point *r
         decoding += count * state->decode_s / service;
         residual += probability * state->residual_s;
     }
-    double waiting = ALIKE_WAIT_FACTOR * queued / sum / (1.0 - ratio);
+    double waiting = alike_wait_factor * queued / sum / (1.0 - ratio);
     double prefill_s = prefilling / rate_per_s; /* Little's law, three times */
     double decode_s = decoding / rate_per_s;
     double ttft_s = waiting / rate_per_s + residual + prefill_s;
@@ -377,8 +379,8 @@ int med_capacity_of_model(const struct med_latency *latency, const struct med_re
         return rc;
     struct state one = {0};
     fill_state(&q, 1.0, 0.0, false, &one);
-    double high = STABLE_SHARE * q.greatest_per_s;
-    double low = fmin(IDLE_SHARE * one.finish_per_s, high);
+    double high = stable_share * q.greatest_per_s;
+    double low = fmin(idle_share * one.finish_per_s, high);
     rc = queue_at(&q, low, &point);
     MED_ASSERT(rc == 0);
     int first = broken(&point, slos);
@@ -398,10 +400,11 @@ int med_capacity_of_model(const struct med_latency *latency, const struct med_re
         double middle = 0.5 * (low + high);
         rc = queue_at(&q, middle, &point);
         MED_ASSERT(rc == 0);
-        if (broken(&point, slos) < 0)
+        if (broken(&point, slos) < 0) {
             low = middle;
-        else
+        } else {
             high = middle;
+        }
     }
     rc = queue_at(&q, low, &point);
     MED_ASSERT(rc == 0);

@@ -24,7 +24,7 @@ enum {
     CAP_SEARCH_MAX = 1 << 20
 };
 
-static const double CAP_STEP_TIME_LIMIT_S = 10.0;
+static const double cap_step_time_limit_s = 10.0;
 
 static bool is_rentable(const struct med_milp *program, size_t type)
 {
@@ -104,18 +104,20 @@ static int say_bucket(const struct med_problem *problem, size_t bucket, double r
     }
     if (rc == 0)
         rc = say_unrentable(&text, problem, bucket);
-    if (rc == 0 && text.length == 0)
+    if (rc == 0 && text.length == 0) {
         rc = med_buf_append_str(&text, given ? "every throughput given for it is 0"
                                              : "no profile has a point of this size within the "
                                                "objectives");
+    }
     /* A list beyond the buffer's maximum is cut, which is no failure. */
     if (rc == MED_E_LIMIT)
         rc = 0;
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_problem_say(&plan->reasons, &plan->reason_count,
                              "no GPU type can serve %s (%.3g%% of the rate): %s",
                              problem->buckets[bucket].label,
                              100.0 * problem->buckets[bucket].rate_per_s / rate_total, text.data);
+    }
     med_buf_release(&text);
     return rc;
 }
@@ -141,9 +143,10 @@ static int say_points_only(const struct med_problem *problem, struct med_plan *p
     size_t first = 0;
     for (size_t t = 0; t < types; t++) {
         bool uncovered = false;
-        for (size_t i = 0; i < problem->program.bucket_count; i++)
+        for (size_t i = 0; i < problem->program.bucket_count; i++) {
             uncovered = uncovered || (problem->cells[i * types + t].stop == MED_STOP_UNCOVERED &&
                                       !is_served(&problem->program, i));
+        }
         if (uncovered && count++ == 0)
             first = t;
     }
@@ -201,10 +204,11 @@ static int name_buckets(const struct med_problem *problem, struct med_plan *plan
     }
     med_free(done);
     *ret_count = unserved;
-    if (rc == 0 && unserved > BUCKETS_NAMED_MAX)
+    if (rc == 0 && unserved > BUCKETS_NAMED_MAX) {
         rc = med_problem_say(&plan->reasons, &plan->reason_count,
                              "and %zu more sizes; all together %.3g%% of the rate",
                              unserved - BUCKETS_NAMED_MAX, 100.0 * rate_unserved / rate_total);
+    }
     return rc;
 }
 
@@ -218,11 +222,12 @@ static int explain_buckets(const struct med_problem *problem, struct med_plan *p
     if (rc < 0 || *ret_count == 0 || !relaxed_objectives(problem, needed_ms))
         return rc;
     for (int metric = 0; rc == 0 && metric <= (int)MED_SLO_E2E_PER_TOKEN; metric++) {
-        if (needed_ms[metric] > 0.0)
+        if (needed_ms[metric] > 0.0) {
             rc = med_problem_say(&plan->reasons, &plan->reason_count,
                                  "smallest change: %s.mean of at least %.4g ms",
                                  med_slo_metric_name((enum med_slo_metric)metric),
                                  ceil(needed_ms[metric] * 10.0) / 10.0);
+        }
     }
     return rc;
 }
@@ -263,7 +268,7 @@ static int is_feasible(const struct med_milp *program, double time_limit_s, bool
 {
     if (program->slices > 0 || !all_single(program)) {
         struct med_solve_result result;
-        int rc = med_solve(program, fmin(time_limit_s, CAP_STEP_TIME_LIMIT_S), &result, err);
+        int rc = med_solve(program, fmin(time_limit_s, cap_step_time_limit_s), &result, err);
         if (rc < 0)
             return rc;
         *ret_feasible = result.status != MED_SOLVE_INFEASIBLE;
@@ -289,7 +294,7 @@ static int smallest_cap(struct med_milp *program, size_t kind, double time_limit
                         int64_t *ret_cap, struct med_err *err)
 {
     int64_t own = program->count_max[kind];
-    int64_t high = own;
+    int64_t high;
     int64_t low = own; /* infeasible */
     bool feasible = false;
     int rc = 0;
@@ -307,10 +312,11 @@ static int smallest_cap(struct med_milp *program, size_t kind, double time_limit
         bool enough = false;
         program->count_max[kind] = middle;
         rc = is_feasible(program, time_limit_s, &enough, err);
-        if (enough)
+        if (enough) {
             high = middle;
-        else
+        } else {
             low = middle;
+        }
     }
     program->count_max[kind] = own;
     if (rc == 0 && feasible)
@@ -345,9 +351,10 @@ static int explain_caps(const struct med_problem *problem, double time_limit_s,
                              problem->kinds[k].instance, problem->kinds[k].gpu,
                              (long long)program.count_max[k], (long long)cap);
     }
-    if (rc == 0 && !any)
+    if (rc == 0 && !any) {
         rc = med_problem_say(&plan->reasons, &plan->reason_count,
                              "no single cap is the reason: several must be raised");
+    }
     med_free(program.count_max);
     return rc;
 }

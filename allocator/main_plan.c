@@ -182,18 +182,20 @@ static int no_memory(struct med_err *err)
 static int write_text(FILE *stream, const char *name, const struct med_buf *text,
                       struct med_err *err)
 {
-    if (fwrite(text->data, 1, text->length, stream) != text->length || fflush(stream) != 0)
+    if (fwrite(text->data, 1, text->length, stream) != text->length || fflush(stream) != 0) {
         return med_err_set(err, MED_E_IO, "%s: cannot write it: %s", name,
                            med_os_errno_text(-errno));
+    }
     return 0;
 }
 
 static int write_file(const char *path, const struct med_buf *text, struct med_err *err)
 {
     FILE *stream = fopen(path, "wb");
-    if (stream == NULL)
+    if (stream == NULL) {
         return med_err_set(err, MED_E_IO, "%s: cannot create it: %s", path,
                            med_os_errno_text(-errno));
+    }
     int rc = write_text(stream, path, text, err);
     if (fclose(stream) != 0 && rc == 0)
         rc = med_err_set(err, MED_E_IO, "%s: cannot write it: %s", path, med_os_errno_text(-errno));
@@ -219,10 +221,11 @@ static int write_answer(const struct settings *settings, const struct med_plan *
     med_buf_init(&json, MED_LIMIT_JSON_BYTES);
     med_buf_init(&table, MED_LIMIT_JSON_BYTES);
     med_json_writer_init(&writer, &json, !compact);
-    if (numbered)
+    if (numbered) {
         med_melange_write(&writer, plan);
-    else
+    } else {
         med_plan_write(&writer, plan);
+    }
     int rc = med_json_writer_finish(&writer);
     if (rc >= 0)
         rc = med_report_print(&table, plan, &style);
@@ -303,9 +306,10 @@ static int run_melange(const struct settings *settings, const struct med_options
     double utilization_max =
         med_options_given(given, "max-utilization") ? settings->utilization_max : 1.0;
     size_t count = settings->melange.count;
-    if (given->positional_count > 0)
+    if (given->positional_count > 0) {
         return med_err_set(err, MED_E_USAGE, "found the workload %s and --melange, expected one",
                            given->positional[0]);
+    }
     if (settings->output != NULL && count > 1)
         return med_err_set(err, MED_E_USAGE, "--output holds one answer, found %zu inputs", count);
     for (size_t n = 0; n < count; n++) {
@@ -362,10 +366,11 @@ static int take_profile(struct loaded *loaded, const char *path, const char *mod
     if (rc < 0)
         return rc;
     if (model != NULL && strcmp(profile.model.name, model) != 0) {
-        if (named)
+        if (named) {
             rc = med_err_set(err, MED_E_INVALID,
                              "%s: the profile is for model %s, expected %s as --model says", path,
                              profile.model.name, model);
+        }
         med_profile_release(&profile);
         return rc;
     }
@@ -412,9 +417,10 @@ static int check_models(const struct loaded *loaded, const struct settings *sett
     struct med_buf names;
     size_t models = 0;
     int rc = 0;
-    if (loaded->profile_count == 0)
+    if (loaded->profile_count == 0) {
         return med_err_set(err, MED_E_INVALID, "no profile is for model %s",
                            settings->model != NULL ? settings->model : "(any)");
+    }
     med_buf_init(&names, MED_ERR_TEXT_MAX / 2);
     for (size_t t = 0; rc == 0 && t < loaded->profile_count; t++) {
         const char *name = loaded->profiles[t].model.name;
@@ -424,14 +430,15 @@ static int check_models(const struct loaded *loaded, const struct settings *sett
         if (!again)
             rc = med_buf_printf(&names, "%s%s", models++ > 0 ? ", " : "", name);
     }
-    if (rc == 0 && models > 1)
+    if (rc == 0 && models > 1) {
         rc = med_err_set(err, MED_E_USAGE,
                          "the profiles are for %zu models (%s), expected --model to choose one",
                          models, names.data);
-    else if (rc < 0)
+    } else if (rc < 0) {
         rc = med_err_set(err, MED_E_USAGE,
                          "the profiles are for many models, expected --model to "
                          "choose one");
+    }
     med_buf_release(&names);
     return rc;
 }
@@ -457,9 +464,10 @@ static int load(struct loaded *loaded, const struct settings *settings, const ch
         loaded->has_workload = rc == 0;
         med_free(path);
     }
-    if (rc == 0)
+    if (rc == 0) {
         rc =
             med_resolve(MED_RESOLVE_CATALOGUE, settings->catalogue, settings->data_dir, &path, err);
+    }
     if (rc == 0) {
         rc = med_catalogue_read_file(path, &loaded->catalogue, err);
         loaded->has_catalogue = rc == 0;
@@ -530,10 +538,11 @@ static int choose(struct med_catalogue *catalogue, const struct settings *settin
                                         .cloud_count = words[2].count,
                                         .caps = words[3].items,
                                         .cap_count = words[3].count};
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_planner_choose(catalogue, &choice, err);
-    else
+    } else {
         rc = no_memory(err);
+    }
     for (size_t n = 0; n < 4; n++)
         words_release(&words[n]);
     return rc;
@@ -549,10 +558,11 @@ static int run_plan(const struct settings *settings, const struct med_options *g
         return med_err_set(err, MED_E_USAGE, "expected a WORKLOAD (or --melange FILE)");
     if (settings->slices != 0)
         return med_err_set(err, MED_E_USAGE, "--slices belongs to --melange");
-    if (settings->slo == NULL)
+    if (settings->slo == NULL) {
         return med_err_set(err, MED_E_USAGE,
                            "expected --slo with at least one objective, such as "
                            "--slo tpot.mean=120ms");
+    }
     int rc = med_slos_parse(settings->slo, &slos, err);
     if (rc < 0)
         return rc;

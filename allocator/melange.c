@@ -8,15 +8,16 @@
 #include "allocator/melange.h"
 
 #include "base/alloc.h"
+#include "base/assert.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static const double RATE_MAX = 1e12;
-static const double COST_MAX = 1e9;
-static const int64_t COUNT_MAX = 1000000;
-static const int64_t SLICES_MAX = 10000;
+static const double rate_max = 1e12;
+static const double cost_max = 1e9;
+static const int64_t count_max = 1000000;
+static const int64_t slices_max = 10000;
 
 struct shape {
     size_t rows, columns;
@@ -39,13 +40,14 @@ static int read_matrix(const struct med_json_at *at, const char *key, struct sha
         return rc;
     size_t row_count = med_json_count(&rows);
     if (row_count == 0 || row_count > MED_LIMIT_BUCKETS ||
-        (shape->rows != 0 && row_count != shape->rows))
+        (shape->rows != 0 && row_count != shape->rows)) {
         return shape->rows != 0 ? med_json_fail(at, key, err,
                                                 "found %zu rows, expected %zu as in "
                                                 "workload_distribution",
                                                 row_count, shape->rows)
                                 : med_json_fail(at, key, err, "found %zu rows, expected 1 to %d",
                                                 row_count, (int)MED_LIMIT_BUCKETS);
+    }
     double *values = NULL;
     size_t row_index = 0;
     size_t r = 0;
@@ -71,7 +73,7 @@ static int read_matrix(const struct med_json_at *at, const char *key, struct sha
         size_t c = 0;
         memset(&cell, 0, sizeof cell);
         while (rc == 0 && med_json_next(&row, &cell_index, &cell, NULL))
-            rc = med_json_number_here(&cell, 0.0, RATE_MAX, &values[r * columns + c++], err);
+            rc = med_json_number_here(&cell, 0.0, rate_max, &values[r * columns + c++], err);
         r++;
     }
     if (rc < 0) {
@@ -89,19 +91,21 @@ static int read_gpu(const struct med_json_at *gpu, const char *name, size_t inde
 {
     static const char *const known[] = {"cost", "tputs", "max_count", NULL};
     struct med_milp *program = &problem->program;
-    double *tputs = NULL;
-    if (name[0] == '\0' || strlen(name) > MED_LIMIT_NAME_BYTES)
+    double *tputs = NULL; /* [row][column] */
+    if (name[0] == '\0' || strlen(name) > MED_LIMIT_NAME_BYTES) {
         return med_json_fail(gpu, NULL, err, "expected a GPU name of 1 to %d bytes",
                              (int)MED_LIMIT_NAME_BYTES);
+    }
     int rc = med_json_keys(gpu, known, err);
     if (rc == 0)
-        rc = med_json_positive(gpu, "cost", COST_MAX, &program->price_usd_per_hour[index], err);
+        rc = med_json_positive(gpu, "cost", cost_max, &program->price_usd_per_hour[index], err);
     if (rc == 0 && med_json_has(gpu, "max_count"))
-        rc = med_json_integer(gpu, "max_count", 0, COUNT_MAX, &program->count_max[index], err);
+        rc = med_json_integer(gpu, "max_count", 0, count_max, &program->count_max[index], err);
     if (rc == 0)
         rc = read_matrix(gpu, "tputs", shape, &tputs, err);
     if (rc < 0)
         return rc;
+    MED_ASSERT(tputs != NULL);
     size_t bucket = 0;
     for (size_t n = 0; n < shape->rows * shape->columns; n++) {
         if (distribution[n] <= 0.0)
@@ -205,17 +209,18 @@ static int check_top(const struct med_json_at *root, double *ret_rate_per_s,
     int64_t ignored = 0;
     int rc = med_json_keys(root, known, err);
     if (rc == 0)
-        rc = med_json_positive(root, "total_request_rate", RATE_MAX, ret_rate_per_s, err);
+        rc = med_json_positive(root, "total_request_rate", rate_max, ret_rate_per_s, err);
     if (rc == 0 && med_json_has(root, "slice_factor"))
-        rc = med_json_integer(root, "slice_factor", 1, SLICES_MAX, &ignored, err);
+        rc = med_json_integer(root, "slice_factor", 1, slices_max, &ignored, err);
     if (rc == 0)
         rc = med_json_object(root, "gpu_info", ret_gpus, err);
     if (rc < 0)
         return rc;
     size_t count = med_json_count(ret_gpus);
-    if (count == 0 || count > MED_LIMIT_WORKER_TYPES)
+    if (count == 0 || count > MED_LIMIT_WORKER_TYPES) {
         return med_json_fail(root, "gpu_info", err, "found %zu GPUs, expected 1 to %d", count,
                              (int)MED_LIMIT_WORKER_TYPES);
+    }
     return 0;
 }
 

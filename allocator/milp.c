@@ -73,11 +73,12 @@ static int check_chain(const struct med_milp *program, size_t kind, struct med_e
                 low = high;
                 high = swap;
             }
-            if (high % low != 0)
+            if (high % low != 0) {
                 return med_err_set(err, MED_E_INVALID,
                                    "instance kind %zu would hold workers of %lld and of %lld GPUs, "
                                    "expected GPU counts of which the smaller divides the larger",
                                    kind + 1, (long long)low, (long long)high);
+            }
         }
     }
     return 0;
@@ -88,15 +89,17 @@ static int check_loads(const struct med_milp *program, struct med_err *err)
     for (size_t i = 0; i < program->bucket_count; i++) {
         for (size_t t = 0; t < program->type_count; t++) {
             double load = med_milp_load(program, i, t);
-            if (isnan(load) || !(load > 0.0))
+            if (isnan(load) || !(load > 0.0)) {
                 return med_err_set(err, MED_E_INVALID,
                                    "bucket %zu loads worker type %zu by %g, expected more than 0",
                                    i + 1, t + 1, load);
-            if (isfinite(load) && load > MED_MILP_LOAD_MAX)
+            }
+            if (isfinite(load) && load > MED_MILP_LOAD_MAX) {
                 return med_err_set(err, MED_E_INVALID,
                                    "bucket %zu needs %g workers of type %zu, expected at most %g: "
                                    "the rate is too high for what the type can do",
                                    i + 1, load, t + 1, MED_MILP_LOAD_MAX);
+            }
         }
     }
     return 0;
@@ -104,21 +107,24 @@ static int check_loads(const struct med_milp *program, struct med_err *err)
 
 int med_milp_check(const struct med_milp *program, struct med_err *err)
 {
-    if (program->kind_count == 0 || program->type_count == 0 || program->bucket_count == 0)
+    if (program->kind_count == 0 || program->type_count == 0 || program->bucket_count == 0) {
         return med_err_set(err, MED_E_INVALID,
                            "the program has %zu instance kinds, %zu worker types and %zu buckets, "
                            "expected at least one of each",
                            program->kind_count, program->type_count, program->bucket_count);
-    if (!(program->utilization_max > 0.0) || program->utilization_max > 1.0)
+    }
+    if (!(program->utilization_max > 0.0) || program->utilization_max > 1.0) {
         return med_err_set(err, MED_E_INVALID,
                            "the utilization limit is %g, expected a number in (0, 1]",
                            program->utilization_max);
+    }
     for (size_t k = 0; k < program->kind_count; k++) {
         double price = program->price_usd_per_hour[k];
-        if (!isfinite(price) || price <= 0.0)
+        if (!isfinite(price) || price <= 0.0) {
             return med_err_set(err, MED_E_INVALID,
                                "instance kind %zu costs %g $/h, expected a number > 0", k + 1,
                                price);
+        }
         int rc = check_chain(program, k, err);
         if (rc < 0)
             return rc;

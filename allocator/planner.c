@@ -32,23 +32,26 @@ static int check_profiles(const struct med_planner_input *input, struct med_err 
 {
     if (input->profile_count == 0)
         return med_err_set(err, MED_E_INVALID, "there is no profile to plan with");
-    if (input->profile_count > MED_LIMIT_WORKER_TYPES)
+    if (input->profile_count > MED_LIMIT_WORKER_TYPES) {
         return med_err_set(err, MED_E_LIMIT, "found %zu profiles, expected at most %d",
                            input->profile_count, (int)MED_LIMIT_WORKER_TYPES);
+    }
     const struct med_profile *first = &input->profiles[0];
     for (size_t t = 0; t < input->profile_count; t++) {
         const struct med_profile *profile = &input->profiles[t];
-        if (strcmp(profile->model.name, first->model.name) != 0)
+        if (strcmp(profile->model.name, first->model.name) != 0) {
             return med_err_set(err, MED_E_INVALID,
                                "the profile of %s is for model %s and that of %s for %s, expected "
                                "profiles of one model",
                                first->worker_type, first->model.name, profile->worker_type,
                                profile->model.name);
+        }
         for (size_t b = 0; b < t; b++) {
-            if (strcmp(profile->worker_type, input->profiles[b].worker_type) == 0)
+            if (strcmp(profile->worker_type, input->profiles[b].worker_type) == 0) {
                 return med_err_set(err, MED_E_INVALID,
                                    "found two profiles of worker type %s, expected one",
                                    profile->worker_type);
+            }
         }
     }
     return 0;
@@ -181,11 +184,12 @@ static int fill_cells_of_type(struct planning *p, size_t type, struct med_err *e
         struct med_capacity *cell = &p->problem.cells[i * p->problem.program.type_count + type];
         struct med_request_size size = {.input_tokens = bucket->input_mean,
                                         .output_tokens = bucket->output_mean};
-        if (!profile->has_step_model)
+        if (!profile->has_step_model) {
             med_capacity_of_points(profile, &p->input->workload->grid, bucket->input_row,
                                    bucket->output_row, &p->input->slos, cell);
-        else
+        } else {
             rc = med_capacity_of_model(&latency, &size, &p->input->slos, cell);
+        }
         if (rc < 0)
             return rc;
     }
@@ -266,11 +270,12 @@ static int warn_dtypes(struct planning *p)
     for (size_t n = 1; n < plan->worker_count; n++) {
         const char *first = plan->profiles[plan->workers[0].worker_type].dtype;
         const char *other = plan->profiles[plan->workers[n].worker_type].dtype;
-        if (strcmp(first, other) != 0)
+        if (strcmp(first, other) != 0) {
             return med_problem_say(&plan->warnings, &plan->warning_count,
                                    "the mix serves with %s and with %s: answers differ between "
                                    "them; leave profiles out to keep to one",
                                    first, other);
+        }
     }
     return 0;
 }
@@ -317,10 +322,11 @@ int med_planner_run(const struct med_planner_input *input, struct med_plan *ret_
     int rc = run(&p, err);
     if (rc == MED_E_NOMEM)
         (void)med_err_set(err, rc, "memory is exhausted while planning");
-    if (rc < 0)
+    if (rc < 0) {
         med_plan_release(&p.plan);
-    else
+    } else {
         *ret_plan = p.plan;
+    }
     med_problem_release(&p.problem);
     med_free(p.rows);
     return rc;

@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-static const int64_t CAP_MAX = 1000000;
+static const int64_t cap_max = 1000000;
 
 static bool has(const char *const *names, size_t count, const char *name)
 {
@@ -42,12 +42,13 @@ static int check_known(const struct med_catalogue *catalogue, const char *option
         bool found = false;
         for (size_t k = 0; k < catalogue->instance_count && !found; k++)
             found = strcmp(field(&catalogue->instances[k]), names[n]) == 0;
-        if (!found)
+        if (!found) {
             return med_err_set(err, MED_E_USAGE,
                                "%s: the catalogue %s has no \"%s\", expected a name such as \"%s\"",
                                option, catalogue->name, names[n],
                                catalogue->instance_count > 0 ? field(&catalogue->instances[0])
                                                              : "none: it is empty");
+        }
     }
     return 0;
 }
@@ -58,7 +59,7 @@ static int set_cap(struct med_catalogue *catalogue, const char *text, struct med
     int64_t cap = 0;
     if (equals == NULL || equals == text)
         return med_err_set(err, MED_E_USAGE, "--cap: found \"%s\", expected INSTANCE=N", text);
-    int rc = med_parse_integer(equals + 1, "--cap", 0, CAP_MAX, &cap, err);
+    int rc = med_parse_integer(equals + 1, "--cap", 0, cap_max, &cap, err);
     if (rc < 0)
         return rc;
     bool found = false;
@@ -70,9 +71,10 @@ static int set_cap(struct med_catalogue *catalogue, const char *text, struct med
         kind->count_max = cap;
         found = true;
     }
-    if (!found)
+    if (!found) {
         return med_err_set(err, MED_E_USAGE, "--cap: the catalogue %s has no \"%.*s\"",
                            catalogue->name, (int)bytes, text);
+    }
     return 0;
 }
 
@@ -91,9 +93,10 @@ int med_planner_choose(struct med_catalogue *catalogue, const struct med_planner
 {
     int rc = check_known(catalogue, "--instances", choice->instances, choice->instance_count,
                          instance_of, err);
-    if (rc == 0)
+    if (rc == 0) {
         rc = check_known(catalogue, "--exclude", choice->excluded, choice->excluded_count,
                          instance_of, err);
+    }
     if (rc == 0)
         rc = check_known(catalogue, "--cloud", choice->clouds, choice->cloud_count, cloud_of, err);
     for (size_t n = 0; rc == 0 && n < choice->cap_count; n++)
@@ -108,16 +111,18 @@ int med_planner_choose(struct med_catalogue *catalogue, const struct med_planner
         wanted = wanted && (choice->cloud_count == 0 ||
                             has(choice->clouds, choice->cloud_count, kind->cloud));
         wanted = wanted && !has(choice->excluded, choice->excluded_count, kind->instance);
-        if (wanted)
+        if (wanted) {
             catalogue->instances[kept++] = *kind;
-        else
+        } else {
             drop(kind);
+        }
     }
     catalogue->instance_count = kept;
-    if (kept == 0)
+    if (kept == 0) {
         return med_err_set(err, MED_E_USAGE,
                            "no instance of the catalogue %s is left after --instances, --exclude "
                            "and --cloud",
                            catalogue->name);
+    }
     return 0;
 }

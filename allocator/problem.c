@@ -114,9 +114,10 @@ static int fill_instance(const struct med_problem *problem, const struct med_mix
         instance->workers == NULL)
         return MED_E_NOMEM;
     for (size_t t = 0; t < types; t++) {
-        if (placed[t] > 0)
+        if (placed[t] > 0) {
             instance->workers[instance->worker_count++] =
                 (struct med_plan_placement){.worker_type = t, .count = placed[t]};
+        }
     }
     return 0;
 }

@@ -26,7 +26,7 @@ enum {
     CELL_LETTERS_MAX = 4
 };
 
-static const double SHARE_SHOWN_MIN = 0.0005;
+static const double share_shown_min = 0.0005;
 
 static const char *const colours[] = {"\033[38;5;38m",  "\033[38;5;214m", "\033[38;5;77m",
                                       "\033[38;5;176m", "\033[38;5;203m", "\033[38;5;228m"};
@@ -219,14 +219,15 @@ static void put_proof(struct report *r)
 {
     const struct med_plan *plan = r->plan;
     double gap = plan->cost_usd_per_hour - plan->lower_bound_usd_per_hour;
-    if (plan->status == MED_PLAN_OPTIMAL)
+    if (plan->status == MED_PLAN_OPTIMAL) {
         put(r, "  proved: no mix of these instances costs less (%.2f s)\n", plan->solve_seconds);
-    else
+    } else {
         put(r,
             "  not proved: no mix costs less than %.3f $/h, so at most %.3f $/h (%.1f %%) is lost; "
             "give more with --time-limit (%.1f s)\n",
             plan->lower_bound_usd_per_hour, gap, 100.0 * gap / plan->cost_usd_per_hour,
             plan->solve_seconds);
+    }
 }
 
 static void put_baselines(struct report *r, int names)
@@ -243,14 +244,16 @@ static void put_baselines(struct report *r, int names)
         const struct med_plan_baseline *b = &plan->baselines[k];
         put(r, "  %-*s %5lld %9s %10.3f   ", names, b->instance, (long long)b->count, "",
             b->cost_usd_per_hour);
-        if (b->saving > 0.0005)
+        if (b->saving > 0.0005) {
             put(r, "%.1f %%\n", 100.0 * b->saving);
-        else
+        } else {
             put(r, "nothing: this is the cheapest\n");
+        }
     }
-    if (shown < plan->baseline_count)
+    if (shown < plan->baseline_count) {
         put(r, "  and %zu dearer ones, to %.3f $/h\n", plan->baseline_count - shown,
             plan->baselines[plan->baseline_count - 1].cost_usd_per_hour);
+    }
 }
 
 /* ---- the map ---- */
@@ -272,7 +275,7 @@ static int next_type(const struct report *r, const struct med_plan_assignment *a
 {
     int best = -1;
     for (size_t t = 0; t < r->plan->profile_count; t++) {
-        bool again = a->shares[t] < SHARE_SHOWN_MIN || r->letter_of[t] < 0;
+        bool again = a->shares[t] < share_shown_min || r->letter_of[t] < 0;
         for (int n = 0; n < count; n++)
             again = again || shown[n] == (int)t;
         if (!again && (best < 0 || a->shares[t] > a->shares[best]))

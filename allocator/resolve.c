@@ -96,12 +96,13 @@ int med_resolve(enum med_resolve_what what, const char *name, const char *data_d
     if (dir != NULL && strchr(name, '/') == NULL)
         path = find_shipped(what, name, dir);
     int rc = 0;
-    if (path == NULL)
+    if (path == NULL) {
         rc = med_err_set(err, MED_E_INVALID,
                          "%s: there is no such file, and no %s of that name ships in %s", name,
                          words[what], dir != NULL ? dir : "a data folder (none was found)");
-    else
+    } else {
         *ret_path = path;
+    }
     med_free(dir);
     return rc;
 }
@@ -138,17 +139,19 @@ static int read_folder(DIR *stream, const char *folder, char **paths, size_t *re
 int med_resolve_list(const char *folder, char ***ret_paths, size_t *ret_count, struct med_err *err)
 {
     DIR *stream = opendir(folder);
-    if (stream == NULL)
+    if (stream == NULL) {
         return med_err_set(err, MED_E_IO, "%s: cannot open the folder: %s", folder,
                            med_os_errno_text(-errno));
+    }
     size_t count = 0;
     char **paths = med_calloc(FILES_MAX, sizeof *paths);
     int rc = paths != NULL ? read_folder(stream, folder, paths, &count) : MED_E_NOMEM;
     (void)closedir(stream); /* read to the end: nothing can be lost */
-    if (rc == 0 && count == 0)
+    if (rc == 0 && count == 0) {
         rc = med_err_set(err, MED_E_INVALID, "%s: found no *.json file in this folder", folder);
-    else if (rc < 0)
+    } else if (rc < 0) {
         (void)med_err_set(err, rc, "%s: %s", folder, med_err_text(rc));
+    }
     if (rc < 0) {
         for (size_t n = 0; n < count; n++)
             med_free(paths[n]);

@@ -31,9 +31,9 @@ enum {
     GREEDY_MAX = 1000000
 };
 
-static const double BALANCE_TIME_LIMIT_S = 30.0;
+static const double balance_time_limit_s = 30.0;
 /* What the solver's own tolerance may hide in a bound that it did not prove to the end. */
-static const double BOUND_MARGIN = 1e-7;
+static const double bound_margin = 1e-7;
 
 struct search {
     const struct med_milp *program; /* dominated kinds capped at 0 */
@@ -66,7 +66,7 @@ int med_solve_verify(const struct med_milp *program, const int64_t *workers, dou
     if (balanced == NULL)
         return med_err_set(err, MED_E_NOMEM, "memory is exhausted while verifying a plan");
     int rc =
-        med_glpk_balance(program, workers, BALANCE_TIME_LIMIT_S, balanced, prices, &solved, err);
+        med_glpk_balance(program, workers, balance_time_limit_s, balanced, prices, &solved, err);
     if (rc < 0)
         goto out;
     if (solved && med_verify_shares(program, workers, balanced)) {
@@ -314,7 +314,7 @@ static int round_continuous(struct search *s, enum med_glpk_status *ret_status, 
         return rc;
     double bound = result.bound_usd_per_hour;
     if (result.status != MED_GLPK_OPTIMAL)
-        bound *= 1.0 - BOUND_MARGIN;
+        bound *= 1.0 - bound_margin;
     s->bound = fmax(s->bound, bound);
     if (result.status == MED_GLPK_UNKNOWN)
         return 0;
@@ -409,16 +409,17 @@ static int solve_sliced(struct search *s, struct med_solve_result *result, struc
     }
     s->bound = answer.bound_usd_per_hour;
     if (answer.status != MED_GLPK_OPTIMAL)
-        s->bound *= 1.0 - BOUND_MARGIN;
+        s->bound *= 1.0 - bound_margin;
     if (!holds) {
         result->rounds = 2;
         rc = try_slices(s, true, &answer, &holds, err);
         if (rc < 0)
             return rc;
-        if (!holds)
+        if (!holds) {
             return med_err_set(err, MED_E_SOLVER,
                                "no sliced mix was found within the time limit; give more time with "
                                "--time-limit, or leave --slices out");
+        }
     }
     bool tight = s->best.cost_usd_per_hour <= s->bound * (1.0 + 1e-12);
     result->status = tight ? MED_SOLVE_OPTIMAL : MED_SOLVE_FEASIBLE;
@@ -496,11 +497,12 @@ static int solve_pruned(const struct med_milp *program, double time_limit_s,
     bool served = rc == 0;
     for (size_t i = 0; rc == 0 && i < program->bucket_count; i++)
         served = served && somebody_serves(program, i);
-    if (rc < 0)
+    if (rc < 0) {
         (void)med_err_set(err, rc, "memory is exhausted while solving");
-    else if (served)
+    } else if (served) {
         rc = program->slices > 0 ? solve_sliced(&s, &result, err)
                                  : solve_continuous(&s, &result, err);
+    }
     if (rc == 0) {
         result.seconds = (double)(med_clock_now_ns(&s.clock) - start_ns) / (double)MED_NS_PER_S;
         result.lower_bound_usd_per_hour = s.bound;

@@ -26,10 +26,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static const double LOAD_FLOOR = 1e-6;
-static const double LINK_LOAD_BELOW = 0.02;
-static const double CEIL_EPSILON = 1e-9;
-static const double SOLVER_TOLERANCE = 2e-7;
+static const double load_floor = 1e-6;
+static const double link_load_below = 0.02;
+static const double ceil_epsilon = 1e-9;
+static const double solver_tolerance = 2e-7;
 
 enum {
     SETS_MAX = 4096
@@ -73,9 +73,10 @@ static int guarded(int (*body)(void *arg), void *arg, struct med_err *err)
     glp_term_hook(NULL, NULL);
     if (rc == MED_E_NOMEM)
         return med_err_set(err, rc, "memory is exhausted while building the program");
-    if (rc < 0)
+    if (rc < 0) {
         return med_err_set(err, rc, "the solver GLPK failed: %s",
                            guard.text[0] != '\0' ? guard.text : "no reason given");
+    }
     return rc;
 }
 
@@ -143,7 +144,7 @@ struct mix_model {
 
 static double floored(double load)
 {
-    return load < LOAD_FLOOR ? LOAD_FLOOR : load;
+    return load < load_floor ? load_floor : load;
 }
 
 static double scale_of_shares(const struct med_milp *p)
@@ -160,12 +161,13 @@ static int add_columns(struct mix_model *m)
         m->count_column[k] = column;
         glp_set_col_kind(lp, column, GLP_IV);
         glp_set_obj_coef(lp, column, p->price_usd_per_hour[k]);
-        if (p->count_max[k] == 0)
+        if (p->count_max[k] == 0) {
             glp_set_col_bnds(lp, column, GLP_FX, 0.0, 0.0);
-        else if (p->count_max[k] > 0)
+        } else if (p->count_max[k] > 0) {
             glp_set_col_bnds(lp, column, GLP_DB, 0.0, (double)p->count_max[k]);
-        else
+        } else {
             glp_set_col_bnds(lp, column, GLP_LO, 0.0, 0.0);
+        }
         size_t only = 0;
         if (med_milp_kind_is_single(p, k, &only))
             continue;
@@ -211,7 +213,7 @@ static double capacity_of_worker(const struct mix_model *m, size_t type)
 {
     const struct med_milp *p = m->args->program;
     if (m->args->restricted)
-        return p->utilization_max * (1.0 - SOLVER_TOLERANCE);
+        return p->utilization_max * (1.0 - solver_tolerance);
     double added = 0.0;
     for (size_t i = 0; i < p->bucket_count; i++) {
         double load = med_milp_load(p, i, type);
@@ -253,7 +255,7 @@ static int add_bucket_rows(struct mix_model *m)
                 continue;
             if (put(&m->builder, row, column, 1.0) < 0)
                 return MED_E_NOMEM;
-            if (med_milp_load(p, i, t) >= LINK_LOAD_BELOW)
+            if (med_milp_load(p, i, t) >= link_load_below)
                 continue;
             int link = add_row(&m->builder, GLP_UP, 0.0, 0.0);
             if (put(&m->builder, link, column, 1.0) < 0 || put_workers(m, link, t, -whole) < 0)
@@ -281,11 +283,12 @@ static int add_placement_rows(struct mix_model *m)
             for (size_t b = 0; b < p->type_count; b++) {
                 if (placed[b] == 0 || p->gpus_per_worker[b] % unit != 0)
                     continue;
-                double units = (double)(p->gpus_per_worker[b] / unit);
-                if (put(&m->builder, row, placed[b], units) < 0)
+                int64_t units = p->gpus_per_worker[b] / unit;
+                if (put(&m->builder, row, placed[b], (double)units) < 0)
                     return MED_E_NOMEM;
             }
-            if (put(&m->builder, row, m->count_column[k], -(double)(p->gpus[k] / unit)) < 0)
+            int64_t held = p->gpus[k] / unit;
+            if (put(&m->builder, row, m->count_column[k], -(double)held) < 0)
                 return MED_E_NOMEM;
         }
     }
@@ -329,7 +332,7 @@ static int add_set_rows(struct mix_model *m)
                 load += least_load(p, i);
         }
         double need = load / capacity;
-        need = fmax(1.0, ceil(need - CEIL_EPSILON * fmax(1.0, need)));
+        need = fmax(1.0, ceil(need - ceil_epsilon * fmax(1.0, need)));
         int row = add_row(&m->builder, GLP_LO, need, 0.0);
         for (size_t t = 0; t < p->type_count; t++) {
             if (isfinite(med_milp_load(p, f, t)) && put_workers(m, row, t, 1.0) < 0)
@@ -397,9 +400,10 @@ static int build_mix(struct mix_model *m)
         rc = add_cut_rows(m);
     if (rc == 0)
         rc = add_forbidden_rows(m);
-    if (rc == 0)
+    if (rc == 0) {
         glp_load_matrix(m->builder.problem, m->builder.count, m->builder.rows, m->builder.columns,
                         m->builder.values);
+    }
     return rc;
 }
 
@@ -432,10 +436,11 @@ static void read_mix(struct mix_model *m)
         m->mix->counts[k] = (int64_t)llround(glp_mip_col_val(lp, m->count_column[k]));
         for (size_t t = 0; t < p->type_count; t++) {
             size_t n = k * p->type_count + t;
-            if (m->placed_column[n] != 0)
+            if (m->placed_column[n] != 0) {
                 m->mix->placed[n] = (int64_t)llround(glp_mip_col_val(lp, m->placed_column[n]));
-            else
+            } else {
                 m->mix->placed[n] = p->hosted_max[n] * m->mix->counts[k];
+            }
         }
     }
     for (size_t n = 0; n < p->bucket_count * p->type_count; n++) {
@@ -606,6 +611,7 @@ static int balance_body(void *arg)
     return 0;
 }
 
+// NOLINTBEGIN(readability-non-const-parameter): shares and prices are filled through the model
 int med_glpk_balance(const struct med_milp *program, const int64_t *workers, double time_limit_s,
                      double *shares, double *prices, bool *ret_solved, struct med_err *err)
 {
@@ -622,6 +628,7 @@ int med_glpk_balance(const struct med_milp *program, const int64_t *workers, dou
         *ret_solved = model.solved;
     return rc;
 }
+// NOLINTEND(readability-non-const-parameter)
 
 static int provoke_body(void *arg)
 {

@@ -16,7 +16,7 @@ enum {
     TABLE = 4096
 };
 
-static const struct med_latency A10G_LIKE = {.fixed_ms = 3.1,
+static const struct med_latency a10g_like = {.fixed_ms = 3.1,
                                              .sequence_ms = 0.4,
                                              .weights_ms = 27.0,
                                              .linear_ms_per_token = 0.25,
@@ -28,7 +28,7 @@ static const struct med_latency A10G_LIKE = {.fixed_ms = 3.1,
                                              .block_tokens = 16,
                                              .kv_tokens = 14880};
 
-static const struct med_latency A100_LIKE = {.fixed_ms = 3.1,
+static const struct med_latency a100_like = {.fixed_ms = 3.1,
                                              .sequence_ms = 0.3,
                                              .weights_ms = 8.6,
                                              .linear_ms_per_token = 0.077,
@@ -139,14 +139,14 @@ static void check_agreement(const struct agreement *a)
 static void test_closed_form_when_scheduler_runs_then_agrees(void)
 {
     static const struct agreement cases[] = {
-        {&A10G_LIKE, 20, 20, 0.03, 0.04},     {&A10G_LIKE, 60, 200, 0.03, 0.06},
-        {&A10G_LIKE, 200, 100, 0.03, 0.12},   {&A10G_LIKE, 300, 1, 0.0, 0.08},
-        {&A10G_LIKE, 400, 15, 0.15, 0.15},    {&A10G_LIKE, 6000, 400, 0.05, 0.25},
-        {&A10G_LIKE, 10000, 100, 0.02, 0.10}, {&A100_LIKE, 60, 200, 0.03, 0.04},
-        {&A100_LIKE, 200, 100, 0.03, 0.04},   {&A100_LIKE, 400, 15, 0.10, 0.05},
-        {&A100_LIKE, 700, 400, 0.03, 0.04},   {&A100_LIKE, 1500, 20, 0.13, 0.06},
-        {&A100_LIKE, 1500, 200, 0.08, 0.05},  {&A100_LIKE, 3000, 200, 0.12, 0.25},
-        {&A100_LIKE, 1500, 1400, 0.03, 0.20}};
+        {&a10g_like, 20, 20, 0.03, 0.04},     {&a10g_like, 60, 200, 0.03, 0.06},
+        {&a10g_like, 200, 100, 0.03, 0.12},   {&a10g_like, 300, 1, 0.0, 0.08},
+        {&a10g_like, 400, 15, 0.15, 0.15},    {&a10g_like, 6000, 400, 0.05, 0.25},
+        {&a10g_like, 10000, 100, 0.02, 0.10}, {&a100_like, 60, 200, 0.03, 0.04},
+        {&a100_like, 200, 100, 0.03, 0.04},   {&a100_like, 400, 15, 0.10, 0.05},
+        {&a100_like, 700, 400, 0.03, 0.04},   {&a100_like, 1500, 20, 0.13, 0.06},
+        {&a100_like, 1500, 200, 0.08, 0.05},  {&a100_like, 3000, 200, 0.12, 0.25},
+        {&a100_like, 1500, 1400, 0.03, 0.20}};
     for (size_t n = 0; n < sizeof cases / sizeof cases[0]; n++)
         check_agreement(&cases[n]);
 }
@@ -183,11 +183,11 @@ static void test_capacity_when_limited_then_limit_is_met_and_tight(void)
     } cases[] = {{MED_SLO_TPOT, 20.0}, {MED_SLO_TTFT, 150.0}, {MED_SLO_E2E_PER_TOKEN, 25.0}};
     for (size_t n = 0; n < sizeof cases / sizeof cases[0]; n++) {
         struct med_capacity c =
-            capacity_under(&A100_LIKE, 1000, 200, cases[n].metric, cases[n].limit_ms);
+            capacity_under(&a100_like, 1000, 200, cases[n].metric, cases[n].limit_ms);
         CHECK_INT(c.stop, MED_STOP_NONE);
-        CHECK(metric_at(&A100_LIKE, 1000, 200, c.requests_per_s, cases[n].metric) <=
+        CHECK(metric_at(&a100_like, 1000, 200, c.requests_per_s, cases[n].metric) <=
               cases[n].limit_ms);
-        CHECK(metric_at(&A100_LIKE, 1000, 200, c.requests_per_s * 1.01, cases[n].metric) >
+        CHECK(metric_at(&a100_like, 1000, 200, c.requests_per_s * 1.01, cases[n].metric) >
               cases[n].limit_ms);
     }
 }
@@ -195,8 +195,9 @@ static void test_capacity_when_limited_then_limit_is_met_and_tight(void)
 static void test_capacity_when_limit_grows_then_not_smaller(void)
 {
     double before = 0.0;
-    for (double limit_ms = 14.0; limit_ms < 200.0; limit_ms *= 1.3) {
-        struct med_capacity c = capacity_under(&A100_LIKE, 500, 150, MED_SLO_TPOT, limit_ms);
+    for (int n = 0; n < 11; n++) {
+        double limit_ms = 14.0 * pow(1.3, n);
+        struct med_capacity c = capacity_under(&a100_like, 500, 150, MED_SLO_TPOT, limit_ms);
         CHECK(c.requests_per_s >= before);
         before = c.requests_per_s;
     }
@@ -206,8 +207,9 @@ static void test_capacity_when_limit_grows_then_not_smaller(void)
 static void test_capacity_when_sizes_grow_then_smaller(void)
 {
     double before = INFINITY;
-    for (double input = 50.0; input < 14000.0; input *= 2.0) {
-        struct med_capacity c = capacity_under(&A100_LIKE, input, 200, MED_SLO_TPOT, 60.0);
+    for (int n = 0; n < 9; n++) {
+        double input = 50.0 * pow(2.0, n);
+        struct med_capacity c = capacity_under(&a100_like, input, 200, MED_SLO_TPOT, 60.0);
         CHECK(c.requests_per_s > 0.0);
         CHECK(c.requests_per_s < before);
         before = c.requests_per_s;
@@ -216,19 +218,19 @@ static void test_capacity_when_sizes_grow_then_smaller(void)
 
 static void test_capacity_when_idle_is_too_slow_then_says_what_is_needed(void)
 {
-    struct med_capacity c = capacity_under(&A10G_LIKE, 1000, 200, MED_SLO_TPOT, 20.0);
+    struct med_capacity c = capacity_under(&a10g_like, 1000, 200, MED_SLO_TPOT, 20.0);
     CHECK_DOUBLE(c.requests_per_s, 0.0, 0.0);
     CHECK_INT(c.stop, MED_STOP_SLO);
     CHECK_INT(c.metric, MED_SLO_TPOT);
     /* One decode alone: fixed, sequence, weights and 1099 tokens of context. */
     CHECK_DOUBLE(c.needed_ms, 3.1 + 0.4 + 27.0 + 0.00107 * 1099, 0.3);
-    c = capacity_under(&A10G_LIKE, 1000, 200, MED_SLO_TPOT, c.needed_ms + 0.5);
+    c = capacity_under(&a10g_like, 1000, 200, MED_SLO_TPOT, c.needed_ms + 0.5);
     CHECK(c.requests_per_s > 0.0);
 }
 
 static void test_capacity_when_size_does_not_fit_then_says_so(void)
 {
-    struct med_latency small = A100_LIKE;
+    struct med_latency small = a100_like;
     struct med_capacity c = capacity_under(&small, 18000, 1000, MED_SLO_TPOT, 100.0);
     CHECK_INT(c.stop, MED_STOP_MODEL_LEN);
     CHECK_INT(c.tokens, 19000);
@@ -247,13 +249,13 @@ static void test_rate_when_beyond_the_greatest_then_overload(void)
     struct med_slos none = {.count = 0};
     struct med_capacity c;
     struct med_load_point point;
-    REQUIRE(med_capacity_of_model(&A10G_LIKE, &size, &none, &c) == 0);
-    CHECK_INT(med_capacity_at_rate(&A10G_LIKE, &size, c.requests_per_s / 0.94, &point),
+    REQUIRE(med_capacity_of_model(&a10g_like, &size, &none, &c) == 0);
+    CHECK_INT(med_capacity_at_rate(&a10g_like, &size, c.requests_per_s / 0.94, &point),
               MED_E_OVERLOAD);
-    CHECK_INT(med_capacity_at_rate(&A10G_LIKE, &size, 0.0, &point), MED_E_OVERLOAD);
-    CHECK_INT(med_capacity_at_rate(&A10G_LIKE, &size, (double)NAN, &point), MED_E_OVERLOAD);
+    CHECK_INT(med_capacity_at_rate(&a10g_like, &size, 0.0, &point), MED_E_OVERLOAD);
+    CHECK_INT(med_capacity_at_rate(&a10g_like, &size, (double)NAN, &point), MED_E_OVERLOAD);
     size.input_tokens = 20000;
-    CHECK_INT(med_capacity_at_rate(&A10G_LIKE, &size, 1.0, &point), MED_E_LIMIT);
+    CHECK_INT(med_capacity_at_rate(&a10g_like, &size, 1.0, &point), MED_E_LIMIT);
 }
 
 /* ---- serving points ---- */

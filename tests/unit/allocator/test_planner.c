@@ -16,9 +16,9 @@ struct world {
     struct med_planner_input input;
 };
 
-static const char *const PROFILES[] = {"profiles/published/a10g-llama-2-7b-fp16.json",
-                                       "profiles/published/a100-80gb-llama-2-7b-fp16.json",
-                                       "profiles/published/h100-llama-2-7b-fp16.json"};
+static const char *const profile_files[] = {"profiles/published/a10g-llama-2-7b-fp16.json",
+                                            "profiles/published/a100-80gb-llama-2-7b-fp16.json",
+                                            "profiles/published/h100-llama-2-7b-fp16.json"};
 
 static void world_init(struct world *w)
 {
@@ -29,7 +29,7 @@ static void world_init(struct world *w)
     REQUIRE(med_catalogue_read_file("profiles/catalogues/melange-paper.json", &w->catalogue,
                                     &err) == 0);
     for (size_t t = 0; t < 3; t++)
-        REQUIRE(med_profile_read_file(PROFILES[t], &w->profiles[t], &err) == 0);
+        REQUIRE(med_profile_read_file(profile_files[t], &w->profiles[t], &err) == 0);
     w->input = (struct med_planner_input){.workload = &w->workload,
                                           .profiles = w->profiles,
                                           .profile_count = 3,
@@ -105,7 +105,8 @@ static void test_rate_when_doubled_then_not_cheaper(void)
     struct world w;
     double before = 0.0;
     world_init(&w);
-    for (double rate = 1.0; rate < 70.0; rate *= 2.0) {
+    for (int n = 0; n < 7; n++) {
+        double rate = pow(2.0, n);
         struct med_plan plan;
         struct med_err err = {0};
         w.input.rate_per_s = rate;
@@ -162,9 +163,10 @@ static void test_slo_when_impossible_then_reason_names_it(void)
     CHECK_CONTAINS(plan.reasons[0], "tpot.mean needs >=");
     CHECK_CONTAINS(plan.reasons[0], "on A10G");
     CHECK_CONTAINS(plan.reasons[0], "on H100");
-    for (size_t n = 0; n < plan.reason_count; n++)
+    for (size_t n = 0; n < plan.reason_count; n++) {
         changed =
             changed || strstr(plan.reasons[n], "smallest change: tpot.mean of at least") != NULL;
+    }
     CHECK(changed);
     check_reads_back(&plan);
     med_plan_release(&plan);

@@ -180,22 +180,25 @@ static bool any_placement(const struct enumeration *e)
     return false;
 }
 
+/* The counts of a number in the mixed base of the caps; false beyond the last. */
+static bool counts_of(const struct med_milp *milp, int64_t number, int64_t *counts)
+{
+    for (size_t k = 0; k < 4; k++) {
+        counts[k] = number % (milp->count_max[k] + 1);
+        number /= milp->count_max[k] + 1;
+    }
+    return number == 0;
+}
+
 static double enumerate(const struct med_milp *milp)
 {
     struct enumeration e = {.milp = milp, .best = INFINITY};
-    int64_t *c = e.counts;
-    for (c[0] = 0; c[0] <= milp->count_max[0]; c[0]++) {
-        for (c[1] = 0; c[1] <= milp->count_max[1]; c[1]++) {
-            for (c[2] = 0; c[2] <= milp->count_max[2]; c[2]++) {
-                for (c[3] = 0; c[3] <= milp->count_max[3]; c[3]++) {
-                    double cost = 0.0;
-                    for (size_t k = 0; k < 4; k++)
-                        cost += (double)c[k] * milp->price_usd_per_hour[k];
-                    if (cost < e.best && any_placement(&e))
-                        e.best = cost;
-                }
-            }
-        }
+    for (int64_t number = 0; counts_of(milp, number, e.counts); number++) {
+        double cost = 0.0;
+        for (size_t k = 0; k < 4; k++)
+            cost += (double)e.counts[k] * milp->price_usd_per_hour[k];
+        if (cost < e.best && any_placement(&e))
+            e.best = cost;
     }
     return e.best;
 }
@@ -304,10 +307,11 @@ static void test_decide_when_random_then_certificate_holds(void)
                 milp.loads[c] = exp(-12.0 * med_rng_uniform(&rng)) * 4.0;
         }
         REQUIRE(med_verify_decide(&milp, workers, shares, prices, &feasible, &err) == 0);
-        if (feasible)
+        if (feasible) {
             CHECK(med_verify_shares(&milp, workers, shares));
-        else
+        } else {
             CHECK(med_verify_prices(&milp, workers, prices));
+        }
         yes += feasible ? 1 : 0;
         med_milp_release(&milp);
     }
@@ -403,10 +407,11 @@ static void test_solve_when_memory_fails_then_error(void)
         (void)med_alloc_fail_nth(nth);
         int rc = med_solve(&milp, 60.0, &result, &err);
         uint64_t made = med_alloc_fail_nth(0);
-        if (rc == 0)
+        if (rc == 0) {
             med_solve_result_release(&result);
-        else
+        } else {
             CHECK(err.text[0] != '\0');
+        }
         CHECK_INT(med_alloc_bytes_live(), before);
         failed += rc < 0 ? 1 : 0;
         med_milp_release(&milp);
