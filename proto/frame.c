@@ -36,18 +36,20 @@ static uint32_t length_read(const char *p)
 static int header_read(const struct med_frame_reader *reader, uint32_t *ret_length,
                        struct med_err *err)
 {
-    uint32_t length;
+    uint32_t length = 0;
 
     if (reader->buf.length - reader->start < HEADER_BYTES)
         return 0;
     length = length_read(reader->buf.data + reader->start);
 
-    if (length == 0)
+    if (length == 0) {
         return med_err_set(err, MED_E_PROTO, "an empty frame, expected 1 to %d bytes",
                            MED_LIMIT_FRAME_BYTES);
-    if (length > MED_LIMIT_FRAME_BYTES)
+    }
+    if (length > MED_LIMIT_FRAME_BYTES) {
         return med_err_set(err, MED_E_PROTO, "a frame of %u bytes, expected 1 to %d bytes", length,
                            MED_LIMIT_FRAME_BYTES);
+    }
     *ret_length = length;
     return 1;
 }
@@ -66,7 +68,7 @@ void med_frame_reader_release(struct med_frame_reader *reader)
 int med_frame_reader_feed(struct med_frame_reader *reader, const void *bytes, size_t count,
                           struct med_err *err)
 {
-    uint32_t length;
+    uint32_t length = 0;
     int rc;
 
     if (reader->start > 0) {
@@ -74,12 +76,14 @@ int med_frame_reader_feed(struct med_frame_reader *reader, const void *bytes, si
         reader->start = 0;
     }
     rc = med_buf_append(&reader->buf, bytes, count);
-    if (rc == MED_E_LIMIT)
+    if (rc == MED_E_LIMIT) {
         return med_err_set(err, MED_E_PROTO, "more than %zu bytes without a whole frame",
                            reader->buf.max_bytes);
-    if (rc < 0)
+    }
+    if (rc < 0) {
         return med_err_set(err, rc, "cannot hold %zu bytes of a frame: %s", count,
                            med_err_text(rc));
+    }
     rc = header_read(reader, &length, err);
     return rc < 0 ? rc : 0;
 }
@@ -90,7 +94,7 @@ int med_frame_reader_next(struct med_frame_reader *reader, Medley__Link__Frame *
     struct med_unpack_budget budget;
     ProtobufCAllocator allocator;
     Medley__Link__Frame *frame;
-    uint32_t length;
+    uint32_t length = 0;
     int rc;
 
     rc = header_read(reader, &length, err);
@@ -101,9 +105,10 @@ int med_frame_reader_next(struct med_frame_reader *reader, Medley__Link__Frame *
     allocator = med_unpack_allocator(&budget, length);
     frame = medley__link__frame__unpack(
         &allocator, length, (const uint8_t *)reader->buf.data + reader->start + HEADER_BYTES);
-    if (frame == NULL)
+    if (frame == NULL) {
         return med_err_set(err, MED_E_PROTO, "a frame of %u bytes that is not a medley.link.Frame",
                            length);
+    }
     if (frame->body_case == MEDLEY__LINK__FRAME__BODY__NOT_SET) {
         med_frame_free(frame);
         return med_err_set(err, MED_E_PROTO,

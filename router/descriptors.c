@@ -96,12 +96,14 @@ static int next_field(struct med_span *in, struct field *ret_field)
 /* The last value of a string field; empty if there is none. */
 static int find_string(struct med_span in, uint32_t number, struct med_span *ret_value)
 {
+    static const unsigned char nothing[1];
     struct field field;
     int rc;
-    *ret_value = (struct med_span){0};
-    while ((rc = next_field(&in, &field)) > 0)
+    *ret_value = (struct med_span){.bytes = nothing};
+    while ((rc = next_field(&in, &field)) > 0) {
         if (field.number == number)
             *ret_value = field.value;
+    }
     return rc;
 }
 
@@ -197,18 +199,19 @@ static int add_message(struct med_descriptors *d, const char *scope, struct med_
     struct field field;
     struct med_span rest = in;
     while (rc >= 0 && (rc = next_field(&rest, &field)) > 0) {
-        if (field.number == MESSAGE_NESTED)
+        if (field.number == MESSAGE_NESTED) {
             rc = add_message(d, name, field.value, file, depth + 1);
-        else if (field.number == MESSAGE_ENUM)
+        } else if (field.number == MESSAGE_ENUM) {
             rc = add_enum(d, name, field.value, file);
+        }
     }
     return rc;
 }
 
 static int add_file(struct med_descriptors *d, struct med_span in)
 {
-    struct med_span name;
-    struct med_span package;
+    struct med_span name = {0};
+    struct med_span package = {0};
     if (d->file_count == MED_DESCRIPTOR_FILES_MAX)
         return MED_E_FORMAT;
     size_t index = d->file_count;
@@ -227,12 +230,13 @@ static int add_file(struct med_descriptors *d, struct med_span in)
     struct field field;
     struct med_span rest = in;
     while (rc >= 0 && (rc = next_field(&rest, &field)) > 0) {
-        if (field.number == FILE_MESSAGE)
+        if (field.number == FILE_MESSAGE) {
             rc = add_message(d, scope, field.value, index, 0);
-        else if (field.number == FILE_ENUM)
+        } else if (field.number == FILE_ENUM) {
             rc = add_enum(d, scope, field.value, index);
-        else if (field.number == FILE_SERVICE)
+        } else if (field.number == FILE_SERVICE) {
             rc = add_service(d, scope, field.value, index);
+        }
     }
     med_free(scope);
     return rc;
@@ -247,10 +251,11 @@ static int add_dependencies(struct med_descriptors *d, size_t index)
     while ((rc = next_field(&in, &field)) > 0) {
         if (field.number != FILE_DEPENDENCY)
             continue;
-        for (size_t i = 0; i < index; i++)
+        for (size_t i = 0; i < index; i++) {
             if (strlen(d->files[i].name) == field.value.count &&
                 memcmp(d->files[i].name, field.value.bytes, field.value.count) == 0)
                 d->files[index].depends |= d->files[i].depends;
+        }
     }
     return rc;
 }
@@ -290,17 +295,19 @@ void med_descriptors_release(struct med_descriptors *descriptors)
 
 int med_descriptors_find_file(const struct med_descriptors *d, const char *name)
 {
-    for (size_t i = 0; i < d->file_count; i++)
+    for (size_t i = 0; i < d->file_count; i++) {
         if (strcmp(d->files[i].name, name) == 0)
             return (int)i;
+    }
     return -1;
 }
 
 const struct med_descriptor_symbol *med_descriptors_find_symbol(const struct med_descriptors *d,
                                                                 const char *name)
 {
-    for (size_t i = 0; i < d->symbol_count; i++)
+    for (size_t i = 0; i < d->symbol_count; i++) {
         if (strcmp(d->symbols[i].name, name) == 0)
             return &d->symbols[i];
+    }
     return NULL;
 }

@@ -24,7 +24,7 @@ enum {
     OPS_MAX = 3
 };
 
-static const struct med_grpc_method *const METHODS[] = {
+static const struct med_grpc_method *const methods[] = {
     &MED_GRPC_GENERATE,     &MED_GRPC_GENERATE_STREAM, &MED_GRPC_HEALTH_CHECK,
     &MED_GRPC_HEALTH_WATCH, &MED_GRPC_REFLECTION_V1,   &MED_GRPC_REFLECTION_V1ALPHA,
 };
@@ -132,10 +132,11 @@ void med_grpc_call_maybe_free(struct med_grpc_call *call)
     if (call->tags_out > 0)
         return;
     call->method->release(call);
-    if (call->prev != NULL)
+    if (call->prev != NULL) {
         call->prev->next = call->next;
-    else
+    } else {
         server->calls = call->next;
+    }
     if (call->next != NULL)
         call->next->prev = call->prev;
     server->call_count--;
@@ -222,9 +223,10 @@ static void on_finished(struct med_grpc_tag *tag)
 
 static const struct med_grpc_method *method_find(grpc_slice path)
 {
-    for (size_t i = 0; i < sizeof(METHODS) / sizeof(METHODS[0]); i++)
-        if (grpc_slice_str_cmp(path, METHODS[i]->path) == 0)
-            return METHODS[i];
+    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
+        if (grpc_slice_str_cmp(path, methods[i]->path) == 0)
+            return methods[i];
+    }
     return NULL;
 }
 
@@ -255,7 +257,7 @@ static void refuse_unknown(struct med_grpc_call *call, grpc_slice path)
         call, &(struct med_grpc_ending){.status = GRPC_STATUS_UNIMPLEMENTED, .text = text});
 }
 
-static const struct med_grpc_method UNKNOWN = {
+static const struct med_grpc_method unknown_method = {
     .path = "",
     .on_half_close = med_grpc_call_ignore,
     .on_written = med_grpc_call_ignore,
@@ -277,7 +279,7 @@ void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept 
     const struct med_grpc_method *method = method_find(accept->details.method);
     call->server = server;
     call->call = accept->call;
-    call->method = method != NULL ? method : &UNKNOWN;
+    call->method = method != NULL ? method : &unknown_method;
     call->closed_tag = (struct med_grpc_tag){.on_done = on_closed, .owner = call};
     call->received_tag = (struct med_grpc_tag){.on_done = on_received, .owner = call};
     call->written_tag = (struct med_grpc_tag){.on_done = on_written, .owner = call};
@@ -292,10 +294,11 @@ void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept 
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     op.data.recv_close_on_server.cancelled = &call->close_flag;
     start_batch(call, &op, 1, &call->closed_tag);
-    if (method != NULL)
+    if (method != NULL) {
         med_grpc_call_receive(call);
-    else
+    } else {
         refuse_unknown(call, accept->details.method);
+    }
 }
 
 /* ---- medley.v1.Inference ---- */
@@ -358,11 +361,12 @@ static int on_stream_tokens(struct med_req *req)
 static void on_stream_end(struct med_req *req)
 {
     struct med_grpc_call *call = req->door_call;
-    if (req->abort_code < 0 && !call->cancelled)
+    if (req->abort_code < 0 && !call->cancelled) {
         med_grpc_call_abort(call, (grpc_status_code)med_err_grpc_status(req->abort_code),
                             req->end_text);
-    else
+    } else {
         stream_pump(call);
+    }
 }
 
 static int on_unary_tokens(struct med_req *req)
@@ -393,8 +397,10 @@ static void on_unary_end(struct med_req *req)
                                                          .request_id = req->request_id});
 }
 
-static const struct med_door_ops UNARY = {.on_tokens = on_unary_tokens, .on_end = on_unary_end};
-static const struct med_door_ops STREAM = {.on_tokens = on_stream_tokens, .on_end = on_stream_end};
+static const struct med_door_ops unary_door = {.on_tokens = on_unary_tokens,
+                                               .on_end = on_unary_end};
+static const struct med_door_ops stream_door = {.on_tokens = on_stream_tokens,
+                                                .on_end = on_stream_end};
 
 static void generate(struct med_grpc_call *call, const void *bytes, size_t count,
                      const struct med_door_ops *door)
@@ -419,12 +425,12 @@ static void generate(struct med_grpc_call *call, const void *bytes, size_t count
 
 static void on_unary_message(struct med_grpc_call *call, const void *bytes, size_t count)
 {
-    generate(call, bytes, count, &UNARY);
+    generate(call, bytes, count, &unary_door);
 }
 
 static void on_stream_message(struct med_grpc_call *call, const void *bytes, size_t count)
 {
-    generate(call, bytes, count, &STREAM);
+    generate(call, bytes, count, &stream_door);
 }
 
 static void on_generate_half_close(struct med_grpc_call *call)

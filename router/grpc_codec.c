@@ -41,9 +41,10 @@ static int read_fields(const Medley__V1__GenerateRequest *from, struct med_req *
     if (from->input_case != MEDLEY__V1__GENERATE_REQUEST__INPUT_TOKENS || from->tokens == NULL)
         return med_err_set(err, MED_E_INVALID, "input: found none, expected tokens");
     size_t id_bytes = strlen(from->request_id);
-    if (id_bytes > MED_LIMIT_REQUEST_ID_BYTES)
+    if (id_bytes > MED_LIMIT_REQUEST_ID_BYTES) {
         return med_err_set(err, MED_E_INVALID, "request_id: found %zu bytes, expected at most %d",
                            id_bytes, MED_LIMIT_REQUEST_ID_BYTES);
+    }
     memcpy(req->request_id, from->request_id, id_bytes + 1);
     req->model = med_strdup(from->model);
     req->prompt_count = from->tokens->n_ids;
@@ -65,9 +66,10 @@ int med_grpc_codec_read_generate(const void *bytes, size_t count, struct med_req
     ProtobufCAllocator allocator = med_unpack_allocator(&budget, count + 1);
     Medley__V1__GenerateRequest *message =
         medley__v1__generate_request__unpack(&allocator, count, bytes);
-    if (message == NULL)
+    if (message == NULL) {
         return med_err_set(err, MED_E_INVALID,
                            "the message of %zu bytes is not a medley.v1.GenerateRequest", count);
+    }
     int rc = read_fields(message, req, err);
     medley__v1__generate_request__free_unpacked(message, &allocator);
     return rc;

@@ -114,10 +114,11 @@ static void on_watch_release(struct med_grpc_call *call)
 {
     if (!call->watching)
         return;
-    if (call->watch_prev != NULL)
+    if (call->watch_prev != NULL) {
         call->watch_prev->watch_next = call->watch_next;
-    else
+    } else {
         call->server->watchers = call->watch_next;
+    }
     if (call->watch_next != NULL)
         call->watch_next->watch_prev = call->watch_prev;
 }

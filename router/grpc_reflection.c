@@ -141,9 +141,10 @@ static int respond(struct med_grpc_call *call,
 {
     struct med_grpc_server *server = call->server;
     int rc = 0;
-    if (server->descriptors.file_count == 0)
+    if (server->descriptors.file_count == 0) {
         rc = med_descriptors_read(MED_DESCRIPTOR_SET_DATA, MED_DESCRIPTOR_SET_BYTES,
                                   &server->descriptors);
+    }
     struct answer *a = rc == 0 ? med_calloc(1, sizeof(*a)) : NULL;
     if (rc == 0 && a == NULL)
         rc = MED_E_NOMEM;

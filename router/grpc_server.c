@@ -98,10 +98,11 @@ static void on_accept(struct med_grpc_tag *tag)
         med_grpc_call_start(server, accept);
     grpc_call_details_destroy(&accept->details);
     grpc_metadata_array_destroy(&accept->metadata);
-    if (!server->closing)
+    if (!server->closing) {
         accept_arm(server, accept);
-    else
+    } else {
         med_grpc_server_maybe_stop(server);
+    }
 }
 
 /* ---- shutdown ---- */
@@ -277,11 +278,12 @@ int med_grpc_server_listen(struct med_grpc_server *server, const char *address, 
     grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
     int port = grpc_server_add_http2_port(server->server, address, credentials);
     grpc_server_credentials_release(credentials);
-    if (port == 0)
+    if (port == 0) {
         return med_err_set(err, MED_E_IO,
                            "--grpc-listen: cannot listen on \"%s\": the address is in use, not one "
                            "of this machine, or not HOST:PORT",
                            address);
+    }
     grpc_server_start(server->server);
     int rc = med_thread_start(&server->cq_thread, "cq", cq_run, server);
     if (rc < 0)

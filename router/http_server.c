@@ -86,10 +86,11 @@ static void on_conn_handle_closed(uv_handle_t *handle)
     if (--conn->handles_open > 0)
         return;
     struct med_http_server *server = conn->server;
-    if (conn->prev != NULL)
+    if (conn->prev != NULL) {
         conn->prev->next = conn->next;
-    else
+    } else {
         server->conns = conn->next;
+    }
     if (conn->next != NULL)
         conn->next->prev = conn->prev;
     server->conn_count--;
@@ -152,10 +153,11 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     struct conn *conn = handle->data;
     (void)suggested;
-    if (conn->state == CONN_READING)
+    if (conn->state == CONN_READING) {
         *buf = uv_buf_init(conn->in + conn->filled, (unsigned)(sizeof(conn->in) - conn->filled));
-    else
+    } else {
         *buf = uv_buf_init(conn->scrap, sizeof(conn->scrap));
+    }
 }
 
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
@@ -252,10 +254,11 @@ static void conn_handle(struct conn *conn, const struct med_http_head *head)
     struct med_http_answer answer = {.status = 200, .content_type = "application/json"};
     med_buf_init(&answer.body, BODY_BYTES_MAX);
     int rc = handler->handle(handler->self, head->path, &answer);
-    if (rc == MED_E_NOT_FOUND)
+    if (rc == MED_E_NOT_FOUND) {
         answer_error(&answer, 404, "this path is not served");
-    else if (rc < 0)
+    } else if (rc < 0) {
         answer_error(&answer, med_err_http_status(rc), med_err_text(rc));
+    }
     conn_answer(conn, &answer, head->is_head, head->keep_alive);
 }
 
@@ -272,20 +275,22 @@ static void conn_serve(struct conn *conn)
     med_http_head_parse(conn->in, used, &head);
     conn->filled -= used;
     memmove(conn->in, conn->in + used, conn->filled);
-    if (head.status != 0)
+    if (head.status != 0) {
         conn_refuse(conn, head.status, head.why);
-    else
+    } else {
         conn_handle(conn, &head);
+    }
 }
 
 static void on_timer(uv_timer_t *timer)
 {
     struct conn *conn = timer->data;
     /* An idle connection owes us nothing and is closed without a word. */
-    if (conn->state == CONN_READING && conn->filled > 0)
+    if (conn->state == CONN_READING && conn->filled > 0) {
         conn_refuse(conn, 408, "the head did not arrive in time");
-    else
+    } else {
         conn_close(conn);
+    }
 }
 
 static void on_scrap_closed(uv_handle_t *handle)
@@ -398,8 +403,9 @@ void med_http_server_close(struct med_http_server *server, void (*on_closed)(voi
     server->on_closed_arg = arg;
     for (struct conn *conn = server->conns; conn != NULL; conn = conn->next)
         conn_close(conn);
-    if (server->listening)
+    if (server->listening) {
         uv_close((uv_handle_t *)&server->listener, on_listener_closed);
-    else
+    } else {
         server_maybe_free(server);
+    }
 }

@@ -170,16 +170,17 @@ static void judge(struct med_http_head *head, const http_parser *parser, const s
                   bool has_body)
 {
     bool is_1_1 = parser->http_major == 1 && parser->http_minor == 1;
-    if (parser->http_major != 1 || parser->http_minor > 1)
+    if (parser->http_major != 1 || parser->http_minor > 1) {
         fail(head, 505, "the version is not HTTP/1.0 or HTTP/1.1");
-    else if (g->hosts > 1 || (is_1_1 && g->hosts == 0))
+    } else if (g->hosts > 1 || (is_1_1 && g->hosts == 0)) {
         fail(head, 400, "HTTP/1.1 needs exactly one Host header");
-    else if (parser->method != HTTP_GET && parser->method != HTTP_HEAD)
+    } else if (parser->method != HTTP_GET && parser->method != HTTP_HEAD) {
         fail(head, 405, "only GET and HEAD are served here");
-    else if (has_body)
+    } else if (has_body) {
         fail(head, 400, "GET and HEAD are served without a body only");
-    else
+    } else {
         path_set(head, g);
+    }
 }
 
 void med_http_head_parse(const char *bytes, size_t count, struct med_http_head *ret_head)

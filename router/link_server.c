@@ -29,6 +29,7 @@
 enum {
     BACKLOG = 1024,
     READ_BYTES = 64 << 10,
+    BURST_BYTES = 256 << 10, /* a write buffer that grew beyond is given back */
     REASON_MAX = 256,
     PEER_MAX = MED_NET_TEXT_MAX,
     /* Frames of a few bytes (cancel, ping) may pass the limit by this much. */
@@ -110,10 +111,11 @@ static void on_link_handle_closed(uv_handle_t *handle)
     struct med_link_server *server = link->server;
     if (--link->handles_open > 0)
         return;
-    if (link->prev != NULL)
+    if (link->prev != NULL) {
         link->prev->next = link->next;
-    else
+    } else {
         server->links = link->next;
+    }
     if (link->next != NULL)
         link->next->prev = link->prev;
     server->link_count--;
@@ -167,12 +169,13 @@ static void on_written(uv_write_t *request, int status)
         link_end(link, "a write failed: %s", uv_strerror(status));
         return;
     }
-    if (link->on_way.capacity > READ_BYTES * 4)
-        med_buf_release(&link->on_way); // a burst's memory is not kept
-    if (link->state == LINK_GOODBYE && link->out.length == 0)
+    if (link->on_way.capacity > BURST_BYTES)
+        med_buf_release(&link->on_way);
+    if (link->state == LINK_GOODBYE && link->out.length == 0) {
         link_end(link, "refused");
-    else
+    } else {
         flush(link);
+    }
 }
 
 static void flush(struct med_link *link)
@@ -217,10 +220,11 @@ static int frame_send(struct med_link *link, const Medley__Link__Frame *frame, s
 static void small_send(struct med_link *link, const Medley__Link__Frame *frame)
 {
     int rc = frame_send(link, frame, SMALL_RESERVE_BYTES);
-    if (rc == MED_E_AGAIN)
+    if (rc == MED_E_AGAIN) {
         link_end(link, "stalled: %zu bytes are unsent", unsent(link));
-    else if (rc < 0 && rc != MED_E_CANCELLED)
+    } else if (rc < 0 && rc != MED_E_CANCELLED) {
         link_end(link, "a frame cannot be written: %s", med_err_text(rc));
+    }
 }
 
 /* protobuf-c's strings are not const; packing only reads them. */
@@ -434,7 +438,7 @@ static void on_stats(struct med_link *link, const Medley__Link__Stats *stats)
 static void on_finish(struct med_link *link, const Medley__Link__Finish *finish)
 {
     const struct med_link_ops *ops = &link->server->ops;
-    static const enum med_link_ending ENDINGS[] = {
+    static const enum med_link_ending endings[] = {
         [MEDLEY__LINK__ENDING__ENDING_STOP] = MED_LINK_STOP,
         [MEDLEY__LINK__ENDING__ENDING_LENGTH] = MED_LINK_LENGTH,
         [MEDLEY__LINK__ENDING__ENDING_CANCELLED] = MED_LINK_CANCELLED,
@@ -446,7 +450,7 @@ static void on_finish(struct med_link *link, const Medley__Link__Finish *finish)
         link_broken(link, "a Finish with an ending that this version does not know");
         return;
     }
-    if (ops->finish(ops->self, link, finish->request, finish->attempt, ENDINGS[ending],
+    if (ops->finish(ops->self, link, finish->request, finish->attempt, endings[ending],
                     finish->message) < 0)
         link_broken(link, "a Finish that does not fit its request");
 }
@@ -465,10 +469,11 @@ static void on_tokens(struct med_link *link, const Medley__Link__Tokens *tokens)
 
 static void on_ping(struct med_link *link, const Medley__Link__Ping *ping)
 {
-    if (!ping->reply)
+    if (!ping->reply) {
         send_ping(link, ping->nonce, true);
-    else if (ping->nonce == link->ping_nonce)
+    } else if (ping->nonce == link->ping_nonce) {
         link->round_trip_s = (double)(uv_hrtime() - link->ping_sent_ns) / 1e9;
+    }
 }
 
 static void on_frame(struct med_link *link, const Medley__Link__Frame *frame)
@@ -476,10 +481,11 @@ static void on_frame(struct med_link *link, const Medley__Link__Frame *frame)
     const struct med_link_ops *ops = &link->server->ops;
     link->frames_in++;
     if (link->state == LINK_GREETING) {
-        if (frame->body_case == MEDLEY__LINK__FRAME__BODY_HELLO)
+        if (frame->body_case == MEDLEY__LINK__FRAME__BODY_HELLO) {
             on_hello(link, frame->hello);
-        else
+        } else {
             link_broken(link, "the first frame is not Hello");
+        }
         return;
     }
     switch (frame->body_case) {
@@ -515,12 +521,13 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
     struct med_link *link = stream->data;
     struct med_err err = {0};
     if (count < 0) {
-        if (link->reader.buf.length > link->reader.start)
+        if (link->reader.buf.length > link->reader.start) {
             link_broken(link, "the connection ended in the middle of a frame");
-        else
+        } else {
             link_end(link, "%s",
                      count == UV_EOF ? "the worker closed the connection"
                                      : uv_strerror((int)count));
+        }
         return;
     }
     int rc = med_frame_reader_feed(&link->reader, buf->base, (size_t)count, &err);
@@ -570,10 +577,11 @@ static void peer_name(struct med_link *link, bool is_tcp)
 {
     struct sockaddr_storage address = {0};
     int bytes = sizeof(address);
-    if (is_tcp && uv_tcp_getpeername(&link->socket.tcp, (struct sockaddr *)&address, &bytes) == 0)
+    if (is_tcp && uv_tcp_getpeername(&link->socket.tcp, (struct sockaddr *)&address, &bytes) == 0) {
         med_net_format(&address, link->peer);
-    else
+    } else {
         (void)snprintf(link->peer, sizeof(link->peer), "%s", is_tcp ? "tcp" : "unix");
+    }
 }
 
 static void on_connection(uv_stream_t *listener, int status)
@@ -600,7 +608,7 @@ static void on_connection(uv_stream_t *listener, int status)
     link->timer.data = link;
     link->round_trip_s = -1;
     med_frame_reader_init(&link->reader);
-    size_t out_max = 2 * (MED_LIMIT_LINK_WRITE_BYTES + SMALL_RESERVE_BYTES);
+    size_t out_max = (size_t)2 * (MED_LIMIT_LINK_WRITE_BYTES + SMALL_RESERVE_BYTES);
     med_buf_init(&link->out, out_max); // frame_send keeps the tighter limit on both together
     med_buf_init(&link->on_way, out_max);
     link->next = server->links;
@@ -680,9 +688,10 @@ int med_link_server_listen_unix(struct med_link_server *server, const char *path
 {
     MED_ASSERT(!server->has_pipe);
     struct sockaddr_un address;
-    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
+    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path)) {
         return med_err_set(err, MED_E_USAGE, "--link-socket: found %zu bytes, expected 1 to %zu",
                            strlen(path), sizeof(address.sun_path) - 1);
+    }
     server->pipe_path = med_strdup(path);
     if (server->pipe_path == NULL)
         return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
@@ -695,19 +704,21 @@ int med_link_server_listen_unix(struct med_link_server *server, const char *path
     rc = uv_pipe_bind(&server->pipe, path);
     if (rc == 0)
         rc = uv_listen((uv_stream_t *)&server->pipe, BACKLOG, on_connection);
-    if (rc < 0)
+    if (rc < 0) {
         return med_err_set(err, rc, "--link-socket: cannot listen on %s: %s", path,
                            uv_strerror(rc));
+    }
     return 0;
 }
 
 static void on_listener_closed(uv_handle_t *handle)
 {
     struct med_link_server *server = handle->data;
-    if (handle == (uv_handle_t *)&server->tcp)
+    if (handle == (uv_handle_t *)&server->tcp) {
         server->has_tcp = false;
-    else
+    } else {
         server->has_pipe = false; // libuv has removed the socket's file
+    }
     server_maybe_free(server);
 }
 

@@ -28,7 +28,7 @@ struct options {
 #define FIELD(name) offsetof(struct options, name)
 
 // clang-format off
-static const struct med_option OPTIONS[] = {
+static const struct med_option option_table[] = {
     {.name = "grpc-listen", .type = MED_OPT_STRING, .offset = FIELD(grpc_listen), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7070", .group = "Doors",
      .help = "Where clients call medley.v1.Inference; port 0 lets the system choose."},
@@ -64,7 +64,7 @@ static const struct med_option OPTIONS[] = {
 };
 // clang-format on
 
-static const struct med_program PROGRAM = {
+static const struct med_program program = {
     .name = "medley router",
     .synopsis = "[options] PLAN",
     .summary = "Takes requests and sends each to the worker type that the plan chose for its size.",
@@ -76,7 +76,7 @@ static const struct med_program PROGRAM = {
         "503.\n\n"
         "SIGTERM and SIGINT drain: new requests get UNAVAILABLE, those that were accepted go on.\n"
         "Exit status: 0 after a signal, 1 failed, 2 wrong usage or a bad plan.",
-    .options = OPTIONS,
+    .options = option_table,
     .positional_min = 1,
     .positional_max = 1,
 };
@@ -96,14 +96,14 @@ static void on_signal(uv_signal_t *handle, int number)
 /* The handles do not keep the loop running: the router does. */
 static int signals_start(uv_loop_t *loop, struct signals *signals)
 {
-    static const int NUMBERS[] = {SIGTERM, SIGINT};
+    static const int numbers[] = {SIGTERM, SIGINT};
     for (size_t i = 0; i < 2; i++) {
         int rc = uv_signal_init(loop, &signals->handles[i]);
         if (rc < 0)
             return rc;
         signals->handles[i].data = signals;
         uv_unref((uv_handle_t *)&signals->handles[i]);
-        rc = uv_signal_start(&signals->handles[i], on_signal, NUMBERS[i]);
+        rc = uv_signal_start(&signals->handles[i], on_signal, numbers[i]);
         if (rc < 0)
             return rc;
     }
@@ -112,9 +112,10 @@ static int signals_start(uv_loop_t *loop, struct signals *signals)
 
 static void signals_close(struct signals *signals)
 {
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < 2; i++) {
         if (signals->handles[i].loop != NULL)
             uv_close((uv_handle_t *)&signals->handles[i], NULL);
+    }
 }
 
 static void print_ready(const struct med_router_addresses *a, const struct options *o)
@@ -148,14 +149,16 @@ static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan
     if (rc < 0)
         return rc;
     rc = signals_start(loop, &signals);
-    if (rc < 0)
+    if (rc < 0) {
         (void)med_err_set(err, rc, "cannot listen for signals: %s", uv_strerror(rc));
-    else
+    } else {
         rc = med_router_start(signals.router, &addresses, err);
-    if (rc == 0)
+    }
+    if (rc == 0) {
         print_ready(&addresses, o);
-    else
+    } else {
         med_router_stop(signals.router);
+    }
     (void)uv_run(loop, UV_RUN_DEFAULT);
     signals_close(&signals);
     (void)uv_run(loop, UV_RUN_DEFAULT);
@@ -167,10 +170,11 @@ static int run(const struct options *o, const char *path, struct med_err *err)
 {
     struct med_plan plan = {0};
     uv_loop_t loop;
-    if (o->gone_after_ns < o->suspect_after_ns)
+    if (o->gone_after_ns < o->suspect_after_ns) {
         return med_err_set(err, MED_E_USAGE,
                            "--gone-after: found %.3g s, expected at least --suspect-after, %.3g s",
                            (double)o->gone_after_ns / 1e9, (double)o->suspect_after_ns / 1e9);
+    }
     int rc = med_plan_read_file(path, &plan, err);
     if (rc < 0)
         return rc;
@@ -193,7 +197,7 @@ int main(int argc, char **argv)
     struct med_err err = {0};
     int status = 0;
     (void)signal(SIGPIPE, SIG_IGN); // a lost peer is an error code, not a signal
-    if (med_options_main(&PROGRAM, argc, argv, &values, &options, &status) == MED_OPTIONS_DONE)
+    if (med_options_main(&program, argc, argv, &values, &options, &status) == MED_OPTIONS_DONE)
         return status;
     int rc = run(&values, options.positional[0], &err);
     if (rc < 0) {

@@ -21,15 +21,16 @@ enum family {
 
 static const struct {
     const char *name, *type, *labels, *help;
-} FAMILIES[] = {
+} families[] = {
 #define X(id, name, type, labels, help) {name, type, labels, help},
     MED_ROUTER_METRIC_MAP(X)
 #undef X
 };
 
-static const double E2E_S[] = {.1, .3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,
-                               15, 20, 30, 40, 60, 120, 240, 480, 960, 1920};
-static const double LOOP_DELAY_S[] = {.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5};
+static const double e2e_bounds_s[] = {.1, .3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,
+                                      15, 20, 30, 40, 60, 120, 240, 480, 960, 1920};
+static const double loop_delay_bounds_s[] = {.0005, .001, .002, .005, .01, .02,
+                                             .05,   .1,   .2,   .5,   1,   5};
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -37,9 +38,10 @@ static size_t slo_bounds(const struct med_slos *slos, enum med_slo_metric metric
                          double bounds[MED_LIMIT_SLOS])
 {
     size_t count = 0;
-    for (size_t i = 0; i < slos->count; i++)
+    for (size_t i = 0; i < slos->count; i++) {
         if (slos->items[i].metric == metric)
             bounds[count++] = slos->items[i].limit_ms / 1000;
+    }
     return count;
 }
 
@@ -54,13 +56,14 @@ void med_router_metrics_init(struct med_router_metrics *metrics, const struct me
     med_hist_init(&metrics->itl, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, bounds, count);
     count = slo_bounds(slos, MED_SLO_E2E_PER_TOKEN, bounds);
     med_hist_init(&metrics->e2e_per_token, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, bounds, count);
-    med_hist_init(&metrics->e2e, E2E_S, COUNT_OF(E2E_S), NULL, 0);
-    med_hist_init(&metrics->loop_delay, LOOP_DELAY_S, COUNT_OF(LOOP_DELAY_S), NULL, 0);
+    med_hist_init(&metrics->e2e, e2e_bounds_s, COUNT_OF(e2e_bounds_s), NULL, 0);
+    med_hist_init(&metrics->loop_delay, loop_delay_bounds_s, COUNT_OF(loop_delay_bounds_s), NULL,
+                  0);
 }
 
 static void family(struct med_prom *prom, enum family id)
 {
-    med_prom_family(prom, FAMILIES[id].name, FAMILIES[id].type, FAMILIES[id].help);
+    med_prom_family(prom, families[id].name, families[id].type, families[id].help);
 }
 
 static void single_count(struct med_prom *prom, enum family id, uint64_t value)
@@ -89,7 +92,7 @@ static void number_of(struct med_prom *prom, const char *label, const char *valu
 
 static void write_requests(struct med_prom *prom, const struct med_router_metrics_view *view)
 {
-    static const char *const NAMES[MED_REFUSAL_COUNT] = {
+    static const char *const refusal_names[MED_REFUSAL_COUNT] = {
         [MED_REFUSAL_OVERLOAD] = "overload", [MED_REFUSAL_NO_WORKER] = "no_worker",
         [MED_REFUSAL_INVALID] = "invalid",   [MED_REFUSAL_NOT_FOUND] = "not_found",
         [MED_REFUSAL_DEADLINE] = "deadline", [MED_REFUSAL_DRAINING] = "draining",
@@ -109,7 +112,7 @@ static void write_requests(struct med_prom *prom, const struct med_router_metric
     single_count(prom, FAMILY_ACCEPTED, totals.accepted);
     family(prom, FAMILY_REFUSED);
     for (int i = 0; i < MED_REFUSAL_COUNT; i++)
-        count_of(prom, "reason", NAMES[i], refused[i]);
+        count_of(prom, "reason", refusal_names[i], refused[i]);
     single_count(prom, FAMILY_IN_FLIGHT, (uint64_t)totals.in_flight);
     single_count(prom, FAMILY_QUEUE_DEPTH, (uint64_t)totals.queued);
     single_count(prom, FAMILY_CALLS, view->calls);
@@ -150,9 +153,10 @@ static void write_worker_counts(struct med_prom *prom, const struct med_router_m
     size_t types = med_dispatch_type_count(view->dispatch);
     uint64_t counts[MED_LIMIT_WORKER_TYPES][MED_WORKER_GONE + 1] = {{0}};
     struct med_dispatch_worker_view worker;
-    for (uint32_t i = 0; i < view->workers_max; i++)
+    for (uint32_t i = 0; i < view->workers_max; i++) {
         if (med_dispatch_get_worker(view->dispatch, i, &worker))
             counts[worker.type][worker.state]++;
+    }
     family(prom, FAMILY_WORKERS);
     for (size_t t = 0; t < types; t++) {
         for (int s = 0; s <= MED_WORKER_GONE; s++) {
@@ -202,13 +206,15 @@ static void write_compared(struct med_prom *prom, const struct med_router_metric
 {
     size_t types = med_dispatch_type_count(view->dispatch);
     family(prom, predicted);
-    for (size_t t = 0; t < types; t++)
+    for (size_t t = 0; t < types; t++) {
         number_of(prom, "worker_type", med_dispatch_type_name(view->dispatch, t),
                   compared[t].predicted_s);
+    }
     family(prom, predicted + 1);
-    for (size_t t = 0; t < types; t++)
+    for (size_t t = 0; t < types; t++) {
         number_of(prom, "worker_type", med_dispatch_type_name(view->dispatch, t),
                   compared[t].observed_s);
+    }
     family(prom, predicted + 2);
     for (size_t t = 0; t < types; t++)
         count_of(prom, "worker_type", med_dispatch_type_name(view->dispatch, t), compared[t].count);
@@ -218,9 +224,10 @@ static void write_latencies(struct med_prom *prom, const struct med_router_metri
 {
     const struct med_router_metrics *m = view->metrics;
     family(prom, FAMILY_OUTPUT_TOKENS);
-    for (size_t t = 0; t < med_dispatch_type_count(view->dispatch); t++)
+    for (size_t t = 0; t < med_dispatch_type_count(view->dispatch); t++) {
         count_of(prom, "worker_type", med_dispatch_type_name(view->dispatch, t),
                  m->output_tokens[t]);
+    }
     write_hist(prom, FAMILY_TTFT, &m->ttft);
     write_hist(prom, FAMILY_TPOT, &m->tpot);
     write_hist(prom, FAMILY_ITL, &m->itl);
@@ -233,25 +240,27 @@ static void write_latencies(struct med_prom *prom, const struct med_router_metri
 
 static void write_plan(struct med_prom *prom, const struct med_plan *plan)
 {
-    static const char *const STATUS[] = {[MED_PLAN_OPTIMAL] = "optimal",
-                                         [MED_PLAN_FEASIBLE] = "feasible",
-                                         [MED_PLAN_INFEASIBLE] = "infeasible"};
+    static const char *const status_names[] = {[MED_PLAN_OPTIMAL] = "optimal",
+                                               [MED_PLAN_FEASIBLE] = "feasible",
+                                               [MED_PLAN_INFEASIBLE] = "infeasible"};
     struct med_prom_label info[MED_PROM_LABELS_MAX] = {{"model", plan->model_name},
                                                        {"workload", plan->workload_name},
-                                                       {"status", STATUS[plan->status]}};
+                                                       {"status", status_names[plan->status]}};
     family(prom, FAMILY_PLAN_INFO);
     med_prom_count(prom, info, 1);
     single_number(prom, FAMILY_PLAN_COST, plan->cost_usd_per_hour);
     single_number(prom, FAMILY_PLAN_BOUND, plan->lower_bound_usd_per_hour);
     single_number(prom, FAMILY_PLAN_RATE, plan->rate_per_s);
     family(prom, FAMILY_PLAN_WORKERS);
-    for (size_t i = 0; i < plan->worker_count; i++)
+    for (size_t i = 0; i < plan->worker_count; i++) {
         count_of(prom, "worker_type", plan->profiles[plan->workers[i].worker_type].worker_type,
                  (uint64_t)plan->workers[i].count);
+    }
     family(prom, FAMILY_PLAN_UTILIZATION);
-    for (size_t i = 0; i < plan->worker_count; i++)
+    for (size_t i = 0; i < plan->worker_count; i++) {
         number_of(prom, "worker_type", plan->profiles[plan->workers[i].worker_type].worker_type,
                   plan->workers[i].utilization);
+    }
     family(prom, FAMILY_PLAN_INSTANCES);
     for (size_t i = 0; i < plan->instance_count; i++) {
         const struct med_plan_instance *instance = &plan->instances[i];
@@ -261,9 +270,10 @@ static void write_plan(struct med_prom *prom, const struct med_plan *plan)
         med_prom_count(prom, labels, (uint64_t)instance->count);
     }
     family(prom, FAMILY_PLAN_SLO);
-    for (size_t i = 0; i < plan->slos.count; i++)
+    for (size_t i = 0; i < plan->slos.count; i++) {
         number_of(prom, "metric", med_slo_metric_name(plan->slos.items[i].metric),
                   plan->slos.items[i].limit_ms / 1000);
+    }
 }
 
 int med_router_metrics_write(const struct med_router_metrics_view *view, struct med_buf *out)
@@ -289,8 +299,9 @@ int med_router_metrics_markdown(struct med_buf *out)
              "seconds (real seconds times `--time-scale`), but for the loop's delay. This page is "
              "written from the table in `router/metrics.h`.\n\n"
              "| name | type | labels | meaning |\n|---|---|---|---|\n");
-    for (size_t i = 0; rc == 0 && i < COUNT_OF(FAMILIES); i++)
-        rc = med_buf_printf(out, "| `%s` | %s | %s | %s |\n", FAMILIES[i].name, FAMILIES[i].type,
-                            FAMILIES[i].labels, FAMILIES[i].help);
+    for (size_t i = 0; rc == 0 && i < COUNT_OF(families); i++) {
+        rc = med_buf_printf(out, "| `%s` | %s | %s | %s |\n", families[i].name, families[i].type,
+                            families[i].labels, families[i].help);
+    }
     return rc;
 }

@@ -27,9 +27,10 @@ static int split(const char *text, const char *what, char host[HOST_MAX], int64_
     const char *from = text;
     size_t length = (size_t)(colon - text);
     if (from[0] == '[') {
-        if (length < 3 || from[length - 1] != ']')
+        if (length < 3 || from[length - 1] != ']') {
             return med_err_set(err, MED_E_USAGE, "%s: found \"%s\", expected [IPV6]:PORT", what,
                                text);
+        }
         from++;
         length -= 2;
     } else if (memchr(from, ':', length) != NULL) {
@@ -37,9 +38,10 @@ static int split(const char *text, const char *what, char host[HOST_MAX], int64_
                            "%s: found \"%s\", expected HOST:PORT with an IPv6 address in brackets",
                            what, text);
     }
-    if (length >= HOST_MAX)
+    if (length >= HOST_MAX) {
         return med_err_set(err, MED_E_USAGE, "%s: the host has %zu bytes, expected at most %d",
                            what, length, HOST_MAX - 1);
+    }
     memcpy(host, from, length);
     host[length] = '\0';
     return med_parse_integer(colon + 1, what, 0, 65535, ret_port, err);
@@ -57,16 +59,18 @@ int med_net_parse(const char *text, const char *what, struct sockaddr_storage *r
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
     int status = getaddrinfo(host, NULL, &hints, &found);
-    if (status != 0)
+    if (status != 0) {
         return med_err_set(err, MED_E_USAGE, "%s: the host of \"%s\" cannot be resolved: %s", what,
                            text, gai_strerror(status));
+    }
     struct sockaddr_storage address = {0};
     memcpy(&address, found->ai_addr, found->ai_addrlen);
     freeaddrinfo(found);
-    if (address.ss_family == AF_INET6)
+    if (address.ss_family == AF_INET6) {
         ((struct sockaddr_in6 *)&address)->sin6_port = htons((uint16_t)port);
-    else
+    } else {
         ((struct sockaddr_in *)&address)->sin_port = htons((uint16_t)port);
+    }
     *ret_address = address;
     return 0;
 }

@@ -49,12 +49,13 @@ static void put_escaped(struct med_prom *prom, const char *s, bool quote)
 static void put_double(struct med_prom *prom, double value)
 {
     char text[MED_OS_DOUBLE_MAX];
-    if (isnan(value))
+    if (isnan(value)) {
         put_str(prom, "NaN");
-    else if (isinf(value))
+    } else if (isinf(value)) {
         put_str(prom, value > 0 ? "+Inf" : "-Inf");
-    else
+    } else {
         put(prom, text, med_os_print_double(text, value));
+    }
 }
 
 /* suffix: "_bucket"; le: NULL or one more label. */

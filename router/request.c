@@ -35,53 +35,63 @@ static int check_request_id(const struct med_req *req, struct med_err *err)
 {
     for (size_t i = 0; req->request_id[i] != '\0'; i++) {
         unsigned char c = (unsigned char)req->request_id[i];
-        if (c < 0x21 || c > 0x7e)
+        if (c < 0x21 || c > 0x7e) {
             return med_err_set(err, MED_E_INVALID,
                                "request_id: found byte 0x%02x at position %zu, expected printable "
                                "ASCII without spaces",
                                c, i);
+        }
     }
     return 0;
 }
 
 static int check_sampling(const struct med_req_sampling *s, struct med_err *err)
 {
-    if (s->has_temperature && !(s->temperature >= 0 && s->temperature <= 2))
+    if (s->has_temperature && !(s->temperature >= 0 && s->temperature <= 2)) {
         return med_err_set(err, MED_E_INVALID,
                            "sampling.temperature: found %g, expected a number from 0 to 2",
                            (double)s->temperature);
-    if (s->has_top_p && !(s->top_p > 0 && s->top_p <= 1))
+    }
+    if (s->has_top_p && !(s->top_p > 0 && s->top_p <= 1)) {
         return med_err_set(err, MED_E_INVALID,
                            "sampling.top_p: found %g, expected a number above 0 and at most 1",
                            (double)s->top_p);
-    if (s->has_top_k && s->top_k > INT32_MAX)
+    }
+    if (s->has_top_k && s->top_k > INT32_MAX) {
         return med_err_set(err, MED_E_INVALID,
                            "sampling.top_k: found %u, expected 0 (off) to 2147483647", s->top_k);
+    }
     return 0;
 }
 
 int med_req_check(struct med_req *req, struct med_err *err)
 {
-    if (req->prompt_count == 0)
+    if (req->prompt_count == 0) {
         return med_err_set(err, MED_E_INVALID, "tokens.ids: found none, expected 1 to %d token ids",
                            MED_LIMIT_PROMPT_TOKENS);
-    if (req->prompt_count > MED_LIMIT_PROMPT_TOKENS)
+    }
+    if (req->prompt_count > MED_LIMIT_PROMPT_TOKENS) {
         return med_err_set(err, MED_E_INVALID, "tokens.ids: found %zu, expected 1 to %d token ids",
                            req->prompt_count, MED_LIMIT_PROMPT_TOKENS);
-    for (size_t i = 0; i < req->prompt_count; i++)
-        if (req->prompt[i] > INT32_MAX)
+    }
+    for (size_t i = 0; i < req->prompt_count; i++) {
+        if (req->prompt[i] > INT32_MAX) {
             return med_err_set(err, MED_E_INVALID,
                                "tokens.ids[%zu]: found %u, expected 0 to 2147483647", i,
                                req->prompt[i]);
+        }
+    }
     if (req->tokens_max == 0)
         req->tokens_max = MED_REQ_TOKENS_MAX_DEFAULT;
-    if (req->tokens_max > MED_LIMIT_OUTPUT_TOKENS)
+    if (req->tokens_max > MED_LIMIT_OUTPUT_TOKENS) {
         return med_err_set(err, MED_E_INVALID, "max_tokens: found %u, expected 1 to %d (0: %d)",
                            req->tokens_max, MED_LIMIT_OUTPUT_TOKENS, MED_REQ_TOKENS_MAX_DEFAULT);
-    if (req->emulated_output_tokens > MED_LIMIT_OUTPUT_TOKENS)
+    }
+    if (req->emulated_output_tokens > MED_LIMIT_OUTPUT_TOKENS) {
         return med_err_set(err, MED_E_INVALID,
                            "emulated_output_tokens: found %u, expected 0 (none) to %d",
                            req->emulated_output_tokens, MED_LIMIT_OUTPUT_TOKENS);
+    }
     int rc = check_request_id(req, err);
     return rc < 0 ? rc : check_sampling(&req->sampling, err);
 }

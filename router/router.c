@@ -326,10 +326,11 @@ static int listen_http(struct med_router *router, struct med_router_addresses *a
 
 static void port_set(struct sockaddr_storage *address, int port)
 {
-    if (address->ss_family == AF_INET6)
+    if (address->ss_family == AF_INET6) {
         ((struct sockaddr_in6 *)address)->sin6_port = htons((uint16_t)port);
-    else
+    } else {
         ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
+    }
 }
 
 static int listen_grpc(struct med_router *router, struct med_router_addresses *addresses,

@@ -83,8 +83,8 @@ struct med_router {
 int med_router_submit(void *self, struct med_req *req, struct med_err *err);
 void med_router_cancel(void *self, struct med_req *req, enum med_outcome outcome);
 /* Dispatch's callbacks; arg is the router. */
-int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t worker);
-void med_router_on_cancel(void *arg, uint64_t request, uint32_t attempt, uint32_t worker);
+int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t index);
+void med_router_on_cancel(void *arg, uint64_t request, uint32_t attempt, uint32_t index);
 void med_router_on_end(void *arg, uint64_t request, enum med_outcome outcome, int code);
 /* The request with this id, or NULL. */
 struct med_req *med_router_find(struct med_router *router, uint64_t request);

@@ -42,9 +42,10 @@ static void plan_types(const struct med_router *router, char *out, size_t bytes)
 /* The type's index, or -1. */
 static int type_of(const struct med_router *router, const char *name)
 {
-    for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++)
+    for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++) {
         if (strcmp(med_dispatch_type_name(router->dispatch, t), name) == 0)
             return (int)t;
+    }
     return -1;
 }
 

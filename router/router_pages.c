@@ -58,9 +58,10 @@ static int64_t planned(const struct med_router *router, const char *type)
 {
     const struct med_plan *plan = router->config.plan;
     int64_t count = 0;
-    for (size_t i = 0; i < plan->worker_count; i++)
+    for (size_t i = 0; i < plan->worker_count; i++) {
         if (strcmp(plan->profiles[plan->workers[i].worker_type].worker_type, type) == 0)
             count += plan->workers[i].count;
+    }
     return count;
 }
 
@@ -159,7 +160,9 @@ static size_t oldest(const struct med_router *router, const struct med_req **ret
             continue;
         if (count < SLOW_REQUESTS_SHOWN)
             count++;
-        memmove(&ret_list[at + 1], &ret_list[at], (count - at - 1) * sizeof(*ret_list));
+        for (size_t j = count - 1; j > at; j--) {
+            ret_list[j] = ret_list[j - 1];
+        }
         ret_list[at] = req;
     }
     return count;

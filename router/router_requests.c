@@ -158,15 +158,17 @@ int med_router_submit(void *self, struct med_req *req, struct med_err *err)
 {
     struct med_router *router = self;
     req->arrived_ns = med_clock_now_ns(&router->clock);
-    if (req->request_id[0] == '\0')
+    if (req->request_id[0] == '\0') {
         (void)snprintf(req->request_id, sizeof(req->request_id), "r%08" PRIx32 "-%" PRIu64,
                        router->boot, ++router->request_counter);
+    }
     int rc = check(router, req, err);
     if (rc == 0)
         rc = dispatch_it(router, req, err);
-    if (rc < 0)
+    if (rc < 0) {
         med_log(MED_LOG_INFO, req->request_id, "refused (%s): %s", med_err_label(rc),
                 err != NULL ? err->text : "");
+    }
     return rc;
 }
 
@@ -318,11 +320,12 @@ void med_router_tokens(struct med_router *router, struct med_req *req, const uin
                        size_t count)
 {
     int64_t now_ns = med_clock_now_ns(&router->clock);
-    if (req->output_count == 0)
+    if (req->output_count == 0) {
         measure_first(router, req, now_ns);
-    else
+    } else {
         med_hist_add_many(&router->metrics.itl,
                           seconds(now_ns - req->last_token_ns) / (double)count, count);
+    }
     req->last_token_ns = now_ns;
     router->metrics.output_tokens[req->type] += count;
     int rc = med_req_append_output(req, ids, count);
