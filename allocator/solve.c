@@ -407,9 +407,8 @@ static int solve_sliced(struct search *s, struct med_solve_result *result, struc
         result->status = MED_SOLVE_INFEASIBLE;
         return 0;
     }
-    s->bound = answer.bound_usd_per_hour;
-    if (answer.status != MED_GLPK_OPTIMAL)
-        s->bound *= 1.0 - bound_margin;
+    double exact = answer.status == MED_GLPK_OPTIMAL ? 1.0 : 1.0 - bound_margin;
+    s->bound = fmax(s->bound, exact * answer.bound_usd_per_hour);
     if (!holds) {
         result->rounds = 2;
         rc = try_slices(s, true, &answer, &holds, err);
@@ -457,10 +456,34 @@ static bool somebody_serves(const struct med_milp *p, size_t bucket)
     return false;
 }
 
+/*
+ * A bound at no cost: each bucket on the type that is cheapest for it, GPUs rented by the fraction.
+ * With p_t = min_k c_k g_t / N_k, an instance's workers are worth at most its price.
+ */
+static double fractional_bound(const struct med_milp *p)
+{
+    double bound = 0.0;
+    for (size_t i = 0; i < p->bucket_count; i++) {
+        double least = INFINITY;
+        for (size_t k = 0; k < p->kind_count; k++) {
+            double per_gpu = p->price_usd_per_hour[k] / (double)p->gpus[k];
+            for (size_t t = 0; t < p->type_count; t++) {
+                if (p->hosted_max[k * p->type_count + t] > 0) {
+                    least = fmin(least,
+                                 per_gpu * (double)p->gpus_per_worker[t] * med_milp_load(p, i, t));
+                }
+            }
+        }
+        bound += isfinite(least) ? least : 0.0;
+    }
+    return bound / (p->utilization_max * (1.0 + MED_MILP_TOLERANCE)) * (1.0 - bound_margin);
+}
+
 static int search_init(struct search *s, const struct med_milp *program, double time_limit_s)
 {
     memset(s, 0, sizeof *s);
     s->program = program;
+    s->bound = fractional_bound(program);
     med_clock_init_real(&s->clock, 1.0);
     s->deadline_ns = med_clock_now_ns(&s->clock) + (int64_t)(time_limit_s * (double)MED_NS_PER_S);
     int rc = med_mix_init(&s->best, program);

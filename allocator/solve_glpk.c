@@ -18,6 +18,7 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/clock.h"
 
 #include <float.h>
 #include <glpk.h>
@@ -476,6 +477,9 @@ static int mix_body(void *arg)
         return rc;
     }
     m->result->status = MED_GLPK_UNKNOWN;
+    struct med_clock clock;
+    med_clock_init_real(&clock, 1.0);
+    int64_t start_ns = med_clock_now_ns(&clock);
     if (!relaxation_ends(m)) {
         glp_delete_prob(m->builder.problem);
         return 0;
@@ -484,7 +488,8 @@ static int mix_body(void *arg)
     glp_init_iocp(&parm);
     parm.msg_lev = GLP_MSG_ERR;
     parm.presolve = GLP_ON;
-    parm.tm_lim = milliseconds(m->args->time_limit_s);
+    double spent_s = (double)(med_clock_now_ns(&clock) - start_ns) / (double)MED_NS_PER_S;
+    parm.tm_lim = milliseconds(m->args->time_limit_s - spent_s);
     parm.cb_func = on_branch;
     parm.cb_info = m;
     int glpk_rc = glp_intopt(m->builder.problem, &parm);

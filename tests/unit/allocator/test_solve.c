@@ -421,6 +421,35 @@ static void test_solve_when_memory_fails_then_error(void)
     CHECK(failed > 10);
 }
 
+/* A hard instance and no time: a verified mix and a bound that is no lie, or nothing said. */
+static void test_time_when_short_then_verified_mix_and_true_bound(void)
+{
+    struct med_rng rng;
+    struct med_milp milp;
+    struct med_err err = {0};
+    med_rng_init(&rng, check_seed(), 5);
+    REQUIRE(med_milp_init(&milp, 8, 8, 200) == 0);
+    for (size_t t = 0; t < 8; t++) {
+        milp.price_usd_per_hour[t] = 1.0 + (double)t + 0.2 * med_rng_uniform(&rng);
+        med_milp_fit(&milp, t, t);
+        for (size_t i = 0; i < 200; i++)
+            milp.loads[i * 8 + t] = (0.05 + 0.2 * med_rng_uniform(&rng)) / (1.0 + (double)t);
+    }
+    struct med_solve_result quick;
+    struct med_solve_result full;
+    REQUIRE(med_solve(&milp, 0.001, &quick, &err) == 0);
+    REQUIRE(med_solve(&milp, 60.0, &full, &err) == 0);
+    CHECK_INT(full.status, MED_SOLVE_OPTIMAL);
+    CHECK(quick.status != MED_SOLVE_INFEASIBLE);
+    CHECK(med_verify_shares(&milp, quick.mix.workers, quick.mix.shares));
+    CHECK(quick.mix.cost_usd_per_hour >= full.mix.cost_usd_per_hour);
+    CHECK(quick.lower_bound_usd_per_hour <= full.mix.cost_usd_per_hour);
+    CHECK(quick.lower_bound_usd_per_hour > 0.5 * full.mix.cost_usd_per_hour);
+    med_solve_result_release(&quick);
+    med_solve_result_release(&full);
+    med_milp_release(&milp);
+}
+
 static void test_dominated_kind_when_pruned_then_cheapest_is_used(void)
 {
     struct med_milp milp;
@@ -457,6 +486,7 @@ int main(void)
     RUN(test_check_when_gpu_counts_form_no_chain_then_sentence);
     RUN(test_glpk_when_it_fails_inside_then_error_and_usable);
     RUN(test_solve_when_memory_fails_then_error);
+    RUN(test_time_when_short_then_verified_mix_and_true_bound);
     RUN(test_dominated_kind_when_pruned_then_cheapest_is_used);
     return check_finish();
 }
