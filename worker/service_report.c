@@ -18,7 +18,7 @@
 #include <time.h>
 
 enum {
-    STALLED_S = 30 /* an engine that is silent for longer is not healthy */
+    STALLED_S = 30 /* an engine that is silent for longer, on both clocks, is not healthy */
 };
 
 void med_service_print_ready(const struct med_service *service)
@@ -107,10 +107,12 @@ static int answer_health(struct med_service *service, struct med_http_answer *an
     struct med_engine_stats stats;
     const char *status = "ok";
     med_engine_get_stats(service->engine, &stats);
-    int64_t age_ns = med_clock_now_ns(service->config->clock) - stats.heartbeat_ns;
+    const struct med_clock *clock = service->config->clock;
+    int64_t age_ns = med_clock_now_ns(clock) - stats.heartbeat_ns;
+    double stalled_ns = (double)(STALLED_S * MED_NS_PER_S) * (clock->scale > 1 ? clock->scale : 1);
     if (stats.failed) {
         status = "failed";
-    } else if (age_ns > STALLED_S * MED_NS_PER_S) {
+    } else if ((double)age_ns > stalled_ns) {
         status = "stalled";
     } else if (service->phase != MED_SERVICE_SERVING) {
         status = "draining";
