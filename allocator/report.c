@@ -219,15 +219,17 @@ static void put_proof(struct report *r)
 {
     const struct med_plan *plan = r->plan;
     double gap = plan->cost_usd_per_hour - plan->lower_bound_usd_per_hour;
+    char text[256];
     if (plan->status == MED_PLAN_OPTIMAL) {
         put(r, "  proved: no mix of these instances costs less (%.2f s)\n", plan->solve_seconds);
-    } else {
-        put(r,
-            "  not proved: no mix costs less than %.3f $/h, so at most %.3f $/h (%.1f %%) is lost; "
-            "give more with --time-limit (%.1f s)\n",
-            plan->lower_bound_usd_per_hour, gap, 100.0 * gap / plan->cost_usd_per_hour,
-            plan->solve_seconds);
+        return;
     }
+    (void)snprintf(text, sizeof text,
+                   "not proved in %.1f s: no mix costs less than %.3f $/h, so at most %.3f $/h "
+                   "(%.1f %%) could be saved; give more time with --time-limit",
+                   plan->solve_seconds, plan->lower_bound_usd_per_hour, gap,
+                   100.0 * gap / plan->cost_usd_per_hour);
+    put_wrapped(r, "  ", text);
 }
 
 static void put_baselines(struct report *r, int names)

@@ -456,6 +456,19 @@ static bool somebody_serves(const struct med_milp *p, size_t bucket)
     return false;
 }
 
+/* $/h of a bucket on the GPUs of a kind, rented by the fraction; INFINITY: it cannot serve it. */
+static double cheapest_on(const struct med_milp *p, size_t bucket, size_t kind)
+{
+    double per_gpu = p->price_usd_per_hour[kind] / (double)p->gpus[kind];
+    double least = INFINITY;
+    for (size_t t = 0; t < p->type_count; t++) {
+        double gpus = (double)p->gpus_per_worker[t] * med_milp_load(p, bucket, t);
+        if (p->hosted_max[kind * p->type_count + t] > 0)
+            least = fmin(least, per_gpu * gpus);
+    }
+    return least;
+}
+
 /*
  * A bound at no cost: each bucket on the type that is cheapest for it, GPUs rented by the fraction.
  * With p_t = min_k c_k g_t / N_k, an instance's workers are worth at most its price.
@@ -465,15 +478,8 @@ static double fractional_bound(const struct med_milp *p)
     double bound = 0.0;
     for (size_t i = 0; i < p->bucket_count; i++) {
         double least = INFINITY;
-        for (size_t k = 0; k < p->kind_count; k++) {
-            double per_gpu = p->price_usd_per_hour[k] / (double)p->gpus[k];
-            for (size_t t = 0; t < p->type_count; t++) {
-                if (p->hosted_max[k * p->type_count + t] > 0) {
-                    least = fmin(least,
-                                 per_gpu * (double)p->gpus_per_worker[t] * med_milp_load(p, i, t));
-                }
-            }
-        }
+        for (size_t k = 0; k < p->kind_count; k++)
+            least = fmin(least, cheapest_on(p, i, k));
         bound += isfinite(least) ? least : 0.0;
     }
     return bound / (p->utilization_max * (1.0 + MED_MILP_TOLERANCE)) * (1.0 - bound_margin);
