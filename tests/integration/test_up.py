@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""medley up with real processes: it starts, serves, survives what dies, and leaves nothing behind."""
+import json
+import os
+import pathlib
+import re
+import signal
+import tempfile
+import unittest
+
+import harness
+from harness import Process, metrics, run, wait_until
+
+SCALE = 20
+
+
+def is_alive(pid):
+    """Runs still: neither gone nor a zombie that waits for its parent."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+class Fleet:
+    """A plan of Azure's conversation traffic at a few requests a second, run by medley up."""
+
+    plan_text = None
+
+    def __init__(self, *args, scale=SCALE):
+        self.folder = tempfile.TemporaryDirectory(prefix="medley-up-")
+        self.path = pathlib.Path(self.folder.name)
+        self.plan = self.path / "plan.json"
+        self.plan.write_text(self.make_plan())
+        self.ready_file = self.path / "ready.json"
+        self.scale = scale
+        self.up = Process("medley-up", self.plan, "--time-scale", scale,
+                          "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
+                          "--link-listen", "127.0.0.1:0", "--ready-file", self.ready_file, *args)
+
+    @classmethod
+    def make_plan(cls):
+        if cls.plan_text is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder) / "plan.json"
+                status, _, err = run(
+                    "medley-plan", "azure-conversation", "--data-dir", harness.ROOT, "--rate", 3,
+                    "--model", "llama-2-7b", "--catalogue", "melange-paper",
+                    "--slo", "tpot.mean=120ms,ttft.mean=2s", "--output", path)
+                assert status == 0, err
+                cls.plan_text = path.read_text()
+        return cls.plan_text
+
+    def wait_ready(self):
+        self.up.wait_line("^READY ")
+        return self.state()
+
+    def state(self):
+        return json.loads(self.ready_file.read_text())
+
+    def pids(self):
+        state = self.state()
+        return [state["router"]["pid"], *[w["pid"] for w in state["workers"]]]
+
+    def bench(self, *args, wait=True):
+        process = Process("medley-bench", "--plan", self.plan, "--target", self.state()["grpc"],
+                          "--time-scale", self.scale, "--json", "--no-progress",
+                          "--requests-jsonl", self.path / "requests.jsonl", *args)
+        return self.report(process) if wait else process
+
+    def report(self, bench, status=0):
+        wait_until(lambda: not bench.is_running(), "bench to end", patience_s=600)
+        got = bench.wait()
+        assert got == status, (got, bench.output(), self.up.output())
+        bench.check_clean()
+        return json.loads("\n".join(bench.stdout))
+
+    def records(self):
+        return [json.loads(line) for line in
+                (self.path / "requests.jsonl").read_text().splitlines()]
+
+    def outcomes(self):
+        """{outcome: count} as the router counts its requests."""
+        found = {}
+        for name, value in metrics(self.state()["http"]).items():
+            match = re.fullmatch(r'medley_router_requests_total\{.*outcome="(\w+)".*\}', name)
+            if match:
+                found[match[1]] = int(value)
+        return found
+
+    def __enter__(self):
+        self.up.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self.up.__exit__(*exception)
+        self.folder.cleanup()
+
+
+class Life(unittest.TestCase):
+    def test_serves_and_stops_in_order_with_nothing_left(self):
+        with Fleet() as fleet:
+            state = fleet.wait_ready()
+            self.assertEqual(sorted(w["worker_type"] for w in state["workers"]),
+                             ["a100-80gb-llama-2-7b-fp16", *2 * ["a10g-llama-2-7b-fp16"]])
+            pids = fleet.pids()
+            self.assertTrue(all(is_alive(pid) for pid in pids))
+            report = fleet.bench("--requests", 300)
+            self.assertEqual(report["sent"], 300)
+            self.assertEqual(report["completed"], 300)
+            self.assertEqual(report["other_length"], 0)
+            self.assertEqual(sum(fleet.outcomes().values()), 300)
+            self.assertEqual({t["worker_type"] for t in report["worker_types"]},
+                             {w["worker_type"] for w in state["workers"]})
+            self.assertGreater(report["cost"], 0)
+            fleet.up.stop()
+            self.assertFalse(any(is_alive(pid) for pid in pids))
+            self.assertFalse(fleet.ready_file.exists())
+            text = fleet.up.output()
+            self.assertRegex(text, r"\[router\] .*READY")
+            self.assertRegex(text, r"\[a10g-llama-2-7b-fp16-001\] .*READY")
+
+    def test_running_requests_finish_after_a_signal(self):
+        with Fleet() as fleet:
+            fleet.wait_ready()
+            bench = fleet.bench("--requests", 8, "--arrival", "all-at-once", wait=False)
+            http = fleet.state()["http"]
+            wait_until(lambda: harness.metric(http, "medley_router_in_flight") >= 8,
+                       "the requests to be with workers")
+            fleet.up.stop()
+            report = fleet.report(bench)
+            self.assertEqual(report["completed"], 8)
+
+    def test_second_signal_does_not_wait(self):
+        # At this scale the requests would take hours.
+        with Fleet(scale=0.001) as fleet:
+            fleet.wait_ready()
+            pids = fleet.pids()
+            bench = fleet.bench("--requests", 4, "--arrival", "all-at-once", wait=False)
+            http = fleet.state()["http"]
+            wait_until(lambda: harness.metric(http, "medley_router_in_flight") >= 4,
+                       "the requests to be with workers")
+            fleet.up.send_signal(signal.SIGTERM)
+            fleet.up.wait_line("signal 15: stopping")
+            fleet.up.stop()
+            self.assertFalse(any(is_alive(pid) for pid in pids))
+            report = fleet.report(bench, status=1)
+            self.assertEqual(report["failed"], 4)
+
+    def test_killed_supervisor_leaves_nothing_running(self):
+        with Fleet() as fleet:
+            fleet.wait_ready()
+            pids = fleet.pids()
+            os.kill(fleet.up.pid, signal.SIGKILL)
+            fleet.up.wait()
+            wait_until(lambda: not any(is_alive(pid) for pid in pids), "the children to go")
+
+
+class Faults(unittest.TestCase):
+    def test_killed_worker_costs_no_request_that_had_no_token(self):
+        with Fleet() as fleet:
+            fleet.wait_ready()
+            bench = fleet.bench("--requests", 500, wait=False)
+            wait_until(lambda: sum(fleet.outcomes().values()) > 100, "a hundred requests")
+            victim = fleet.state()["workers"][0]
+            os.kill(victim["pid"], signal.SIGKILL)
+            report = fleet.report(bench)
+            self.assertEqual(report["sent"], 500)
+            self.assertEqual(report["completed"] + report["failed"], 500)
+            self.assertEqual(report["failed_before_first_token"], 0, report["errors"])
+            self.assertEqual((report["tokens_lost"], report["tokens_duplicated"]), (0, 0))
+            self.assertEqual(report["not_ended"], 0)
+            for record in fleet.records():
+                if record["status"] != "OK":
+                    self.assertEqual(record["status"], "UNAVAILABLE")
+                    # Within a second, in real time, of the last sign of life.
+                    self.assertLess(record["end_s"] - record["last_token_s"], 1.0 * fleet.scale)
+            outcomes = fleet.outcomes()
+            self.assertEqual(sum(outcomes.values()), 500)
+            self.assertEqual(outcomes["worker_lost"], report["failed"])
+            self.assertEqual(outcomes["stop"] + outcomes["length"], report["completed"])
+            # It comes back under its name, and serves.
+            fleet.up.wait_line(rf"{victim['worker_id']} ended: signal 9 .*starting it again")
+            fleet.up.wait_line(rf"{victim['worker_id']} is ready again")
+            back = wait_until(lambda: next(w for w in fleet.state()["workers"]
+                                           if w["worker_id"] == victim["worker_id"]
+                                           and w["starts"] == 2 and w["ready"]), "the new process")
+            self.assertNotEqual(back["pid"], victim["pid"])
+            self.assertEqual(fleet.bench("--requests", 50)["completed"], 50)
+            fleet.up.stop()
+
+    def test_killed_router_comes_back_at_its_addresses(self):
+        with Fleet() as fleet:
+            before = fleet.wait_ready()
+            os.kill(before["router"]["pid"], signal.SIGKILL)
+            fleet.up.wait_line(r"router ended: signal 9 .*starting it again")
+            wait_until(lambda: fleet.state()["router"]["starts"] == 2
+                       and fleet.state()["router"]["ready"], "the router")
+            after = fleet.state()
+            for key in ("grpc", "http", "link"):
+                self.assertEqual(after[key], before[key])
+
+            def joined():
+                health = json.loads(harness.http_get(after["http"], "/health")[1])
+                return all(t["ready"] == t["planned"] for t in health["worker_types"])
+            wait_until(joined, "the workers to dial again")
+            self.assertEqual(fleet.bench("--requests", 50)["completed"], 50)
+            # The workers are the same processes.
+            self.assertEqual([w["pid"] for w in fleet.state()["workers"]],
+                             [w["pid"] for w in before["workers"]])
+            fleet.up.stop()
+
+    def test_worker_that_cannot_start_is_tried_again_and_named(self):
+        with Fleet("--worker-program", "/bin/false", "--start-timeout", "3s") as fleet:
+            self.assertEqual(fleet.up.wait(), 1)
+            text = fleet.up.output()
+            self.assertRegex(text, r"a10g-llama-2-7b-fp16-000 ended: exit status 1; "
+                                   r"starting it again in 0\.25 s")
+            self.assertRegex(text, r"starting it again in 0\.50 s")
+            self.assertRegex(text, r"medley up: \d+ of \d+ processes are not ready after 3\.0 s: "
+                                   r".*a10g-llama-2-7b-fp16-000 \(exit status 1, started \d+ times\)")
+            self.assertNotRegex(text, "(?m)^READY ")
+
+    def test_worker_that_refuses_its_input_ends_the_start_at_once(self):
+        with Fleet("--worker-argument=--no-such-option") as fleet:
+            self.assertEqual(fleet.up.wait(), 2)
+            self.assertRegex(fleet.up.output(),
+                             r"medley up: \S+-000 refuses its input \(exit status 2\)")
+
+
+class Refused(unittest.TestCase):
+    def refused(self, text, status, sentence):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "plan.json"
+            path.write_text(text)
+            got, out, err = run("medley-up", path)
+        self.assertEqual((got, out), (status, ""), err)
+        self.assertEqual(len(err.strip().splitlines()), 1, err)
+        self.assertIn(sentence, err)
+
+    def test_broken_plan_is_one_sentence(self):
+        good = Fleet.make_plan()
+        self.refused(good[:1000], 2, "plan.json")
+        self.refused("{}", 2, "medley-plan/1")
+        self.refused(good.replace('"status": "optimal"', '"status": "perfect"'), 2, "perfect")
+
+    def test_infeasible_plan_is_status_3(self):
+        status, plan, _ = run("medley-plan", "azure-conversation", "--data-dir", harness.ROOT,
+                              "--model", "llama-2-7b", "--slo", "tpot.mean=1ms", "--json")
+        self.assertEqual(status, 3)
+        self.refused(plan, 3, "an infeasible plan has no fleet to run")
+
+    def test_plan_without_workers_or_step_model_is_one_sentence(self):
+        plan = json.loads(Fleet.make_plan())
+        for profile in plan["profiles"]:
+            profile.pop("step_model", None)
+            profile.pop("steps", None)
+        self.refused(json.dumps(plan), 2, "")
+
+    def test_missing_program_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "plan.json"
+            path.write_text(Fleet.make_plan())
+            status, _, err = run("medley-up", path, "--worker-program", "/nonexistent/worker")
+        self.assertEqual(status, 2)
+        self.assertIn("/nonexistent/worker cannot be run: No such file or directory", err)
+
+
+if __name__ == "__main__":
+    unittest.main()
