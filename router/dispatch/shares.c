@@ -15,7 +15,7 @@
  * ratio that the known cells of the type show. Without either there is no tilt.
  *
  * The choice is smooth weighted round robin per input row: every allowed type's credit grows by its
- * share, the largest credit is served and pays 1. Deterministic. source: docs/adr/dispatch-shares.md
+ * share, the largest credit is served and pays 1. Deterministic. source: docs/adr/0012-shares-by-work.md
  *
  * Pure; nothing is allocated after init. thread: loop.
  */
