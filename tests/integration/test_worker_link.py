@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import random
 import signal
 import struct
@@ -10,6 +11,7 @@ import tempfile
 import unittest
 
 import harness
+import plans
 from harness import Process, metric, wait_until
 from link import Closed, Router, pb
 
@@ -430,6 +432,40 @@ class Metrics(unittest.TestCase):
             self.assertEqual(samples[f'medley_worker_link_up{{router="{router.address}"}}'], 1)
             self.assertEqual(harness.http_get(ready["metrics"], "/nothing")[0], 404)
             process.stop()
+
+
+class Plan(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = pathlib.Path(folder.name) / "plan.json"
+        plans.write(self.path, {"a10g-llama-2-7b-fp16": 2, "h100-llama-2-7b-fp16": 1},
+                    objectives=("tpot.mean=123ms", "ttft.mean=2345ms"))
+
+    def test_worker_is_the_type_that_it_is_told_and_knows_the_objectives(self):
+        with Router() as router, \
+                Process("medley-worker", "--plan", self.path, "--worker-type",
+                        "h100-llama-2-7b-fp16", "--router", router.address, "--metrics-listen",
+                        "127.0.0.1:0", "--served-model-name", "llama", "--max-model-len", 4096,
+                        "--max-num-seqs", 12, "--kv-tokens", "8k") as process:
+            ready = process.wait_ready()
+            _, hello = router.welcome()
+            self.assertEqual((hello.worker_type, hello.model), ("h100-llama-2-7b-fp16", "llama"))
+            self.assertEqual((hello.max_model_len, hello.max_num_seqs, hello.kv_tokens),
+                             (4096, 12, 8000))
+            _, text = harness.http_get(ready["metrics"], "/metrics")
+            for name, bound in (("time_to_first_token", "2.345"), ("inter_token_latency", "0.123"),
+                                ("request_time_per_output_token", "0.123")):
+                self.assertRegex(text, rf'vllm:{name}_seconds_bucket{{[^}}]*le="{bound}"}} 0\n')
+            process.stop()
+
+    def test_unknown_or_missing_type_is_one_sentence(self):
+        for more, text in (((), "expected --worker-type"),
+                           (("--worker-type", "t4"), "no profile of that name")):
+            code, _, err = harness.run("medley-worker", "--plan", self.path, "--router",
+                                       "127.0.0.1:1", *more)
+            self.assertEqual(code, 2)
+            self.assertIn(text, err)
 
 
 class CommandLine(unittest.TestCase):
