@@ -15,6 +15,7 @@
 #include "router/grpc_server.h"
 
 #include <grpc/grpc.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 struct med_grpc_call;
@@ -107,7 +108,16 @@ struct med_grpc_server {
     struct med_descriptors descriptors; // for reflection; empty until asked
     void (*on_closed)(void *arg);
     void *on_closed_arg;
+    struct {
+        /* Batches started so far. gRPC orders a batch's start before its completion, but with locks
+         * that a race detector does not see into; this counter says the same in C11: the loop adds
+         * with release before it starts a batch, cq loads with acquire after it has a completion. */
+        atomic_ullong batches;
+    } shared;
 };
+
+/* To be called before each batch or request is given to gRPC. */
+void med_grpc_server_announce(struct med_grpc_server *server);
 
 /* Asks for the client's next message: on_message or on_half_close follows. */
 void med_grpc_call_receive(struct med_grpc_call *call);

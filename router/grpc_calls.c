@@ -32,6 +32,7 @@ static const struct med_grpc_method *const methods[] = {
 static void start_batch(struct med_grpc_call *call, const grpc_op *ops, size_t count,
                         struct med_grpc_tag *tag)
 {
+    med_grpc_server_announce(call->server);
     grpc_call_error rc = grpc_call_start_batch(call->call, ops, count, tag, NULL);
     MED_ASSERT(rc == GRPC_CALL_OK); // fails for wrong use only: a lost call fails the tag instead
     call->tags_out++;

@@ -49,6 +49,7 @@ static void *cq_run(void *arg)
         if (event.type != GRPC_OP_COMPLETE)
             continue;
         struct med_grpc_tag *tag = event.tag;
+        (void)atomic_load_explicit(&server->shared.batches, memory_order_acquire);
         tag->ok = event.success != 0;
         int rc = med_mailbox_post(&server->mailbox, &tag->message);
         MED_ASSERT(rc == 0); // it has room for every tag that can be out
@@ -75,6 +76,11 @@ static void on_wake(uv_async_t *wake)
     }
 }
 
+void med_grpc_server_announce(struct med_grpc_server *server)
+{
+    (void)atomic_fetch_add_explicit(&server->shared.batches, 1, memory_order_release);
+}
+
 /* ---- accepting ---- */
 
 static void accept_arm(struct med_grpc_server *server, struct med_grpc_accept *accept)
@@ -82,6 +88,7 @@ static void accept_arm(struct med_grpc_server *server, struct med_grpc_accept *a
     grpc_call_details_init(&accept->details);
     grpc_metadata_array_init(&accept->metadata);
     accept->call = NULL;
+    med_grpc_server_announce(server);
     grpc_call_error rc =
         grpc_server_request_call(server->server, &accept->call, &accept->details, &accept->metadata,
                                  server->cq, server->cq, &accept->tag);
@@ -146,6 +153,7 @@ void med_grpc_server_maybe_stop(struct med_grpc_server *server)
         server->cq_shutdown)
         return;
     server->cq_shutdown = true;
+    med_grpc_server_announce(server);
     grpc_completion_queue_shutdown(server->cq);
 }
 
@@ -165,6 +173,7 @@ void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(voi
     server->closing = true;
     server->on_closed = on_closed;
     server->on_closed_arg = arg;
+    med_grpc_server_announce(server);
     if (server->started) {
         grpc_server_shutdown_and_notify(server->server, server->cq, &server->shutdown_tag);
         grpc_server_cancel_all_calls(server->server);
