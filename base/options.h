@@ -31,8 +31,8 @@ enum med_option_type {
     MED_OPT_NUMBER,   /* double in [min, max], finite */
     MED_OPT_DURATION, /* int64_t nanoseconds; min and max in seconds */
     MED_OPT_CHOICE,   /* const char *: one of `choices`, separated by | */
-    MED_OPT_LIST, /* struct med_option_list: may be given many times; config: array of strings */
-    MED_OPT_SECRET,   /* as MED_OPT_STRING, but refused on the command line and never printed */
+    MED_OPT_LIST,   /* struct med_option_list: may be given many times; config: array of strings */
+    MED_OPT_SECRET, /* as MED_OPT_STRING, but refused on the command line and never printed */
 };
 
 struct med_option_list {
