@@ -75,7 +75,7 @@ struct med_grpc_client {
     size_t call_count; /* thread: owner */
 };
 
-static const char *const STATUS_NAMES[MED_GRPC_STATUS_COUNT] = {
+static const char *const status_names[MED_GRPC_STATUS_COUNT] = {
     "OK",
     "CANCELLED",
     "UNKNOWN",
@@ -97,7 +97,7 @@ static const char *const STATUS_NAMES[MED_GRPC_STATUS_COUNT] = {
 
 const char *med_grpc_status_name(int status)
 {
-    return status >= 0 && status < MED_GRPC_STATUS_COUNT ? STATUS_NAMES[status] : "UNKNOWN";
+    return status >= 0 && status < MED_GRPC_STATUS_COUNT ? status_names[status] : "UNKNOWN";
 }
 
 /* ---- bench-cq ---- */
@@ -163,10 +163,11 @@ static void on_message(struct med_grpc_call *call, int64_t at_ns)
         ProtobufCAllocator allocator = med_unpack_allocator(&budget, GRPC_SLICE_LENGTH(bytes));
         Medley__V1__GenerateChunk *chunk = medley__v1__generate_chunk__unpack(
             &allocator, GRPC_SLICE_LENGTH(bytes), GRPC_SLICE_START_PTR(bytes));
-        if (chunk)
+        if (chunk) {
             on_chunk(call, chunk, at_ns);
-        else
+        } else {
             break_off(call, "a message is not a medley.v1.GenerateChunk");
+        }
         medley__v1__generate_chunk__free_unpacked(chunk, &allocator);
         grpc_slice_unref(bytes);
         grpc_byte_buffer_reader_destroy(&reader);
@@ -233,10 +234,11 @@ static int connect_channel(struct med_grpc_client *client, const char *target, i
         if (state == GRPC_CHANNEL_READY)
             return 0;
         if (state == GRPC_CHANNEL_SHUTDOWN ||
-            gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), deadline) >= 0)
+            gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), deadline) >= 0) {
             return med_err_set(err, MED_E_IO,
                                "%s: no connection within %.1f s; is a router listening there?",
                                target, (double)timeout_ns / 1e9);
+        }
         grpc_channel_watch_connectivity_state(client->channel, state, deadline, client->queue,
                                               NULL);
         (void)grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);

@@ -26,7 +26,7 @@ enum {
 #define RATE_MIN_PER_S 1e-6
 #define RATE_MAX_PER_S 1e9
 
-static const char *const PROCESS_NAMES[] = {"all-at-once", "constant", "poisson", "gamma", "trace"};
+static const char *const process_names[] = {"all-at-once", "constant", "poisson", "gamma", "trace"};
 
 struct generator {
     const struct med_arrivals_config *config;
@@ -43,15 +43,16 @@ struct generator {
 
 int med_arrivals_process_parse(const char *text)
 {
-    for (size_t i = 0; i < sizeof(PROCESS_NAMES) / sizeof(PROCESS_NAMES[0]); i++)
-        if (strcmp(text, PROCESS_NAMES[i]) == 0)
+    for (size_t i = 0; i < sizeof(process_names) / sizeof(process_names[0]); i++) {
+        if (strcmp(text, process_names[i]) == 0)
             return (int)i;
+    }
     return -1;
 }
 
 const char *med_arrivals_process_name(enum med_arrivals_process process)
 {
-    return PROCESS_NAMES[process];
+    return process_names[process];
 }
 
 int64_t med_arrivals_draw_size(struct med_rng *rng, double edge_below, double edge, double mean)
@@ -76,38 +77,47 @@ int64_t med_arrivals_draw_size(struct med_rng *rng, double edge_below, double ed
 
 static int check_config(const struct med_arrivals_config *c, struct med_err *err)
 {
-    if (c->requests < 0 || c->requests > MED_ARRIVALS_MAX)
+    if (c->requests < 0 || c->requests > MED_ARRIVALS_MAX) {
         return med_err_set(err, MED_E_INVALID, "a run of %lld requests: expected 1 to %d",
                            (long long)c->requests, MED_ARRIVALS_MAX);
-    if (c->requests == 0 && c->duration_ns <= 0)
+    }
+    if (c->requests == 0 && c->duration_ns <= 0) {
         return med_err_set(err, MED_E_INVALID,
                            "nothing bounds the run: expected a number of requests or a duration");
-    if (c->requests == 0 && c->process == MED_ARRIVALS_ALL_AT_ONCE)
+    }
+    if (c->requests == 0 && c->process == MED_ARRIVALS_ALL_AT_ONCE) {
         return med_err_set(err, MED_E_INVALID,
                            "all requests at once: expected their number, not a duration");
-    if (!c->log && !c->workload)
+    }
+    if (!c->log && !c->workload) {
         return med_err_set(err, MED_E_INVALID,
                            "no request sizes: expected a workload or a request log");
+    }
     if ((c->log && c->log->count == 0) || (!c->log && c->workload->bucket_count == 0))
         return med_err_set(err, MED_E_INVALID, "the workload holds no request");
-    if (c->process == MED_ARRIVALS_TRACE && !c->log)
+    if (c->process == MED_ARRIVALS_TRACE && !c->log) {
         return med_err_set(err, MED_E_INVALID,
                            "arrivals as in a trace: expected a request log to take them from");
+    }
     bool needs_rate = c->process != MED_ARRIVALS_ALL_AT_ONCE && c->process != MED_ARRIVALS_TRACE;
     bool keeps_rate = c->process == MED_ARRIVALS_TRACE && c->rate_per_s == 0;
-    if (needs_rate || (c->process == MED_ARRIVALS_TRACE && !keeps_rate))
-        if (!(c->rate_per_s >= RATE_MIN_PER_S && c->rate_per_s <= RATE_MAX_PER_S))
+    if (needs_rate || (c->process == MED_ARRIVALS_TRACE && !keeps_rate)) {
+        if (!(c->rate_per_s >= RATE_MIN_PER_S && c->rate_per_s <= RATE_MAX_PER_S)) {
             return med_err_set(err, MED_E_INVALID,
                                "a rate of %g requests/s: expected a number from %g to %g",
                                c->rate_per_s, RATE_MIN_PER_S, RATE_MAX_PER_S);
-    if (c->process == MED_ARRIVALS_GAMMA && (!isfinite(c->burstiness) || c->burstiness <= 0))
+        }
+    }
+    if (c->process == MED_ARRIVALS_GAMMA && (!isfinite(c->burstiness) || c->burstiness <= 0)) {
         return med_err_set(err, MED_E_INVALID, "a burstiness of %g: expected a number > 0",
                            c->burstiness);
+    }
     if (c->follow_rate_over_time && (!c->workload || c->workload->rate_count == 0))
         return med_err_set(err, MED_E_INVALID, "the workload gives no rate over time to follow");
-    if (c->follow_rate_over_time && !needs_rate)
+    if (c->follow_rate_over_time && !needs_rate) {
         return med_err_set(err, MED_E_INVALID,
                            "a rate over time shapes constant, poisson and gamma arrivals only");
+    }
     return 0;
 }
 
@@ -144,10 +154,11 @@ static const struct med_bucket *pick_bucket(struct generator *g)
     size_t low = 0, high = w->bucket_count - 1;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (g->cumulated[middle] > u)
+        if (g->cumulated[middle] > u) {
             high = middle;
-        else
+        } else {
             low = middle + 1;
+        }
     }
     return &w->buckets[low];
 }
@@ -212,8 +223,9 @@ static double next_time_s(struct generator *g, size_t index)
     case MED_ARRIVALS_TRACE: {
         double own_rate = (double)c->log->count / g->log_span_s;
         double stretch = c->rate_per_s > 0 ? own_rate / c->rate_per_s : 1;
-        double pass = (double)(index / c->log->count);
-        return (pass * g->log_span_s + c->log->rows[index % c->log->count].arrival_s) * stretch;
+        size_t pass = index / c->log->count;
+        return ((double)pass * g->log_span_s + c->log->rows[index % c->log->count].arrival_s) *
+               stretch;
     }
     case MED_ARRIVALS_CONSTANT:
         if (index > 0)
@@ -232,11 +244,12 @@ static double next_time_s(struct generator *g, size_t index)
 
 static int append(struct generator *g, const struct med_sim_arrival *arrival, struct med_err *err)
 {
-    if (g->count == MED_ARRIVALS_MAX)
+    if (g->count == MED_ARRIVALS_MAX) {
         return med_err_set(err, MED_E_INVALID,
                            "the run would hold more than %d requests: give a shorter duration or a "
                            "lower rate",
                            MED_ARRIVALS_MAX);
+    }
     if (g->count == g->capacity) {
         size_t capacity = g->capacity ? 2 * g->capacity : 1024;
         void *items = med_realloc_array(g->items, capacity, sizeof(*g->items));
@@ -256,10 +269,11 @@ static int generate(struct generator *g, struct med_err *err)
         double at_ns = round(next_time_s(g, i) * (double)MED_NS_PER_S);
         if (c->duration_ns > 0 && at_ns >= (double)c->duration_ns)
             return 0;
-        if (!(at_ns < 9e18))
+        if (!(at_ns < 9e18)) {
             return med_err_set(err, MED_E_INVALID,
                                "at a rate of %g requests/s request %zu would be sent in %g years",
                                c->rate_per_s, i, at_ns / 1e9 / (365.25 * 86400));
+        }
         struct med_sim_arrival arrival = {.at_ns = (int64_t)at_ns};
         draw_sizes(g, i, &arrival);
         int rc = append(g, &arrival, err);
@@ -292,9 +306,10 @@ int med_arrivals_make(const struct med_arrivals_config *config, struct med_arriv
         rc = init_rates(&g, err);
     if (rc >= 0)
         rc = generate(&g, err);
-    if (rc >= 0 && g.count == 0)
+    if (rc >= 0 && g.count == 0) {
         rc = med_err_set(err, MED_E_INVALID,
                          "no request falls into the run: give a longer duration or a higher rate");
+    }
     med_free(g.cumulated);
     if (rc < 0) {
         med_free(g.items);

@@ -23,7 +23,7 @@ enum {
     MAX_TOKENS_DEFAULT = 2000 /* of the default grid's last output edge, without a plan */
 };
 
-static const struct med_option OPTIONS[] = {
+static const struct med_option option_table[] = {
     {.name = "target",
      .type = MED_OPT_STRING,
      .offset = AT(target),
@@ -213,7 +213,7 @@ const struct med_program med_bench_program = {
         "\n"
         "Example:\n"
         "  medley bench --plan plan.json --target 127.0.0.1:7070 --duration 60s\n",
-    .options = OPTIONS,
+    .options = option_table,
     .positional_min = 0,
     .positional_max = 0,
 };
@@ -252,10 +252,11 @@ int med_bench_workload_from_plan(const struct med_plan *plan, struct med_workloa
     };
     w.name = med_strdup(plan->workload_name ? plan->workload_name : "plan");
     int rc = w.name ? med_grid_copy(&plan->grid, &w.grid) : MED_E_NOMEM;
-    if (rc < 0)
+    if (rc < 0) {
         (void)med_err_set(err, rc, "memory for the workload is exhausted");
-    else
+    } else {
         rc = copy_buckets(plan, &w, err);
+    }
     if (rc < 0) {
         med_workload_release(&w);
         return rc;
@@ -273,9 +274,10 @@ static int load_plan(const struct med_bench_options *o, struct med_bench_inputs 
     if (rc < 0)
         return rc;
     in->has_plan = true;
-    if (in->plan.status == MED_PLAN_INFEASIBLE)
+    if (in->plan.status == MED_PLAN_INFEASIBLE) {
         return med_err_set(err, MED_E_INFEASIBLE, "%s: an infeasible plan has no fleet to drive",
                            o->plan);
+    }
     return 0;
 }
 
@@ -294,10 +296,11 @@ static int load_sizes(const struct med_bench_options *o, struct med_bench_inputs
                       struct med_err *err)
 {
     int rc = 0;
-    if (o->workload)
+    if (o->workload) {
         rc = read_workload(o->workload, &in->workload, err);
-    else if (in->has_plan)
+    } else if (in->has_plan) {
         rc = med_bench_workload_from_plan(&in->plan, &in->workload, err);
+    }
     if (rc < 0)
         return rc;
     in->has_workload = o->workload || in->has_plan;
@@ -308,9 +311,10 @@ static int load_sizes(const struct med_bench_options *o, struct med_bench_inputs
         rc = med_request_log_read_file(trace, &in->log, err);
         in->has_log = rc >= 0;
     }
-    if (rc >= 0 && !in->has_workload && !in->has_log)
+    if (rc >= 0 && !in->has_workload && !in->has_log) {
         rc = med_err_set(err, MED_E_USAGE,
                          "nothing says what to send: give --plan, --workload or --trace");
+    }
     return rc;
 }
 
@@ -337,14 +341,16 @@ static void settle(const struct med_options *options, const struct med_bench_opt
     s->time_scale = o->time_scale;
     s->max_concurrency = o->max_concurrency;
     s->burstiness = 1;
-    if (s->process == MED_ARRIVALS_GAMMA)
+    if (s->process == MED_ARRIVALS_GAMMA) {
         s->burstiness = med_options_given(options, "burstiness") ? o->burstiness
                         : in->has_workload                       ? in->workload.burstiness
                                                                  : 1;
-    if (med_options_given(options, "rate"))
+    }
+    if (med_options_given(options, "rate")) {
         s->rate_per_s = o->rate_per_s;
-    else if (s->process != MED_ARRIVALS_TRACE && in->has_workload)
+    } else if (s->process != MED_ARRIVALS_TRACE && in->has_workload) {
         s->rate_per_s = in->workload.rate_per_s;
+    }
     /* Otherwise 0: the log's own rate for TRACE, and an error of the schedule for the others. */
 }
 
@@ -364,17 +370,19 @@ static int schedule(const struct med_options *options, const struct med_bench_op
         .workload = in->has_workload ? &in->workload : NULL,
         .log = in->has_log ? &in->log : NULL,
     };
-    if (!o->max_tokens && in->has_plan && in->plan.grid.output_edge_count)
+    if (!o->max_tokens && in->has_plan && in->plan.grid.output_edge_count) {
         config.output_tokens_max =
             (int64_t)in->plan.grid.output_edges[in->plan.grid.output_edge_count - 1];
+    }
     int rc = med_arrivals_make(&config, &in->arrivals, err);
     if (rc < 0)
         return rc;
     double last_s = (double)in->arrivals.items[in->arrivals.count - 1].at_ns / 1e9;
-    if (in->settings.process == MED_ARRIVALS_ALL_AT_ONCE)
+    if (in->settings.process == MED_ARRIVALS_ALL_AT_ONCE) {
         in->settings.rate_per_s = INFINITY;
-    else if (in->settings.rate_per_s == 0)
+    } else if (in->settings.rate_per_s == 0) {
         in->settings.rate_per_s = last_s > 0 ? (double)in->arrivals.count / last_s : INFINITY;
+    }
     return 0;
 }
 

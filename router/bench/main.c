@@ -79,12 +79,13 @@ static int print_schedule(const struct med_bench_inputs *in)
 static uint32_t vocabulary_of(const struct med_bench_options *o, const struct med_bench_inputs *in)
 {
     int64_t vocabulary = o->vocabulary;
-    if (!vocabulary && in->has_plan)
+    if (!vocabulary && in->has_plan) {
         for (size_t i = 0; i < in->plan.profile_count; i++) {
             int64_t own = in->plan.profiles[i].model.vocab;
             if (own > 0 && (!vocabulary || own < vocabulary))
                 vocabulary = own;
         }
+    }
     if (!vocabulary)
         vocabulary = VOCABULARY_DEFAULT;
     return (uint32_t)(vocabulary > VOCABULARY_MIN ? vocabulary : VOCABULARY_MIN);
@@ -199,7 +200,7 @@ static int write_report(const struct med_bench_options *o, const struct med_benc
 static int bench(const struct med_bench_options *o, struct med_bench_inputs *in)
 {
     struct med_err err = {0};
-    struct med_bench_run run;
+    struct med_bench_run run = {0};
     int rc = drive(o, in, &run, &err);
     if (rc < 0)
         return fail(&err);

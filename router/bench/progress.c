@@ -35,10 +35,11 @@ void med_progress_line_init(struct med_progress_line *line, bool quiet)
 
 static void format_ms(char text[16], double ms)
 {
-    if (isnan(ms))
+    if (isnan(ms)) {
         (void)snprintf(text, 16, "-");
-    else
+    } else {
         (void)snprintf(text, 16, "%.0f ms", ms);
+    }
 }
 
 void med_progress_format(char text[MED_PROGRESS_TEXT_MAX],
@@ -67,10 +68,11 @@ void med_progress_line_update(void *arg, const struct med_bench_progress *progre
     line->shown = true;
     char text[MED_PROGRESS_TEXT_MAX];
     med_progress_format(text, progress);
-    if (line->terminal)
+    if (line->terminal) {
         (void)fprintf(stderr, "\r\033[K%s", text);
-    else
+    } else {
         (void)fprintf(stderr, "%s\n", text);
+    }
     (void)fflush(stderr);
 }
 

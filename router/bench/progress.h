@@ -21,7 +21,7 @@ struct med_progress_line {
 
 void med_progress_line_init(struct med_progress_line *line, bool quiet);
 /* An on_progress callback; arg is the line. */
-void med_progress_line_update(void *line, const struct med_bench_progress *progress);
+void med_progress_line_update(void *arg, const struct med_bench_progress *progress);
 /* Takes the line off a terminal. */
 void med_progress_line_finish(struct med_progress_line *line);
 

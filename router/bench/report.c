@@ -57,10 +57,11 @@ static void put_count(struct text *t, const char *name, int64_t value)
 
 static void put_number(struct text *t, const char *name, double value)
 {
-    if (isnan(value))
+    if (isnan(value)) {
         put(t, "%-40s %-10s\n", name, "n/a");
-    else
+    } else {
         put(t, "%-40s %-10.2f\n", name, value);
+    }
 }
 
 static void put_latency(struct text *t, const char *title, const char *name,
@@ -110,18 +111,20 @@ static void put_failures(struct text *t, const struct med_bench_run *run,
         put(t, "The run was stopped after %zu of %zu requests were sent.\n", s->sent, s->planned);
     if (run->stalled)
         put(t, "Nothing came back for too long; what was open has been cancelled.\n");
-    if (s->tokens_lost || s->tokens_duplicated)
+    if (s->tokens_lost || s->tokens_duplicated) {
         put(t, "LOST: %lld tokens never came, %lld came twice.\n", (long long)s->tokens_lost,
             (long long)s->tokens_duplicated);
+    }
     if (s->other_length)
         put(t, "%zu answers have another length than the workload's.\n", s->other_length);
     if (!s->failed)
         return;
     put(t, "Failed: %zu before the first token, %zu after it\n", s->failed_before_token,
         s->failed_after_token);
-    for (int i = 1; i < MED_GRPC_STATUS_COUNT; i++)
+    for (int i = 1; i < MED_GRPC_STATUS_COUNT; i++) {
         if (s->by_status[i])
             put(t, "  %-20s %6zu  %s\n", med_grpc_status_name(i), s->by_status[i], run->details[i]);
+    }
 }
 
 static void put_objectives(struct text *t, const struct med_bench_summary *s)
@@ -133,11 +136,12 @@ static void put_objectives(struct text *t, const struct med_bench_summary *s)
         const struct med_bench_objective *o = &s->objectives[i];
         char name[64];
         med_slo_format(&o->slo, name, sizeof(name));
-        if (isnan(o->observed_ms))
+        if (isnan(o->observed_ms)) {
             put(t, "%-24s not observed\n", name);
-        else
+        } else {
             put(t, "%-24s %8.1f ms  %-6s  %5.1f %% of requests within\n", name, o->observed_ms,
                 o->met ? "met" : "MISSED", 100 * o->share_within);
+        }
     }
     if (!isnan(s->attainment))
         put(t, "%-40s %.1f %%\n", "SLO attainment (all objectives):", 100 * s->attainment);
@@ -162,10 +166,11 @@ static double difference(double observed, double predicted)
 static void put_pair(struct text *t, const char *name, double predicted, double observed)
 {
     put(t, "%-30s %12.2f %12.2f", name, predicted, observed);
-    if (isnan(predicted) || isnan(observed) || predicted <= 0)
+    if (isnan(predicted) || isnan(observed) || predicted <= 0) {
         put(t, "        n/a\n");
-    else
+    } else {
         put(t, " %+9.1f %%\n", 100 * difference(observed, predicted));
+    }
 }
 
 static void put_means(struct text *t, const char *indent, const struct med_bench_means *predicted,
@@ -217,10 +222,11 @@ int med_bench_report_text(struct med_buf *out, const struct med_bench_settings *
 /* A number that may not be known: null then. */
 static void json_number(struct med_json_writer *w, const char *key, double value)
 {
-    if (isfinite(value))
+    if (isfinite(value)) {
         med_json_put_number(w, key, value);
-    else
+    } else {
         med_json_put_null(w, key);
+    }
 }
 
 static void json_latency(struct med_json_writer *w, const char *name,
@@ -279,14 +285,16 @@ static void json_counts(struct med_json_writer *w, const struct med_bench_run *r
     med_json_put_bool(w, "interrupted", run->interrupted);
     med_json_put_bool(w, "stalled", run->stalled);
     med_json_begin_object(w, "statuses");
-    for (int i = 0; i < MED_GRPC_STATUS_COUNT; i++)
+    for (int i = 0; i < MED_GRPC_STATUS_COUNT; i++) {
         if (s->by_status[i])
             med_json_put_integer(w, med_grpc_status_name(i), (int64_t)s->by_status[i]);
+    }
     med_json_end_object(w);
     med_json_begin_object(w, "errors");
-    for (int i = 1; i < MED_GRPC_STATUS_COUNT; i++)
+    for (int i = 1; i < MED_GRPC_STATUS_COUNT; i++) {
         if (s->by_status[i])
             med_json_put_string(w, med_grpc_status_name(i), run->details[i]);
+    }
     med_json_end_object(w);
 }
 

@@ -53,9 +53,10 @@ void med_bench_record_tokens(struct med_bench_record *record, int64_t position, 
     int64_t end = position + count;
     if (position > record->next_position)
         record->tokens_lost += position - record->next_position;
-    if (position < record->next_position)
+    if (position < record->next_position) {
         record->tokens_duplicated +=
             (end < record->next_position ? end : record->next_position) - position;
+    }
     if (end > record->next_position)
         record->next_position = end;
     record->tokens += count;
@@ -106,10 +107,11 @@ static int on_tokens(struct loop *l, const struct med_grpc_event *event)
     struct med_bench_record *record = med_grpc_call_user(event->call);
     int64_t at_ns = event->at_ns - l->start_ns;
     int rc = 0;
-    if (record->first_ns < 0)
+    if (record->first_ns < 0) {
         record->first_ns = at_ns;
-    else
+    } else {
         rc = add_gap(l, (double)(at_ns - record->last_ns) / 1e6);
+    }
     record->last_ns = at_ns;
     med_bench_record_tokens(record, event->position, event->count);
     l->tokens += event->count;
@@ -118,9 +120,10 @@ static int on_tokens(struct loop *l, const struct med_grpc_event *event)
 
 static int find_type(const struct med_bench_run_config *config, const char *name)
 {
-    for (size_t i = 0; i < config->worker_type_count; i++)
+    for (size_t i = 0; i < config->worker_type_count; i++) {
         if (strcmp(config->worker_types[i], name) == 0)
             return (int)i;
+    }
     return -1;
 }
 
@@ -242,9 +245,10 @@ static void send_due(struct loop *l)
 static void cancel_all(struct loop *l)
 {
     l->cancelled = true;
-    for (size_t i = 0; i < l->run->sent; i++)
+    for (size_t i = 0; i < l->run->sent; i++) {
         if (l->run->records[i].call)
             med_grpc_call_cancel(l->run->records[i].call);
+    }
 }
 
 static void look_for_trouble(struct loop *l)
@@ -316,7 +320,7 @@ static int make_records(const struct med_bench_run_config *config, struct med_be
     if (!run->records)
         return MED_E_NOMEM;
     run->count = config->count;
-    for (size_t i = 0; i < config->count; i++)
+    for (size_t i = 0; i < config->count; i++) {
         run->records[i] = (struct med_bench_record){
             .due_ns = config->arrivals[i].at_ns,
             .sent_ns = -1,
@@ -328,6 +332,7 @@ static int make_records(const struct med_bench_run_config *config, struct med_be
             .status = MED_BENCH_NOT_SENT,
             .worker_type = -1,
         };
+    }
     return 0;
 }
 
@@ -337,9 +342,10 @@ int med_bench_run(const struct med_bench_run_config *config, struct med_bench_ru
     MED_ASSERT(config->count > 0);
     MED_ASSERT(config->vocabulary > FIRST_TOKEN_ID);
     int64_t longest = 1;
-    for (size_t i = 0; i < config->count; i++)
+    for (size_t i = 0; i < config->count; i++) {
         if (config->arrivals[i].input_tokens > longest)
             longest = config->arrivals[i].input_tokens;
+    }
     struct med_bench_run run = {0};
     med_sample_init(&run.gaps.kept);
     struct loop l = {.config = config, .run = &run, .err = err};

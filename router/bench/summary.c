@@ -133,10 +133,11 @@ static void add_record(struct pass *p, const struct med_bench_record *r)
         return;
     }
     s->failed++;
-    if (r->tokens > 0)
+    if (r->tokens > 0) {
         s->failed_after_token++;
-    else
+    } else {
         s->failed_before_token++;
+    }
     s->not_ended += r->status == MED_BENCH_NOT_ENDED;
 }
 

@@ -63,8 +63,8 @@ static void pass_on_line(struct output *o)
     char out[MED_CHILD_LINE_MAX + MED_CHILD_NAME_MAX + 8];
     int length = snprintf(out, sizeof(out), "[%s] %s\n", p->name, o->line);
     /* One write a line: lines of several processes do not mix. Nobody can be told of a failure. */
-    if (length > 0 && write(STDERR_FILENO, out, (size_t)length) < 0)
-        length = 0;
+    ssize_t written = write(STDERR_FILENO, out, (size_t)length);
+    (void)written;
     o->line_length = 0;
     const char *after_ready = med_ready_find(o->line);
     struct med_child *child = p->child;
@@ -110,10 +110,12 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
     }
     for (ssize_t i = 0; i < count; i++) {
         char c = buf->base[i];
+        if (c == '\0')
+            c = ' ';
         if (c == '\n' || o->line_length == MED_CHILD_LINE_MAX - 1)
             pass_on_line(o);
         if (c != '\n')
-            o->line[o->line_length++] = c == '\0' ? ' ' : c;
+            o->line[o->line_length++] = c;
     }
 }
 

@@ -30,23 +30,26 @@ enum {
 
 int med_fleet_check(const struct med_plan *plan, const char *plan_path, struct med_err *err)
 {
-    if (plan->status == MED_PLAN_INFEASIBLE)
+    if (plan->status == MED_PLAN_INFEASIBLE) {
         return med_err_set(err, MED_E_INFEASIBLE, "%s: an infeasible plan has no fleet to run",
                            plan_path);
+    }
     int64_t workers = 0;
     for (size_t i = 0; i < plan->worker_count; i++) {
         const struct med_profile *profile = &plan->profiles[plan->workers[i].worker_type];
-        if (!profile->has_step_model)
+        if (!profile->has_step_model) {
             return med_err_set(
                 err, MED_E_INVALID,
                 "%s: worker type %s has serving points alone and cannot be emulated; "
                 "expected a profile with a step_model",
                 plan_path, profile->worker_type);
-        if (plan->workers[i].count > MED_FLEET_WORKERS_MAX - workers)
+        }
+        if (plan->workers[i].count > MED_FLEET_WORKERS_MAX - workers) {
             return med_err_set(err, MED_E_INVALID,
                                "%s: the plan has more than %d workers, too many processes for one "
                                "machine",
                                plan_path, MED_FLEET_WORKERS_MAX);
+        }
         workers += plan->workers[i].count;
     }
     if (workers == 0)
@@ -113,9 +116,10 @@ static int set_worker_args(struct med_fleet *fleet, struct med_fleet_worker *wor
 
 static bool any_worker_runs(const struct med_fleet *fleet)
 {
-    for (size_t i = 0; i < fleet->worker_count; i++)
+    for (size_t i = 0; i < fleet->worker_count; i++) {
         if (med_child_runs(&fleet->workers[i].child))
             return true;
+    }
     return false;
 }
 
@@ -209,16 +213,17 @@ static void on_start_limit(uv_timer_t *timer)
         used += n > 0 ? (size_t)n : 0;
     }
     char sentence[1024];
-    if (missing > 0)
+    if (missing > 0) {
         (void)snprintf(
             sentence, sizeof(sentence), "%zu of %zu processes are not ready after %.1f s: %s",
             missing, fleet->worker_count + 1, (double)fleet->options->start_timeout_ns / 1e9, list);
-    else
+    } else {
         (void)snprintf(sentence, sizeof(sentence),
                        "%lld of %zu workers have joined the router after %.1f s; its log says why "
                        "it refused others",
                        (long long)fleet->workers_joined, fleet->worker_count,
                        (double)fleet->options->start_timeout_ns / 1e9);
+    }
     fail(fleet, MED_E_NO_WORKER, sentence);
 }
 
@@ -248,17 +253,19 @@ static void on_router_ready(struct med_child *child, const char *after_ready)
              "the router's READY line does not say grpc=, http= and link=: another version?");
         return;
     }
-    if (fleet->phase == MED_FLEET_STARTING_ROUTER)
+    if (fleet->phase == MED_FLEET_STARTING_ROUTER) {
         start_workers(fleet);
-    else if (fleet->phase == MED_FLEET_RUNNING && fleet->on_change)
+    } else if (fleet->phase == MED_FLEET_RUNNING && fleet->on_change) {
         fleet->on_change(fleet);
+    }
 }
 
 static bool all_workers_ready(const struct med_fleet *fleet)
 {
-    for (size_t i = 0; i < fleet->worker_count; i++)
+    for (size_t i = 0; i < fleet->worker_count; i++) {
         if (!fleet->workers[i].child.ready)
             return false;
+    }
     return true;
 }
 
@@ -321,9 +328,9 @@ static void on_child_end(struct med_child *child, int64_t pause_ms)
              (double)pause_ms / 1e3);
 }
 
-static const struct med_child_ops ROUTER_OPS = {.on_ready = on_router_ready,
+static const struct med_child_ops router_ops = {.on_ready = on_router_ready,
                                                 .on_end = on_child_end};
-static const struct med_child_ops WORKER_OPS = {.on_ready = on_worker_ready,
+static const struct med_child_ops worker_ops = {.on_ready = on_worker_ready,
                                                 .on_end = on_child_end};
 
 static int add_workers(struct med_fleet *fleet)
@@ -343,7 +350,7 @@ static int add_workers(struct med_fleet *fleet)
             (void)snprintf(name, sizeof(name), "%s-%03" PRId64, plan->profiles[type].worker_type,
                            k);
             worker->worker_type = type;
-            int rc = med_child_init(&worker->child, fleet->loop, name, &WORKER_OPS, fleet);
+            int rc = med_child_init(&worker->child, fleet->loop, name, &worker_ops, fleet);
             fleet->worker_count++;
             if (rc < 0)
                 return rc;
@@ -365,7 +372,7 @@ int med_fleet_init(struct med_fleet *fleet, uv_loop_t *loop, const struct med_pl
     fleet->probe_pause.data = fleet;
     fleet->probe.on_answer = on_probe_answer;
     fleet->probe.user = fleet;
-    int rc = med_child_init(&fleet->router, loop, "router", &ROUTER_OPS, fleet);
+    int rc = med_child_init(&fleet->router, loop, "router", &router_ops, fleet);
     if (rc >= 0)
         rc = set_router_args(fleet);
     if (rc >= 0)

@@ -51,7 +51,7 @@ struct up {
     bool shown;
 };
 
-static const struct med_option OPTIONS[] = {
+static const struct med_option option_table[] = {
     {.name = "time-scale",
      .type = MED_OPT_NUMBER,
      .offset = AT(time_scale),
@@ -127,7 +127,7 @@ static const struct med_option OPTIONS[] = {
     {.name = NULL},
 };
 
-static const struct med_program PROGRAM = {
+static const struct med_program program = {
     .name = "medley up",
     .synopsis = "[options] PLAN",
     .summary = "Runs the router and the workers of a plan on this machine.",
@@ -141,7 +141,7 @@ static const struct med_program PROGRAM = {
         "\n"
         "Example:\n"
         "  medley up plan.json --time-scale 10\n",
-    .options = OPTIONS,
+    .options = option_table,
     .positional_min = 1,
     .positional_max = 1,
 };
@@ -216,10 +216,11 @@ static void show_table(const struct up *up)
                  fleet->worker_count == 1 ? "" : "s", med_fleet_age_s(fleet),
                  fleet->options->time_scale, plan->cost_usd_per_hour);
     (void)printf("  %-44s %8s  %s\n", "worker type", "workers", "planned load");
-    for (size_t i = 0; i < plan->worker_count; i++)
+    for (size_t i = 0; i < plan->worker_count; i++) {
         (void)printf("  %-44s %8" PRId64 "  %5.1f %%\n",
                      plan->profiles[plan->workers[i].worker_type].worker_type,
                      plan->workers[i].count, 100 * plan->workers[i].utilization);
+    }
     (void)printf("gRPC     %s\n", fleet->grpc);
     (void)printf("metrics  http://%s/metrics   health  http://%s/health\n", fleet->http,
                  fleet->http);
@@ -248,11 +249,12 @@ static void on_change(struct med_fleet *fleet)
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct up *up = handle->data;
-    if (up->fleet.phase < MED_FLEET_STOPPING_WORKERS)
+    if (up->fleet.phase < MED_FLEET_STOPPING_WORKERS) {
         MED_INFO("signal %d: stopping; running requests may finish within %.0f s", number,
                  (double)up->options->stop_timeout_ns / 1e9);
-    else
+    } else {
         MED_WARN("signal %d again: killing", number);
+    }
     med_fleet_stop(&up->fleet);
 }
 
@@ -265,9 +267,10 @@ static int find_program(const char *given, const char *name, char out[PATH_BYTES
         length = snprintf(out, PATH_BYTES, "%s", given);
     } else {
         int rc = med_os_program_dir(folder, sizeof(folder));
-        if (rc < 0)
+        if (rc < 0) {
             return med_err_set(err, rc, "this program's own folder is not known: %s",
                                med_os_errno_text(rc));
+        }
         length = snprintf(out, PATH_BYTES, "%s/%s", folder, name);
     }
     if (length <= 0 || length >= PATH_BYTES)
@@ -348,10 +351,11 @@ static int up_main(const struct up_options *options, const char *plan_path)
         return fail(&err);
     int status;
     rc = prepare(&up, plan_path, &err);
-    if (rc < 0)
+    if (rc < 0) {
         status = fail(&err);
-    else
+    } else {
         status = run_fleet(&up);
+    }
     med_plan_release(&up.plan);
     return status;
 }
@@ -363,7 +367,7 @@ int main(int argc, char **argv)
     struct up_options values = {0};
     struct med_options options;
     int status = 0;
-    if (med_options_main(&PROGRAM, argc, argv, &values, &options, &status) != MED_OPTIONS_RUN)
+    if (med_options_main(&program, argc, argv, &values, &options, &status) != MED_OPTIONS_RUN)
         return status;
     status = up_main(&values, options.positional[0]);
     med_options_release(&options);

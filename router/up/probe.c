@@ -17,7 +17,8 @@ enum {
     ANSWER_MAX_BYTES = 1 << 20
 };
 
-static const char REQUEST[] = "GET /health HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n";
+static const char request_text[] =
+    "GET /health HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n";
 
 static int64_t sum_ready(const struct med_json_at *root)
 {
@@ -37,12 +38,12 @@ static int64_t sum_ready(const struct med_json_at *root)
 
 int64_t med_probe_count_ready(const char *answer, size_t length)
 {
-    static const char END_OF_HEAD[] = "\r\n\r\n";
-    const char *body = length ? strstr(answer, END_OF_HEAD) : NULL;
+    static const char end_of_head[] = "\r\n\r\n";
+    const char *body = length ? strstr(answer, end_of_head) : NULL;
     struct med_json_doc doc;
     if (!body)
         return -1;
-    body += strlen(END_OF_HEAD);
+    body += strlen(end_of_head);
     if (med_json_parse(body, length - (size_t)(body - answer), "/health", &doc, NULL) < 0)
         return -1;
     struct med_json_at root = med_json_root(&doc);
@@ -90,7 +91,7 @@ static void on_written(uv_write_t *write, int status)
 static void on_connected(uv_connect_t *connect, int status)
 {
     struct med_probe *probe = connect->data;
-    uv_buf_t request = uv_buf_init((char *)REQUEST, sizeof(REQUEST) - 1);
+    uv_buf_t request = uv_buf_init((char *)request_text, sizeof(request_text) - 1);
     if (status < 0 ||
         uv_write(&probe->write, (uv_stream_t *)&probe->tcp, &request, 1, on_written) < 0 ||
         uv_read_start((uv_stream_t *)&probe->tcp, on_alloc, on_read) < 0)

@@ -12,11 +12,12 @@ static bool is_boundary(char c)
 
 const char *med_ready_find(const char *line)
 {
-    static const char WORD[] = "READY";
-    const size_t length = sizeof(WORD) - 1;
-    for (const char *at = strstr(line, WORD); at; at = strstr(at + 1, WORD))
+    static const char word[] = "READY";
+    const size_t length = sizeof(word) - 1;
+    for (const char *at = strstr(line, word); at; at = strstr(at + 1, word)) {
         if ((at == line || is_boundary(at[-1])) && (at[length] == '\0' || is_boundary(at[length])))
             return at + length;
+    }
     return NULL;
 }
 

@@ -47,7 +47,7 @@ static void on_closed(struct med_child *child)
     seen->closed++;
 }
 
-static const struct med_child_ops OPS = {on_ready, on_end, on_closed};
+static const struct med_child_ops ops = {on_ready, on_end, on_closed};
 
 /* Runs a shell script until the child is closed. */
 static void run(const char *program, const char *script, struct seen *seen,
@@ -55,7 +55,7 @@ static void run(const char *program, const char *script, struct seen *seen,
 {
     uv_loop_t loop;
     REQUIRE(uv_loop_init(&loop) == 0);
-    REQUIRE(med_child_init(ret_child, &loop, "child-000", &OPS, seen) == 0);
+    REQUIRE(med_child_init(ret_child, &loop, "child-000", &ops, seen) == 0);
     const char *const args[] = {program, "-c", script, NULL};
     REQUIRE(med_child_set_args(ret_child, args) == 0);
     med_child_start(ret_child);
@@ -83,8 +83,8 @@ static void test_child_when_ready_then_told_once_with_the_rest_of_the_line(void)
 {
     struct seen seen = {0};
     struct med_child child;
-    run("/bin/sh", "echo starting >&2; echo READY a=1; echo READY a=2; exec sleep 600",
-        &seen, &child);
+    run("/bin/sh", "echo starting >&2; echo READY a=1; echo READY a=2; exec sleep 600", &seen,
+        &child);
     CHECK_INT(seen.ready, 1);
     CHECK_STR(seen.value, " a=1");
     CHECK_INT(seen.ends, 1);
