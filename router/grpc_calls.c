@@ -82,9 +82,15 @@ void med_grpc_call_write(struct med_grpc_call *call, const void *bytes, size_t c
 static void add_trailing(struct med_grpc_call *call, const char *key, const char *value)
 {
     MED_ASSERT(call->trailing_count < sizeof(call->trailing) / sizeof(call->trailing[0]));
+    grpc_slice slice = grpc_slice_from_copied_string(value);
+    /* A request id that was refused may hold what a header must not. */
+    if (!grpc_header_nonbin_value_is_legal(slice)) {
+        grpc_slice_unref(slice);
+        return;
+    }
     grpc_metadata *m = &call->trailing[call->trailing_count++];
     m->key = grpc_slice_from_static_string(key);
-    m->value = grpc_slice_from_copied_string(value);
+    m->value = slice;
 }
 
 void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_ending *ending)

@@ -166,8 +166,9 @@ int med_router_submit(void *self, struct med_req *req, struct med_err *err)
     if (rc == 0)
         rc = dispatch_it(router, req, err);
     if (rc < 0) {
-        med_log(MED_LOG_INFO, req->request_id, "refused (%s): %s", med_err_label(rc),
-                err != NULL ? err->text : "");
+        /* Overload is counted; a line for each would be load of its own. */
+        med_log(rc == MED_E_OVERLOAD ? MED_LOG_DEBUG : MED_LOG_INFO, req->request_id,
+                "refused (%s): %s", med_err_label(rc), err != NULL ? err->text : "");
     }
     return rc;
 }

@@ -194,6 +194,8 @@ class Refusals(RouterTest):
             (request([1] * 20000), "found a prompt of 20000"),
             (request(emulated_output_tokens=1 << 21), "emulated_output_tokens: found 2097152"),
             (request(request_id="a b"), "request_id: found byte 0x20"),
+            (request(request_id="a\nb"), "request_id: found byte 0x0a"),
+            (request(request_id="\u00e9"), "request_id: found byte 0xc3"),
             (request(request_id="x" * 129), "request_id: found 129 bytes"),
             (request(sampling=api.Sampling(temperature=2.5)), "sampling.temperature: found 2.5"),
             (request(sampling=api.Sampling(temperature=float("nan"))), "sampling.temperature"),
@@ -213,6 +215,8 @@ class Refusals(RouterTest):
         self.assert_status(CODES.NOT_FOUND,
                            lambda: self.client.generate(request(model="gpt-\"9")), "gpt-",
                            plans.MODEL)
+        self.assert_status(CODES.NOT_FOUND,
+                           lambda: self.client.generate(request(model="\u00e9\n" * 500)), "model")
         unknown = self.client.channel.unary_unary("/medley.v1.Inference/Nothing")
         self.assert_status(CODES.UNIMPLEMENTED, lambda: unknown(b""), "Nothing")
         self.assertEqual(metrics(self.http)["medley_router_accepted_total"], 0)
