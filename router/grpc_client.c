@@ -27,10 +27,12 @@
 #include <grpc/slice.h>
 #include <grpc/support/time.h>
 
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
 enum {
+    BATCHES = 3, /* of a call: sent, status, message */
     DETAILS_MAX = 256
 };
 
@@ -73,6 +75,12 @@ struct med_grpc_client {
     pthread_t thread;
     bool thread_runs;
     size_t call_count; /* thread: owner */
+    struct {
+        /* Calls started. The owner adds with release after it has filled a call and before gRPC gets
+         * it; bench-cq loads with acquire before it looks at one. gRPC orders the two as well, but
+         * that is its own affair, which no tool that watches our memory can see. */
+        atomic_size_t calls_started;
+    } shared;
 };
 
 static const char *const status_names[MED_GRPC_STATUS_COUNT] = {
@@ -123,7 +131,6 @@ static void read_again(struct med_grpc_call *call)
 {
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
     op.data.recv_message.recv_message = &call->received;
-    call->received = NULL;
     MED_ASSERT(grpc_call_start_batch(call->call, &op, 1, &call->message, NULL) == GRPC_CALL_OK);
 }
 
@@ -173,6 +180,7 @@ static void on_message(struct med_grpc_call *call, int64_t at_ns)
         grpc_byte_buffer_reader_destroy(&reader);
     }
     grpc_byte_buffer_destroy(call->received);
+    call->received = NULL;
     read_again(call);
 }
 
@@ -214,6 +222,7 @@ static void *run_queue(void *arg)
             grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
+        (void)atomic_load_explicit(&client->shared.calls_started, memory_order_acquire);
         on_completion(event.tag, event.success != 0, med_clock_now_ns(client->clock));
     }
 }
@@ -338,7 +347,6 @@ static grpc_byte_buffer *pack_request(const struct med_grpc_client_request *requ
 
 static void start_batches(struct med_grpc_call *call, grpc_byte_buffer *request)
 {
-    call->batches_running = 3;
     grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
     status.data.recv_status_on_client.trailing_metadata = &call->trailing;
     status.data.recv_status_on_client.status = &call->status;
@@ -384,6 +392,8 @@ int med_grpc_client_start(struct med_grpc_client *client,
     /* The caller must have the handle before the first event can come; events are taken by the
      * caller's own thread, so setting it before the batches is enough. */
     *ret_call = call;
+    call->batches_running = BATCHES;
+    (void)atomic_fetch_add_explicit(&client->shared.calls_started, 1, memory_order_release);
     start_batches(call, message);
     /* gRPC keeps its own reference to the message's slices. */
     grpc_byte_buffer_destroy(message);
