@@ -140,10 +140,11 @@ static void test_every_allocation_may_fail(void)
         if (rc == 0)
             rc = med_frame_reader_next(&reader, &frame, &err);
         (void)med_alloc_fail_nth(0);
-        if (rc == 1)
+        if (rc == 1 && frame != NULL) {
             CHECK_UINT(frame->tokens->request, 9);
-        else
+        } else {
             CHECK(rc < 0 && err.text[0] != '\0');
+        }
         med_frame_free(rc == 1 ? frame : NULL);
         med_frame_reader_release(&reader);
         CHECK_INT(med_alloc_bytes_live(), before);

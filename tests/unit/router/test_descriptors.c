@@ -11,7 +11,7 @@ static void test_symbols_lead_to_their_files(void)
     static const struct {
         const char *symbol, *file;
         bool is_service, is_message;
-    } ROWS[] = {
+    } rows[] = {
         {"medley.v1.Inference", "inference.proto", true, false},
         {"medley.v1.Inference.GenerateStream", "inference.proto", false, false},
         {"medley.v1.GenerateRequest", "inference.proto", false, true},
@@ -22,14 +22,14 @@ static void test_symbols_lead_to_their_files(void)
          false},
         {"grpc.health.v1.HealthCheckResponse.SERVING", "grpc/health/v1/health.proto", false, false},
     };
-    for (size_t i = 0; i < sizeof(ROWS) / sizeof(ROWS[0]); i++) {
-        const struct med_descriptor_symbol *s = med_descriptors_find_symbol(&d, ROWS[i].symbol);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct med_descriptor_symbol *s = med_descriptors_find_symbol(&d, rows[i].symbol);
         if (s == NULL)
-            (void)fprintf(stderr, "no symbol %s\n", ROWS[i].symbol);
+            (void)fprintf(stderr, "no symbol %s\n", rows[i].symbol);
         REQUIRE(s != NULL);
-        CHECK_STR(d.files[s->file].name, ROWS[i].file);
-        CHECK_INT(s->is_service, ROWS[i].is_service);
-        CHECK_INT(s->is_message, ROWS[i].is_message);
+        CHECK_STR(d.files[s->file].name, rows[i].file);
+        CHECK_INT(s->is_service, rows[i].is_service);
+        CHECK_INT(s->is_message, rows[i].is_message);
     }
     CHECK(med_descriptors_find_symbol(&d, "medley.v1.Nothing") == NULL);
     CHECK_INT(med_descriptors_find_file(&d, "link.proto"), -1); /* internal: not shown */

@@ -10,7 +10,7 @@ struct row {
     bool is_head, keep_alive;
 };
 
-static const struct row ROWS[] = {
+static const struct row rows[] = {
     {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0, "/", false, true},
     {"\r\nGET /metrics HTTP/1.1\r\nhOsT: x\r\n\r\n", 0, "/metrics", false, true},
     {"GET /health?a=b&c HTTP/1.1\r\nHost: x\r\n\r\n", 0, "/health", false, true},
@@ -52,8 +52,8 @@ static const struct row ROWS[] = {
 
 static void test_heads_are_judged(void)
 {
-    for (size_t i = 0; i < sizeof(ROWS) / sizeof(ROWS[0]); i++) {
-        const struct row *row = &ROWS[i];
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct row *row = &rows[i];
         struct med_http_head head;
         size_t count = strlen(row->head);
         CHECK_UINT(med_http_head_bytes(row->head, count), count);

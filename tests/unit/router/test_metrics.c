@@ -11,9 +11,10 @@
 
 static bool has_bound(const struct med_hist *hist, double bound)
 {
-    for (size_t i = 0; i < hist->bound_count; i++)
+    for (size_t i = 0; i < hist->bound_count; i++) {
         if (hist->bounds[i] == bound)
             return true;
+    }
     return false;
 }
 

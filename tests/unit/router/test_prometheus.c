@@ -23,11 +23,11 @@ static void test_hostile_labels_and_helps_are_escaped(void)
 
 static void test_histograms_are_cumulative_and_end_in_inf(void)
 {
-    static const double BOUNDS[] = {0.1, 1};
+    static const double bounds[] = {0.1, 1};
     struct med_hist hist;
     struct med_buf buf;
     struct med_prom prom;
-    med_hist_init(&hist, BOUNDS, 2, &(double){0.25}, 1);
+    med_hist_init(&hist, bounds, 2, &(double){0.25}, 1);
     med_hist_add(&hist, 0.05);
     med_hist_add(&hist, 0.25); /* a bound belongs to its own bucket */
     med_hist_add_many(&hist, 5, 2);
