@@ -2,6 +2,7 @@
 /* Schedules: means, rates, shapes, determinism, and what is refused. */
 #include "router/bench/arrivals.h"
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "tests/check.h"
 
@@ -273,14 +274,39 @@ static void test_config_when_wrong_then_refused_with_a_sentence(void)
 
 static void test_process_when_named_then_read_back(void)
 {
-    for (int i = MED_ARRIVALS_ALL_AT_ONCE; i <= MED_ARRIVALS_TRACE; i++)
+    for (int i = MED_ARRIVALS_ALL_AT_ONCE; i <= MED_ARRIVALS_TRACE; i++) {
         CHECK_INT(
             med_arrivals_process_parse(med_arrivals_process_name((enum med_arrivals_process)i)), i);
+    }
     CHECK_INT(med_arrivals_process_parse("pareto"), -1);
+}
+
+static void test_schedule_when_an_allocation_fails_then_no_memory_and_no_leak(void)
+{
+    struct med_workload w = make_workload();
+    struct med_arrivals_config config = {
+        .process = MED_ARRIVALS_CONSTANT, .rate_per_s = 5, .requests = 5000, .workload = &w};
+    int64_t before = med_alloc_bytes_live();
+    int failures = 0, rc = -1;
+    for (uint64_t n = 1; rc < 0; n++) {
+        struct med_arrivals arrivals = {0};
+        struct med_err err = {0};
+        (void)med_alloc_fail_nth(n);
+        rc = med_arrivals_make(&config, &arrivals, &err);
+        (void)med_alloc_fail_nth(0);
+        if (rc < 0) {
+            CHECK_INT(rc, MED_E_NOMEM);
+            failures++;
+        }
+        med_arrivals_release(&arrivals);
+        CHECK_INT(med_alloc_bytes_live(), before);
+    }
+    CHECK(failures >= 2);
 }
 
 int main(void)
 {
+    RUN(test_schedule_when_an_allocation_fails_then_no_memory_and_no_leak);
     RUN(test_size_when_drawn_often_then_mean_holds_and_stays_inside);
     RUN(test_size_when_mean_lies_outside_then_nearest_size_of_bucket);
     RUN(test_sizes_when_from_buckets_then_shares_and_means_hold);

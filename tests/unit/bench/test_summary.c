@@ -2,6 +2,7 @@
 /* The figures of a load test, from records made by hand. */
 #include "router/bench/summary.h"
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "tests/check.h"
 
@@ -196,8 +197,33 @@ static void test_summary_when_gaps_exceed_sample_then_mean_is_of_all(void)
     med_sample_release(&run.gaps.kept);
 }
 
+static void test_summary_when_an_allocation_fails_then_no_memory_and_no_leak(void)
+{
+    struct med_bench_record records[] = {make_record(0, 110, 11, 11, 0),
+                                         make_record(0, 220, 11, 22, 1)};
+    struct med_bench_run run = {.records = records, .count = 2, .sent = 2};
+    struct med_slos slos = {0};
+    struct med_plan plan = make_plan();
+    int64_t before = med_alloc_bytes_live();
+    int failures = 0, rc = -1;
+    for (uint64_t n = 1; rc < 0; n++) {
+        struct med_bench_summary s = {0};
+        (void)med_alloc_fail_nth(n);
+        rc = med_bench_summarize(&run, &plan, &slos, NULL, &s, NULL);
+        (void)med_alloc_fail_nth(0);
+        if (rc < 0) {
+            CHECK_INT(rc, MED_E_NOMEM);
+            failures++;
+        }
+        med_bench_summary_release(&s);
+        CHECK_INT(med_alloc_bytes_live(), before);
+    }
+    CHECK(failures >= 5);
+}
+
 int main(void)
 {
+    RUN(test_summary_when_an_allocation_fails_then_no_memory_and_no_leak);
     RUN(test_tokens_when_positions_skip_or_repeat_then_counted);
     RUN(test_summary_when_requests_complete_then_figures_follow);
     RUN(test_summary_when_requests_fail_then_each_is_counted_once);
