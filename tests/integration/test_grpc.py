@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The router through its gRPC door, with grpcio's own clients."""
+import concurrent.futures
 import json
 import pathlib
 import shutil
@@ -609,9 +610,10 @@ class Programs(RouterTest):
         bad = self.folder / "infeasible.json"
         bad.write_text(json.dumps(infeasible))
         for words, status, args in (
-                ("expected HOST:PORT", 2, [self.plan, "--grpc-listen", "nowhere"]),
+                ("expected HOST:PORT", 2, [self.plan, "--grpc-listen", "nowhere", *taken]),
                 ("cannot listen", 1, [self.plan, "--grpc-listen", self.grpc, *taken]),
-                ("address already in use", 1, [self.plan, "--http-listen", self.http,
+                ("address already in use", 1, [self.plan, "--grpc-listen", "127.0.0.1:0",
+                                               "--http-listen", self.http,
                                                "--link-listen", "127.0.0.1:0"]),
                 ("infeasible", 3, [bad]),
                 ("--gone-after", 2, [self.plan, "--gone-after", "1s", "--suspect-after", "2s"]),
@@ -687,8 +689,10 @@ class RealWorkers(RouterTest):
         self.start("--time-scale", "100", "--queue-wait", "1h")
         self.start_workers(2, 100)
         calls = [self.client.stream(request([i + 1], 20)) for i in range(1000)]
-        for call in calls:
-            self.assertEqual(sum(len(c.tokens.ids) for c in call), 20)
+        # All are read at once: a stream that its client leaves unread is ended, as it should be.
+        with concurrent.futures.ThreadPoolExecutor(len(calls)) as readers:
+            counts = list(readers.map(lambda call: sum(len(c.tokens.ids) for c in call), calls))
+        self.assertEqual(counts, [20] * len(calls))
         self.assertEqual(outcomes(self.http)["length"], 1000)
         self.stop()
 
