@@ -11,7 +11,7 @@ import unittest
 import harness
 from harness import Process, metrics, run, wait_until
 
-SCALE = 20
+SCALE = 10
 
 
 def is_alive(pid):
@@ -106,11 +106,11 @@ class Life(unittest.TestCase):
                              ["a100-80gb-llama-2-7b-fp16", *2 * ["a10g-llama-2-7b-fp16"]])
             pids = fleet.pids()
             self.assertTrue(all(is_alive(pid) for pid in pids))
-            report = fleet.bench("--requests", 300)
-            self.assertEqual(report["sent"], 300)
-            self.assertEqual(report["completed"], 300)
+            report = fleet.bench("--requests", 150)
+            self.assertEqual(report["sent"], 150)
+            self.assertEqual(report["completed"], 150)
             self.assertEqual(report["other_length"], 0)
-            self.assertEqual(sum(fleet.outcomes().values()), 300)
+            self.assertEqual(sum(fleet.outcomes().values()), 150)
             self.assertEqual({t["worker_type"] for t in report["worker_types"]},
                              {w["worker_type"] for w in state["workers"]})
             self.assertGreater(report["cost"], 0)
@@ -161,13 +161,13 @@ class Faults(unittest.TestCase):
     def test_killed_worker_costs_no_request_that_had_no_token(self):
         with Fleet() as fleet:
             fleet.wait_ready()
-            bench = fleet.bench("--requests", 500, wait=False)
-            wait_until(lambda: sum(fleet.outcomes().values()) > 100, "a hundred requests")
+            bench = fleet.bench("--requests", 250, wait=False)
+            wait_until(lambda: sum(fleet.outcomes().values()) > 60, "sixty requests")
             victim = fleet.state()["workers"][0]
             os.kill(victim["pid"], signal.SIGKILL)
             report = fleet.report(bench)
-            self.assertEqual(report["sent"], 500)
-            self.assertEqual(report["completed"] + report["failed"], 500)
+            self.assertEqual(report["sent"], 250)
+            self.assertEqual(report["completed"] + report["failed"], 250)
             self.assertEqual(report["failed_before_first_token"], 0, report["errors"])
             self.assertEqual((report["tokens_lost"], report["tokens_duplicated"]), (0, 0))
             self.assertEqual(report["not_ended"], 0)
@@ -177,7 +177,7 @@ class Faults(unittest.TestCase):
                     # Within a second, in real time, of the last sign of life.
                     self.assertLess(record["end_s"] - record["last_token_s"], 1.0 * fleet.scale)
             outcomes = fleet.outcomes()
-            self.assertEqual(sum(outcomes.values()), 500)
+            self.assertEqual(sum(outcomes.values()), 250)
             self.assertEqual(outcomes["worker_lost"], report["failed"])
             self.assertEqual(outcomes["stop"] + outcomes["length"], report["completed"])
             # It comes back under its name, and serves.
