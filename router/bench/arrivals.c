@@ -238,7 +238,7 @@ static double next_time_s(struct generator *g, size_t index)
         advance(g, med_rng_gamma(&g->gap, c->burstiness, 1 / c->burstiness));
         return g->now_s;
     }
-    MED_ASSERT(!"a known process");
+    MED_ASSERT(false); // no process is unknown
     return 0;
 }
 

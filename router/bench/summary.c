@@ -62,7 +62,7 @@ static double value_of(const struct timing *t, enum med_slo_metric metric)
     case MED_SLO_E2E_PER_TOKEN:
         return t->e2e / (double)t->tokens;
     }
-    MED_ASSERT(!"a known metric");
+    MED_ASSERT(false); // no metric is unknown
     return NAN;
 }
 
