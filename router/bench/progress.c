@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,6 +32,15 @@ void med_progress_line_init(struct med_progress_line *line, bool quiet)
         .quiet = quiet,
         .last_real_ns = real_now_ns(),
     };
+}
+
+/* Columns of the terminal, less one: a line that wraps could not be rewritten. */
+static int terminal_width(void)
+{
+    struct winsize size;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < 2)
+        return MED_PROGRESS_TEXT_MAX;
+    return size.ws_col - 1;
 }
 
 static void format_ms(char text[16], double ms)
@@ -69,7 +79,7 @@ void med_progress_line_update(void *arg, const struct med_bench_progress *progre
     char text[MED_PROGRESS_TEXT_MAX];
     med_progress_format(text, progress);
     if (line->terminal) {
-        (void)fprintf(stderr, "\r\033[K%s", text);
+        (void)fprintf(stderr, "\r\033[K%.*s", terminal_width(), text);
     } else {
         (void)fprintf(stderr, "%s\n", text);
     }
