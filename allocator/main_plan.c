@@ -7,6 +7,7 @@
  * to standard error.  Infeasible exits with 3 after printing the reasons.  thread: main.
  */
 #include "allocator/melange.h"
+#include "allocator/output.h"
 #include "allocator/planner.h"
 #include "allocator/problem.h"
 #include "allocator/report.h"
@@ -14,14 +15,11 @@
 #include "base/alloc.h"
 #include "base/limits.h"
 #include "base/options.h"
-#include "base/os.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
     INFEASIBLE_EXIT = 3,
@@ -179,37 +177,6 @@ static int no_memory(struct med_err *err)
 
 /* ---- output ---- */
 
-static int write_text(FILE *stream, const char *name, const struct med_buf *text,
-                      struct med_err *err)
-{
-    if (fwrite(text->data, 1, text->length, stream) != text->length || fflush(stream) != 0) {
-        return med_err_set(err, MED_E_IO, "%s: cannot write it: %s", name,
-                           med_os_errno_text(-errno));
-    }
-    return 0;
-}
-
-static int write_file(const char *path, const struct med_buf *text, struct med_err *err)
-{
-    FILE *stream = fopen(path, "wb");
-    if (stream == NULL) {
-        return med_err_set(err, MED_E_IO, "%s: cannot create it: %s", path,
-                           med_os_errno_text(-errno));
-    }
-    int rc = write_text(stream, path, text, err);
-    if (fclose(stream) != 0 && rc == 0)
-        rc = med_err_set(err, MED_E_IO, "%s: cannot write it: %s", path, med_os_errno_text(-errno));
-    return rc;
-}
-
-static bool wants_colour(void)
-{
-    const char *no_color = getenv("NO_COLOR");
-    const char *term = getenv("TERM");
-    return isatty(STDOUT_FILENO) == 1 && (no_color == NULL || *no_color == '\0') &&
-           (term == NULL || strcmp(term, "dumb") != 0);
-}
-
 /* numbered: a Melange answer. compact: one line of JSON, for many answers. */
 static int write_answer(const struct settings *settings, const struct med_plan *plan, bool numbered,
                         bool compact, struct med_err *err)
@@ -217,7 +184,7 @@ static int write_answer(const struct settings *settings, const struct med_plan *
     struct med_buf json;
     struct med_buf table;
     struct med_json_writer writer;
-    struct med_report_style style = {.colour = wants_colour(), .numbered = numbered};
+    struct med_report_style style = {.colour = med_output_wants_colour(), .numbered = numbered};
     med_buf_init(&json, MED_LIMIT_JSON_BYTES);
     med_buf_init(&table, MED_LIMIT_JSON_BYTES);
     med_json_writer_init(&writer, &json, !compact);
@@ -232,9 +199,9 @@ static int write_answer(const struct settings *settings, const struct med_plan *
     if (rc < 0)
         (void)med_err_set(err, rc, "the plan: %s", med_err_text(rc));
     if (rc >= 0 && settings->output != NULL)
-        rc = write_file(settings->output, &json, err);
+        rc = med_output_write_file(settings->output, &json, err);
     if (rc >= 0)
-        rc = write_text(stdout, "standard output", settings->json ? &json : &table, err);
+        rc = med_output_print(settings->json ? &json : &table, err);
     med_buf_release(&json);
     med_buf_release(&table);
     return rc;

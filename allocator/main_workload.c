@@ -6,6 +6,8 @@
  * was read to see that is handed on, so that pipes work.  Results go to standard output, one
  * sentence on failure to standard error.  thread: main.
  */
+#include "allocator/output.h"
+#include "allocator/resolve.h"
 #include "allocator/workload.h"
 #include "allocator/workload_parts.h"
 #include "allocator/workload_view.h"
@@ -19,7 +21,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
     PREFIX_BYTES = 512,
@@ -31,6 +32,7 @@ struct settings {
     double rate_per_s;
     bool json;
     const char *output;
+    const char *data_dir;
 };
 
 static const struct med_option options[] = {
@@ -70,6 +72,11 @@ static const struct med_option options[] = {
      .unit = "TOKENS,...",
      .default_text = "25,100,250,500,1000,2000",
      .help = "Rising upper edges of the buckets by answer size."},
+    {.name = "data-dir",
+     .type = MED_OPT_STRING,
+     .offset = offsetof(struct settings, data_dir),
+     .unit = "FOLDER",
+     .help = "Where the shipped workloads are (default: found from the program's place)."},
     {.name = "json",
      .type = MED_OPT_FLAG,
      .offset = offsetof(struct settings, json),
@@ -89,7 +96,8 @@ static const struct med_program program = {
     .synopsis = "[options] FILE",
     .summary = "Turns a request log into a workload file, or prints the shape of one.",
     .details =
-        "FILE is a request log or a workload file; - is standard input. Request logs:\n"
+        "FILE is a request log, a workload file, or the name of a workload that ships:\n"
+        "azure-conversation, azure-code; - is standard input. Request logs:\n"
         "  CSV with the header arrival_s,input_tokens,output_tokens\n"
         "  CSV with the header TIMESTAMP,ContextTokens,GeneratedTokens (Azure)\n"
         "  JSON lines with timestamp (milliseconds), input_length, output_length\n"
@@ -100,6 +108,7 @@ static const struct med_program program = {
         "  medley workload requests.csv\n"
         "  medley workload requests.csv --name chat --output chat.json\n"
         "  medley workload chat.json\n"
+        "  medley workload azure-conversation\n"
         "\n"
         "Exit status: 0 done, 1 failed, 2 wrong usage or a file that is not valid.",
     .options = options,
@@ -144,7 +153,7 @@ static int read_rest(const struct med_log_input *input, struct med_buf *text, st
                                              : med_err_text(rc));
     }
     if (ferror(input->stream)) {
-        return med_err_set(err, MED_E_IO, "%s: cannot read it: %s", input->name,
+        return med_err_set(err, med_err_input_code(errno), "%s: cannot read it: %s", input->name,
                            med_os_errno_text(-errno));
     }
     return 0;
@@ -270,13 +279,13 @@ static int read_input(const char *path, const struct settings *settings,
                                   .name = standard ? "standard input" : path,
                                   .prefix = prefix};
     if (input.stream == NULL) {
-        return med_err_set(err, MED_E_IO, "%s: cannot open it: %s", path,
+        return med_err_set(err, med_err_input_code(errno), "%s: cannot open it: %s", path,
                            med_os_errno_text(-errno));
     }
     int rc;
     input.prefix_bytes = fread(prefix, 1, sizeof prefix, input.stream);
     if (ferror(input.stream)) {
-        rc = med_err_set(err, MED_E_IO, "%s: cannot read it: %s", input.name,
+        rc = med_err_set(err, med_err_input_code(errno), "%s: cannot read it: %s", input.name,
                          med_os_errno_text(-errno));
     } else if (is_workload_file(prefix, input.prefix_bytes)) {
         rc = read_workload_file(&input, given, ret_workload, err);
@@ -291,38 +300,6 @@ static int read_input(const char *path, const struct settings *settings,
 
 /* ---- output ---- */
 
-static int write_stream(FILE *stream, const char *name, const struct med_buf *text,
-                        struct med_err *err)
-{
-    if (fwrite(text->data, 1, text->length, stream) != text->length || fflush(stream) != 0) {
-        return med_err_set(err, MED_E_IO, "%s: cannot write it: %s", name,
-                           med_os_errno_text(-errno));
-    }
-    return 0;
-}
-
-static int write_file(const char *path, const struct med_buf *text, struct med_err *err)
-{
-    FILE *stream = fopen(path, "wb");
-    if (stream == NULL) {
-        return med_err_set(err, MED_E_IO, "%s: cannot create it: %s", path,
-                           med_os_errno_text(-errno));
-    }
-    int rc = write_stream(stream, path, text, err);
-    if (fclose(stream) != 0 && rc == 0) {
-        rc = med_err_set(err, MED_E_IO, "%s: cannot write it: %s", path, med_os_errno_text(-errno));
-    }
-    return rc;
-}
-
-static bool wants_colour(void)
-{
-    const char *no_color = getenv("NO_COLOR");
-    const char *term = getenv("TERM");
-    return isatty(STDOUT_FILENO) == 1 && (no_color == NULL || *no_color == '\0') &&
-           (term == NULL || strcmp(term, "dumb") != 0);
-}
-
 static int write_results(const struct settings *settings, const struct med_workload *workload,
                          struct med_err *err)
 {
@@ -335,17 +312,17 @@ static int write_results(const struct settings *settings, const struct med_workl
     med_workload_write(&writer, workload);
     int rc = med_json_writer_finish(&writer);
     if (rc >= 0) {
-        rc = med_workload_print(&shape, workload, wants_colour());
+        rc = med_workload_print(&shape, workload, med_output_wants_colour());
     }
     if (rc < 0) {
         (void)med_err_set(err, rc, "the result: %s", med_err_text(rc));
         goto out;
     }
     if (settings->output != NULL) {
-        rc = write_file(settings->output, &json, err);
+        rc = med_output_write_file(settings->output, &json, err);
     }
     if (rc >= 0) {
-        rc = write_stream(stdout, "standard output", settings->json ? &json : &shape, err);
+        rc = med_output_print(settings->json ? &json : &shape, err);
     }
 out:
     med_buf_release(&json);
@@ -365,7 +342,10 @@ int main(int argc, char **argv)
     }
     struct med_err err = {0};
     struct med_workload workload;
-    int rc = read_input(given.positional[0], &settings, &given, &workload, &err);
+    char *path = NULL;
+    int rc = med_resolve(MED_RESOLVE_WORKLOAD, given.positional[0], settings.data_dir, &path, &err);
+    if (rc >= 0)
+        rc = read_input(path, &settings, &given, &workload, &err);
     if (rc >= 0) {
         rc = write_results(&settings, &workload, &err);
         med_workload_release(&workload);
@@ -373,6 +353,7 @@ int main(int argc, char **argv)
     if (rc < 0) {
         (void)fprintf(stderr, "%s: %s\n", program.name, err.text);
     }
+    med_free(path);
     med_options_release(&given);
     return med_err_exit_status(rc < 0 ? rc : 0);
 }

@@ -90,8 +90,8 @@ static int fill(struct reader *reader, struct med_err *err)
     reader->end += got;
     if (got == 0) {
         if (ferror(reader->stream)) {
-            return med_err_set(err, MED_E_IO, "%s: cannot read it: %s", reader->name,
-                               med_os_errno_text(-errno));
+            return med_err_set(err, med_err_input_code(errno), "%s: cannot read it: %s",
+                               reader->name, med_os_errno_text(-errno));
         }
         reader->at_eof = true;
     }
@@ -590,7 +590,7 @@ int med_request_log_read_file(const char *path, struct med_request_log *ret_log,
     struct med_log_input input = {.stream = standard ? stdin : fopen(path, "rb"),
                                   .name = standard ? "standard input" : path};
     if (input.stream == NULL) {
-        return med_err_set(err, MED_E_IO, "%s: cannot open it: %s", path,
+        return med_err_set(err, med_err_input_code(errno), "%s: cannot open it: %s", path,
                            med_os_errno_text(-errno));
     }
     int rc = med_request_log_read_input(&input, ret_log, err);

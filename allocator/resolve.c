@@ -99,7 +99,8 @@ int med_resolve(enum med_resolve_what what, const char *name, const char *data_d
     if (path == NULL) {
         rc = med_err_set(err, MED_E_INVALID,
                          "%s: there is no such file, and no %s of that name ships in %s", name,
-                         words[what], dir != NULL ? dir : "a data folder (none was found)");
+                         words[what],
+                         dir != NULL ? dir : "a data folder (none was found; give --data-dir)");
     } else {
         *ret_path = path;
     }
@@ -140,7 +141,7 @@ int med_resolve_list(const char *folder, char ***ret_paths, size_t *ret_count, s
 {
     DIR *stream = opendir(folder);
     if (stream == NULL) {
-        return med_err_set(err, MED_E_IO, "%s: cannot open the folder: %s", folder,
+        return med_err_set(err, med_err_input_code(errno), "%s: cannot open the folder: %s", folder,
                            med_os_errno_text(-errno));
     }
     size_t count = 0;

@@ -124,7 +124,8 @@ char *med_buf_take(struct med_buf *buf)
 
 static int fail_io(struct med_err *err, const char *verb, const char *path, int error)
 {
-    return med_err_set(err, MED_E_IO, "%s: cannot %s: %s", path, verb, med_err_text(-error));
+    return med_err_set(err, med_err_input_code(error), "%s: cannot %s: %s", path, verb,
+                       med_err_text(-error));
 }
 
 static int fail_limit(struct med_err *err, const char *path, size_t max_bytes)

@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -117,5 +118,20 @@ int med_err_exit_status(int code)
         return 3;
     default:
         return 1;
+    }
+}
+
+int med_err_input_code(int error)
+{
+    switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case EACCES:
+    case ELOOP:
+    case ENAMETOOLONG:
+        return MED_E_INVALID;
+    default:
+        return MED_E_IO;
     }
 }

@@ -79,6 +79,10 @@ int med_err_grpc_status(int code);
  * 3 infeasible. */
 int med_err_exit_status(int code);
 
+/* The code for an input file that cannot be opened or read, from its errno: MED_E_INVALID where the
+ * user named what is not there or is no readable file (exit 2), MED_E_IO where the machine failed. */
+int med_err_input_code(int error);
+
 #ifdef __cplusplus
 }
 #endif

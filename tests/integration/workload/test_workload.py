@@ -127,6 +127,15 @@ class Workload(unittest.TestCase):
         self.assertNotIn(b"\x1b", on_terminal(NO_COLOR="1"))
         self.assertNotIn("\x1b", self.run_program(path)[1])
 
+    def test_name_of_one_that_ships_is_found(self):
+        file = os.path.join(ROOT, "allocator", "workloads", "azure-code.json")
+        shape = self.run_program(file)
+        self.assertEqual(shape[0], 0)
+        self.assertEqual(self.run_program("azure-code", "--data-dir", ROOT), shape)
+        status, out, err = self.run_program("azure-none", "--data-dir", ROOT)
+        self.assertEqual((status, out), (2, ""))
+        self.assertIn("no workload of that name ships", err)
+
     def test_wrong_use_gets_one_line(self):
         log = self.file("a.csv", HEADER + "0,1,1\n10,20000,2\n")
         shipped = os.path.join(ROOT, "allocator", "workloads", "azure-code.json")
@@ -139,8 +148,9 @@ class Workload(unittest.TestCase):
             ((log, "--rate", "0"), 2, "rate"),
             ((log, "--rate", "nan"), 2, "rate"),
             ((shipped, "--rate", "3"), 2, "--rate applies to request logs"),
-            ((os.path.join(self.dir, "none.csv"),), 1, "none.csv: cannot open it"),
-            ((self.dir,), 1, "cannot read it"),
+            ((os.path.join(self.dir, "none.csv"),), 2,
+             "none.csv: there is no such file, and no workload of that name ships"),
+            ((self.dir,), 2, "cannot read it"),
             ((self.file("b.csv", "x\n"),), 2, "b.csv:1: found \"x\", expected the header"),
             ((self.file("e.csv", ""),), 2, "e.csv: found no requests"),
             ((self.file("w.json", '{"format": "medley-workload/1"'),), 2, "w.json: "),

@@ -460,10 +460,10 @@ static void test_file_when_missing_or_a_folder_then_named(void)
 {
     struct med_request_log log;
     struct med_err err = {0};
-    CHECK_INT(med_request_log_read_file("tests/no-such.csv", &log, &err), MED_E_IO);
+    CHECK_INT(med_request_log_read_file("tests/no-such.csv", &log, &err), MED_E_INVALID);
     CHECK_CONTAINS(err.text, "tests/no-such.csv: cannot open it: No such file");
     err = (struct med_err){0};
-    CHECK_INT(med_request_log_read_file("tests", &log, &err), MED_E_IO);
+    CHECK_INT(med_request_log_read_file("tests", &log, &err), MED_E_INVALID);
     CHECK_CONTAINS(err.text, "tests: cannot read it: Is a directory");
 }
 

@@ -143,11 +143,11 @@ static void test_read_what_is_no_plain_file(void)
     struct med_buf buf;
     struct med_err err = {0};
     med_buf_init(&buf, 1000);
-    CHECK_INT(med_buf_read_file(&buf, "/", &err), MED_E_IO);
+    CHECK_INT(med_buf_read_file(&buf, "/", &err), MED_E_INVALID);
     CHECK_STR(err.text, "/: cannot read: Is a directory");
-    CHECK_INT(med_buf_read_file(&buf, "/nonexistent", &err), MED_E_IO);
+    CHECK_INT(med_buf_read_file(&buf, "/nonexistent", &err), MED_E_INVALID);
     CHECK_STR(err.text, "/nonexistent: cannot open: No such file or directory");
-    CHECK_INT(med_buf_read_file(&buf, "/nonexistent", NULL), MED_E_IO);
+    CHECK_INT(med_buf_read_file(&buf, "/nonexistent", NULL), MED_E_INVALID);
     CHECK_INT(med_buf_read_file(&buf, "/dev/zero", &err), MED_E_LIMIT); // has no size to ask for
     CHECK_UINT(buf.length, 0);
     CHECK_INT(med_buf_read_file(&buf, "/proc/self/stat", &err), 0); // says that its size is 0

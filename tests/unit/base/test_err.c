@@ -63,6 +63,10 @@ static void test_exit_status(void)
     CHECK_INT(med_err_exit_status(MED_E_INFEASIBLE), 3);
     CHECK_INT(med_err_exit_status(MED_E_NOMEM), 1);
     CHECK_INT(med_err_exit_status(-EIO), 1);
+    CHECK_INT(med_err_exit_status(med_err_input_code(ENOENT)), 2);
+    CHECK_INT(med_err_exit_status(med_err_input_code(EISDIR)), 2);
+    CHECK_INT(med_err_exit_status(med_err_input_code(EACCES)), 2);
+    CHECK_INT(med_err_exit_status(med_err_input_code(EIO)), 1);
 }
 
 static void test_set_and_prefix(void)

@@ -573,7 +573,7 @@ static void test_parse_file(void)
     CHECK_INT(med_json_parse_file(path, &doc, &err), MED_E_LIMIT);
     CHECK_CONTAINS(err.text, ": larger than 67108864 bytes");
     REQUIRE(unlink(path) == 0);
-    CHECK_INT(med_json_parse_file(path, &doc, &err), MED_E_IO);
+    CHECK_INT(med_json_parse_file(path, &doc, &err), MED_E_INVALID);
     CHECK_CONTAINS(err.text, ": cannot open: No such file or directory");
 }
 
