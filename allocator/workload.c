@@ -24,11 +24,6 @@ static const double window_rate_max = 1e15;
 static const double share_tolerance = 1e-6;
 static const int64_t requests_max = INT64_C(1) << 53;
 
-const char *med_arrival_name(enum med_arrival arrival)
-{
-    return processes[arrival];
-}
-
 /* A key that belongs to one process only. */
 static int refuse_foreign(const struct med_json_at *at, const char *key, size_t process,
                           enum med_arrival owner, struct med_err *err)

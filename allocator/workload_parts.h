@@ -32,7 +32,6 @@ int med_arrival_read(const struct med_json_at *root, enum med_arrival *ret_arriv
                      double *ret_burstiness, char **ret_trace, struct med_err *err) MED_MUST_CHECK;
 void med_arrival_write(struct med_json_writer *w, enum med_arrival arrival, double burstiness,
                        const char *trace);
-const char *med_arrival_name(enum med_arrival arrival); /* "gamma" */
 
 /* An open log. The prefix is what was read of the stream already, to see what it is. */
 struct med_log_input {

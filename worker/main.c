@@ -8,7 +8,6 @@
  */
 #include "allocator/plan.h"
 #include "base/alloc.h"
-#include "base/log.h"
 #include "base/options.h"
 #include "router/net.h"
 #include "worker/emulated/emulated.h"
@@ -83,7 +82,7 @@ static const struct med_option option_table[] = {
 static const struct med_program program = {
     .name = "medley worker",
     .synopsis = "[options] --router ADDRESS (--plan FILE | --profile FILE)",
-    .summary = "Serve one model on one device group, for the routers that it dials.",
+    .summary = "Serves one model on one device group, for the routers that it dials.",
     .details =
         "When the engine is ready, one line on standard error begins with READY and says what was\n"
         "set up. SIGTERM or SIGINT drains: no new requests are taken, running ones go on until "
@@ -389,7 +388,7 @@ int main(int argc, char **argv)
         return exit_status;
     int rc = run(&setup, &err);
     if (rc < 0)
-        MED_ERROR("%s", err.text);
+        (void)fprintf(stderr, "%s: %s\n", program.name, err.text);
     med_profile_release(&setup.profile);
     med_options_release(&options);
     return rc < 0 ? med_err_exit_status(rc) : 0;
