@@ -137,16 +137,24 @@ static void put_heading(struct report *r)
         100.0 * plan->utilization_max);
 }
 
-/* Width of the longest instance name of the tables. */
-static int name_columns(const struct report *r)
+/* Width of the first column of "Rent". */
+static int rent_columns(const struct med_plan *plan)
 {
     size_t widest = NAME_COLUMNS_MIN;
-    for (size_t k = 0; k < r->plan->instance_count; k++) {
-        size_t bytes = strlen(r->plan->instances[k].instance);
+    for (size_t k = 0; k < plan->instance_count; k++) {
+        size_t bytes = strlen(plan->instances[k].instance);
         widest = bytes > widest ? bytes : widest;
     }
-    for (size_t k = 0; k < r->plan->baseline_count; k++) {
-        size_t bytes = strlen(r->plan->baselines[k].instance);
+    return (int)widest;
+}
+
+/* Width of the first column of the baselines: names that are not shown do not count, and long
+ * names here do not push the table above off an 80-column terminal. */
+static int baseline_columns(const struct med_plan *plan, size_t shown)
+{
+    size_t widest = (size_t)rent_columns(plan);
+    for (size_t k = 0; k < shown; k++) {
+        size_t bytes = strlen(plan->baselines[k].instance);
         widest = bytes > widest ? bytes : widest;
     }
     return (int)widest;
@@ -190,9 +198,10 @@ static void put_worker(struct report *r, const struct med_plan_placement *worker
     put(r, "\n");
 }
 
-static void put_rent(struct report *r, int names)
+static void put_rent(struct report *r)
 {
     const struct med_plan *plan = r->plan;
+    int names = rent_columns(plan);
     put_title(r, "Rent");
     put(r, "  %-*s %5s %9s %10s   %-23s %s\n", names, "instance", "count", "$/h each", "$/h",
         "workers", "load");
@@ -232,7 +241,7 @@ static void put_proof(struct report *r)
     put_wrapped(r, "  ", text);
 }
 
-static void put_baselines(struct report *r, int names)
+static void put_baselines(struct report *r)
 {
     const struct med_plan *plan = r->plan;
     put_title(r, "Instead, one kind alone");
@@ -240,8 +249,9 @@ static void put_baselines(struct report *r, int names)
         put(r, "  no single kind can serve all of it\n");
         return;
     }
-    put(r, "  %-*s %5s %9s %10s   %s\n", names, "instance", "count", "", "$/h", "the mix saves");
     size_t shown = plan->baseline_count <= BASELINES_MAX + 1 ? plan->baseline_count : BASELINES_MAX;
+    int names = baseline_columns(plan, shown);
+    put(r, "  %-*s %5s %9s %10s   %s\n", names, "instance", "count", "", "$/h", "the mix saves");
     for (size_t k = 0; k < shown; k++) {
         const struct med_plan_baseline *b = &plan->baselines[k];
         put(r, "  %-*s %5lld %9s %10.3f   ", names, b->instance, (long long)b->count, "",
@@ -374,15 +384,14 @@ int med_report_print(struct med_buf *out, const struct med_plan *plan,
 {
     struct report r = {.out = out, .plan = plan, .style = style};
     name_letters(&r);
-    int names = name_columns(&r);
     put_heading(&r);
     if (plan->status == MED_PLAN_INFEASIBLE) {
         put_sentences(&r, "Infeasible: no mix of these instances meets the objectives",
                       plan->reasons, plan->reason_count);
     } else {
-        put_rent(&r, names);
+        put_rent(&r);
         put_proof(&r);
-        put_baselines(&r, names);
+        put_baselines(&r);
         put_map(&r);
         if (!style->numbered)
             put_legend(&r);
