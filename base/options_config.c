@@ -23,7 +23,7 @@
 #include <string.h>
 
 static const char *const verbs[] = {
-#define X(name, summary) #name,
+#define X(name, summary) name,
     MED_VERB_MAP(X)
 #undef X
 };

@@ -30,7 +30,7 @@ struct verb {
 };
 
 static const struct verb verbs[] = {
-#define X(name, summary) {#name, summary},
+#define X(name, summary) {name, summary},
     MED_VERB_MAP(X)
 #undef X
 };
@@ -73,6 +73,22 @@ static void print_help(const char *dir, FILE *out)
     }
     (void)fputs("\nmedley VERB --help tells more of a verb; medley --version prints the version.\n",
                 out);
+}
+
+/* docs/reference/errors.md, from the table that logs, metrics and answers are made of. */
+static void print_errors(FILE *out)
+{
+    (void)fputs(
+        "# Errors\n\n"
+        "What logs and metric labels name, what HTTP and gRPC answer, and the exit status of "
+        "a verb that\nends with it. Codes of the operating system get the label `system`.\n\n"
+        "| label | meaning | HTTP | gRPC | exit status |\n|---|---|---:|---:|---:|\n",
+        out);
+#define X(name, value, label, text, http, grpc)                                \
+ (void)fprintf(out, "| `%s` | %s | %d | %d | %d |\n", label, text, http, grpc, \
+               med_err_exit_status(value));
+    MED_ERR_MAP(X)
+#undef X
 }
 
 /* 0 if everything that was printed arrived. */
@@ -144,6 +160,10 @@ int main(int argc, char **argv)
     bool wants_help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
     if (wants_help || (strcmp(word, "help") == 0 && argc == 2)) {
         print_help(dir, stdout);
+        return finish_output();
+    }
+    if (strcmp(word, "--errors-markdown") == 0) {
+        print_errors(stdout);
         return finish_output();
     }
     if (strcmp(word, "--version") == 0) {
