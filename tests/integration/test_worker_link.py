@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import struct
@@ -412,6 +413,15 @@ class Stopping(unittest.TestCase):
 
 
 class Metrics(unittest.TestCase):
+    def test_reference_page_lists_what_is_served(self):
+        page = pathlib.Path(harness.ROOT, "docs/reference/worker-metrics.md").read_text()
+        documented = re.findall(r"^\| `([^`]+)` \| (\w+) \| [^|]* \| (.*) \|$", page, re.M)
+        with Router() as router, worker(router) as process:
+            _, text = harness.http_get(process.wait_ready()["metrics"], "/metrics")
+        helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.M))
+        types = re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M)
+        self.assertEqual(documented, [(name, kind, helps[name]) for name, kind in types])
+
     def test_counters_and_histograms_agree(self):
         with Router() as router, worker(router, *FAST) as process:
             ready = process.wait_ready()
