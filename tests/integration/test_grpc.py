@@ -617,7 +617,7 @@ class Programs(RouterTest):
                                                "--link-listen", "127.0.0.1:0"]),
                 ("infeasible", 3, [bad]),
                 ("--gone-after", 2, [self.plan, "--gone-after", "1s", "--suspect-after", "2s"]),
-                ("none.json", 1, [self.folder / "none.json"])):
+                ("none.json", 2, [self.folder / "none.json"])):
             with self.subTest(words):
                 got, out, err = harness.run("medley-router", *args)
                 self.assertIn(words, err)

@@ -14,5 +14,6 @@ while IFS= read -r header; do
         failed=1
     fi
 done < <(git ls-files '*.h' | grep -v '^worker/cuda/')
+[ "$count" -gt 0 ] || { echo "no header was found" >&2; exit 1; }
 echo "$count headers compiled alone"
 exit "$failed"
