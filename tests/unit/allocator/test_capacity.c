@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The closed form of a worker's latencies and capacity, against the real scheduler on a virtual
- * clock under Poisson arrivals, and against the objectives that it was asked for.
+ * A worker's latencies and capacity, against the real scheduler on a virtual clock under Poisson
+ * arrivals of other chance, and against the objectives that were asked for.
  */
 #include "allocator/capacity.h"
 
-#include "base/alloc.h"
-#include "base/rng.h"
 #include "tests/check.h"
-#include "worker/engine/scheduler.h"
-
-enum {
-    REQUESTS = 3000,
-    WARM_UP = 300,
-    TABLE = 4096
-};
+#include "tests/unit/allocator/one_worker.h"
 
 static const struct med_latency a10g_like = {.fixed_ms = 3.1,
                                              .sequence_ms = 0.4,
@@ -40,79 +32,12 @@ static const struct med_latency a100_like = {.fixed_ms = 3.1,
                                              .block_tokens = 16,
                                              .kv_tokens = 120896};
 
-struct tracker {
-    double arrival_s, first_s, last_s;
-};
-
-struct observed {
-    double ttft_ms, tpot_ms;
-};
-
-/* Poisson arrivals of one size through the scheduler; each iteration takes what the model says. */
-static struct observed simulate(const struct med_latency *latency, int64_t input, int64_t output,
-                                double rate_per_s, uint64_t seed)
-{
-    struct med_scheduler_config config = {.block_tokens = latency->block_tokens,
-                                          .kv_tokens = latency->kv_tokens,
-                                          .model_len_max = latency->model_len_max,
-                                          .sequences_max = latency->sequences_max,
-                                          .batched_tokens_max = latency->batched_tokens_max,
-                                          .table_max = TABLE};
-    struct med_scheduler *scheduler = NULL;
-    struct med_err err = {0};
-    struct observed sum = {0};
-    struct tracker *trackers = med_calloc(REQUESTS, sizeof *trackers);
-    struct med_rng rng;
-    med_rng_init(&rng, seed, 7);
-    REQUIRE(trackers != NULL && med_scheduler_new(&config, &scheduler, &err) == 0);
-    double now_s = 0.0;
-    double next_s = 0.0;
-    size_t added = 0;
-    size_t finished = 0;
-    while (finished < REQUESTS) {
-        if (!med_scheduler_has_work(scheduler) && next_s > now_s)
-            now_s = next_s;
-        for (; added < REQUESTS && next_s <= now_s; added++) {
-            struct med_sequence_spec spec = {.id = added + 1,
-                                             .prompt_tokens = input,
-                                             .output_tokens_max = output,
-                                             .user = &trackers[added]};
-            trackers[added].arrival_s = next_s;
-            REQUIRE(med_scheduler_add(scheduler, &spec) == 0);
-            next_s += med_rng_exponential(&rng, 1.0 / rate_per_s);
-        }
-        const struct med_batch *batch = med_scheduler_plan(scheduler);
-        now_s += med_latency_step_ms(latency, &batch->load) / 1e3;
-        const struct med_sequence_event *events = NULL;
-        size_t count = med_scheduler_commit(scheduler, NULL, &events);
-        for (size_t e = 0; e < count; e++) {
-            struct tracker *tracker = events[e].user;
-            if (events[e].position == 0)
-                tracker->first_s = now_s;
-            if (events[e].end == MED_END_NONE)
-                continue;
-            tracker->last_s = now_s;
-            finished++;
-        }
-    }
-    for (size_t n = WARM_UP; n < REQUESTS; n++) {
-        sum.ttft_ms += 1e3 * (trackers[n].first_s - trackers[n].arrival_s);
-        if (output > 1)
-            sum.tpot_ms += 1e3 * (trackers[n].last_s - trackers[n].first_s) / (double)(output - 1);
-    }
-    sum.ttft_ms /= REQUESTS - WARM_UP;
-    sum.tpot_ms /= REQUESTS - WARM_UP;
-    med_scheduler_free(scheduler);
-    med_free(trackers);
-    return sum;
-}
-
 /* ---- against the scheduler ---- */
 
 struct agreement {
     const struct med_latency *latency;
     int64_t input, output;
-    double tpot_error, ttft_error; /* relative, what the page on the planner states */
+    double tpot_error, ttft_error; /* relative; chance is what is left */
 };
 
 /* Loads from near idle to 80 % of the greatest rate: where a plan works. */
@@ -129,14 +54,21 @@ static void check_agreement(const struct agreement *a)
         struct med_load_point point;
         double rate = loads[n] * capacity.requests_per_s / 0.95;
         REQUIRE(med_capacity_at_rate(a->latency, &size, rate, &point) == 0);
-        struct observed seen = simulate(a->latency, a->input, a->output, rate, 11 + n);
+        struct one_worker run = {.latency = a->latency,
+                                 .input = a->input,
+                                 .output = a->output,
+                                 .rate_per_s = rate,
+                                 .warm_up = 300,
+                                 .measured = 2700,
+                                 .seed = 11 + n};
+        struct one_worker_means seen = one_worker_run(&run);
         CHECK_DOUBLE(point.ttft_ms / seen.ttft_ms, 1.0, a->ttft_error);
         if (a->output > 1)
             CHECK_DOUBLE(point.tpot_ms / seen.tpot_ms, 1.0, a->tpot_error);
     }
 }
 
-static void test_closed_form_when_scheduler_runs_then_agrees(void)
+static void test_latencies_when_scheduler_runs_then_agree(void)
 {
     static const struct agreement cases[] = {
         {&a10g_like, 20, 20, 0.03, 0.04},     {&a10g_like, 60, 200, 0.03, 0.06},
@@ -304,7 +236,7 @@ static void test_points_when_some_fail_then_largest_good_one(void)
 
 int main(void)
 {
-    RUN(test_closed_form_when_scheduler_runs_then_agrees);
+    RUN(test_latencies_when_scheduler_runs_then_agree);
     RUN(test_capacity_when_limited_then_limit_is_met_and_tight);
     RUN(test_capacity_when_limit_grows_then_not_smaller);
     RUN(test_capacity_when_sizes_grow_then_smaller);
