@@ -663,8 +663,11 @@ int med_link_server_listen_tcp(struct med_link_server *server,
         rc = uv_listen((uv_stream_t *)&server->tcp, BACKLOG, on_connection);
     if (rc == 0)
         rc = uv_tcp_getsockname(&server->tcp, (struct sockaddr *)ret_bound, &bytes);
-    if (rc < 0)
-        return med_err_set(err, rc, "--link-listen: cannot listen: %s", uv_strerror(rc));
+    if (rc < 0) {
+        char text[MED_NET_TEXT_MAX];
+        med_net_format(address, text);
+        return med_err_set(err, rc, "--link-listen %s: cannot listen: %s", text, uv_strerror(rc));
+    }
     return 0;
 }
 
@@ -750,11 +753,6 @@ void med_link_set_user(struct med_link *link, uint64_t user)
 uint64_t med_link_user(const struct med_link *link)
 {
     return link->user;
-}
-
-void med_link_close(struct med_link *link, const char *reason)
-{
-    link_end(link, "%s", reason);
 }
 
 void med_link_get_view(const struct med_link *link, struct med_link_view *ret_view)

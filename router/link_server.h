@@ -94,8 +94,6 @@ int med_link_send_generate(struct med_link *link, const struct med_req *req,
                            uint32_t attempt) MED_MUST_CHECK;
 /* Best effort; a worker that cannot even take this is closed as stalled. */
 void med_link_send_cancel(struct med_link *link, uint64_t request, uint32_t attempt);
-/* Ends the link; `closed` follows from the loop. */
-void med_link_close(struct med_link *link, const char *reason);
 
 struct med_link_view {
     const char *peer; /* "127.0.0.1:40000" or "unix" */

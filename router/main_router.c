@@ -75,7 +75,8 @@ static const struct med_program program = {
         "Workers dial in at any time; until one has, requests get UNAVAILABLE and /health says "
         "503.\n\n"
         "SIGTERM and SIGINT drain: new requests get UNAVAILABLE, those that were accepted go on.\n"
-        "Exit status: 0 after a signal, 1 failed, 2 wrong usage or a bad plan.",
+        "Exit status: 0 after a signal, 1 failed, 2 wrong usage or a bad plan, 3 the plan is\n"
+        "infeasible.",
     .options = option_table,
     .positional_min = 1,
     .positional_max = 1,
@@ -89,7 +90,7 @@ struct signals {
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct signals *signals = handle->data;
-    MED_INFO("signal %d", number);
+    MED_INFO("%s received", number == SIGTERM ? "SIGTERM" : "SIGINT");
     med_router_drain(signals->router);
 }
 

@@ -407,7 +407,10 @@ static int start_http(struct med_service *service, struct med_err *err)
     int rc = med_http_server_new(&service->loop, &handler, &service->http);
     if (rc < 0)
         return med_err_set(err, rc, "metrics: %s", med_err_text(rc));
-    return med_http_server_listen(service->http, service->config->metrics_address, err);
+    rc = med_http_server_listen(service->http, service->config->metrics_address, err);
+    if (rc < 0)
+        (void)med_err_prefix(err, "--metrics-listen");
+    return rc;
 }
 
 static int start_links(struct med_service *service, struct med_err *err)

@@ -400,11 +400,6 @@ void med_fleet_release(struct med_fleet *fleet)
     fleet->worker_count = 0;
 }
 
-bool med_fleet_runs(const struct med_fleet *fleet)
-{
-    return fleet->phase == MED_FLEET_RUNNING;
-}
-
 double med_fleet_age_s(const struct med_fleet *fleet)
 {
     return (double)((int64_t)uv_now(fleet->loop) - fleet->begun_ms) / 1e3;

@@ -83,7 +83,6 @@ void med_fleet_stop(struct med_fleet *fleet);
 /* After the loop has ended. */
 void med_fleet_release(struct med_fleet *fleet);
 
-bool med_fleet_runs(const struct med_fleet *fleet);
 double med_fleet_age_s(const struct med_fleet *fleet); /* real, since start */
 
 #endif
