@@ -63,7 +63,10 @@ def cloud_rows(path):
             if row["spot_usd_per_hour"]:
                 out["spot_usd_per_hour"] = float(row["spot_usd_per_hour"])
             out["date"] = date
-            out["source"] = row["source"]
+            out["source"] = (row["source"]
+                             .replace(" (seen as search excerpt; licence unknown)",
+                                      " (read second-hand; check before relying on it)")
+                             .replace(" (partial read)", " (not every zone was read)"))
             if key not in best or best[key]["date"] < date:
                 best[key] = out
     return [best[key] for key in sorted(best)]

@@ -3,7 +3,7 @@
 
 usage: test_rederive.py [FOLDER WITH PROGRAMS]
 
-The measurements lie in $MEDLEY_TEST_DATA, by default ../shared/data beside the repository.  Exit 77
+The measurements lie in the folder that $MEDLEY_TEST_DATA names.  Exit 77
 (skipped) where they are absent.  Workloads and catalogues need the standard library alone; profiles
 are derived again where numpy and scipy are installed.  `medley workload` of the same build must
 state the same figures for the traces as the script does.
@@ -19,7 +19,7 @@ import tempfile
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-DATA = os.environ.get("MEDLEY_TEST_DATA") or os.path.join(ROOT, "..", "shared", "data")
+DATA = os.environ.get("MEDLEY_TEST_DATA", "")
 PROGRAMS = None
 TRACES = {"azure-conversation": "azure2023_conv.csv", "azure-code": "azure2023_code.csv"}
 
