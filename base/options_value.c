@@ -173,7 +173,7 @@ int med_parse_integer(const char *text, const char *what, int64_t min, int64_t m
                       int64_t *ret_value, struct med_err *err)
 {
     struct written w;
-    int64_t value;
+    int64_t value = 0;
     if (written_split(text, &w) && written_integer(&w, &value) && value >= min && value <= max) {
         *ret_value = value;
         return 0;
