@@ -13,6 +13,7 @@
 
 #include "allocator/problem.h"
 #include "base/alloc.h"
+#include "profiles/latency.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -243,24 +244,45 @@ static int prepare_plan(struct planning *p)
     return 0;
 }
 
+/* What was measured or published of a worker type, for a person. */
+static int say_coverage(struct planning *p, size_t type, double share)
+{
+    struct med_plan *plan = &p->plan;
+    const struct med_profile *profile = &plan->profiles[type];
+    struct med_latency latency;
+    if (!profile->has_step_model || med_latency_init(&latency, profile, NULL) < 0 ||
+        latency.covered_sequences == 0 || latency.covered_prefill_tokens == 0)
+        return med_problem_say(&plan->warnings, &plan->warning_count,
+                               "%s: %.3g%% of its requests rest on modelled times; no complete set "
+                               "of decode and prefill steps was measured or published for this GPU",
+                               profile->worker_type, 100.0 * share);
+    return med_problem_say(&plan->warnings, &plan->warning_count,
+                           "%s: %.3g%% of its requests rest on modelled times, beyond what was "
+                           "measured or published (%lld sequences, contexts of %lld tokens, "
+                           "prefills of %lld)",
+                           profile->worker_type, 100.0 * share,
+                           (long long)latency.covered_sequences, (long long)latency.covered_context,
+                           (long long)latency.covered_prefill_tokens);
+}
+
+/* One warning per worker type of the mix whose capacities leave what was measured. */
 static int warn_modelled(struct planning *p)
 {
     struct med_plan *plan = &p->plan;
     size_t types = p->problem.program.type_count;
-    double modelled = 0.0;
-    double total = 0.0;
-    for (size_t i = 0; i < plan->assignment_count; i++) {
-        const struct med_plan_assignment *a = &plan->assignment[i];
-        total += a->rate_per_s;
-        for (size_t t = 0; t < types; t++)
-            modelled += p->problem.cells[i * types + t].modelled ? a->rate_per_s * a->shares[t] : 0;
+    int rc = 0;
+    for (size_t t = 0; t < types && rc >= 0; t++) {
+        double modelled = 0.0;
+        double total = 0.0;
+        for (size_t i = 0; i < plan->assignment_count; i++) {
+            double rate_per_s = plan->assignment[i].rate_per_s * plan->assignment[i].shares[t];
+            total += rate_per_s;
+            modelled += p->problem.cells[i * types + t].modelled ? rate_per_s : 0.0;
+        }
+        if (modelled > 0.0)
+            rc = say_coverage(p, t, modelled / total);
     }
-    if (modelled <= 0.0)
-        return 0;
-    return med_problem_say(&plan->warnings, &plan->warning_count,
-                           "%.3g%% of the rate rests on modelled capacities: these sizes or batch "
-                           "sizes lie beyond what was measured or published for their GPU",
-                           100.0 * modelled / total);
+    return rc;
 }
 
 /* Workers of several precisions answer differently. */

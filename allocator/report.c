@@ -198,6 +198,32 @@ static void put_worker(struct report *r, const struct med_plan_placement *worker
     put(r, "\n");
 }
 
+static bool is_same_place(const struct med_plan_instance *a, const struct med_plan_instance *b)
+{
+    return strcmp(a->cloud, b->cloud) == 0 && strcmp(a->region, b->region) == 0;
+}
+
+/* One line per cloud and region: like names mean different things in different clouds. */
+static void put_places(struct report *r)
+{
+    const struct med_plan *plan = r->plan;
+    for (size_t k = 0; k < plan->instance_count; k++) {
+        const struct med_plan_instance *first = &plan->instances[k];
+        bool seen = false;
+        if (!first->cloud || !first->cloud[0])
+            continue;
+        for (size_t n = 0; n < k; n++)
+            seen = seen || is_same_place(&plan->instances[n], first);
+        if (seen)
+            continue;
+        put(r, "  from %s, %s:", first->cloud, first->region);
+        for (size_t n = k; n < plan->instance_count; n++)
+            if (is_same_place(&plan->instances[n], first))
+                put(r, "%s %s", n == k ? "" : ",", plan->instances[n].instance);
+        put(r, "\n");
+    }
+}
+
 static void put_rent(struct report *r)
 {
     const struct med_plan *plan = r->plan;
@@ -222,6 +248,7 @@ static void put_rent(struct report *r)
     put(r, "  %-*s %5s %9s %10.3f $/h", names, "total", "", "", plan->cost_usd_per_hour);
     put_style(r, "\033[0m");
     put(r, "   %.0f $ in 30 days\n", plan->cost_usd_per_hour * 720.0);
+    put_places(r);
 }
 
 static void put_proof(struct report *r)

@@ -96,7 +96,7 @@ class Rederive(unittest.TestCase):
 
 if __name__ == "__main__":
     if not os.path.isdir(os.path.join(DATA, "traces")):
-        print(f"skipped: {DATA} is not there; it holds the measurements, which do not ship")
+        print("skipped: $MEDLEY_TEST_DATA names no folder; the measurements do not ship")
         sys.exit(77)
     PROGRAMS = sys.argv.pop(1) if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]) else None
     unittest.main()

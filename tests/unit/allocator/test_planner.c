@@ -271,7 +271,7 @@ static void test_catalogue_when_no_gpu_matches_then_sentence(void)
     world_release(&w);
 }
 
-static void test_modelled_when_cells_are_then_one_warning(void)
+static void test_modelled_when_cells_are_then_one_warning_per_type(void)
 {
     struct world w;
     struct med_plan plan;
@@ -281,7 +281,8 @@ static void test_modelled_when_cells_are_then_one_warning(void)
     REQUIRE(med_planner_run(&w.input, &plan, &err) == 0);
     for (size_t n = 0; n < plan.warning_count; n++)
         found += strstr(plan.warnings[n], "modelled") != NULL ? 1 : 0;
-    CHECK_INT(found, 1);
+    CHECK(plan.worker_count > 0);
+    CHECK_INT(found, plan.worker_count);
     med_plan_release(&plan);
     world_release(&w);
 }
@@ -348,7 +349,7 @@ int main(void)
     RUN(test_choice_when_name_is_unknown_then_sentence);
     RUN(test_profiles_when_of_two_models_then_sentence);
     RUN(test_catalogue_when_no_gpu_matches_then_sentence);
-    RUN(test_modelled_when_cells_are_then_one_warning);
+    RUN(test_modelled_when_cells_are_then_one_warning_per_type);
     RUN(test_report_when_printed_then_says_what_matters);
     RUN(test_run_when_memory_fails_then_nothing_leaks);
     return check_finish();
