@@ -13,7 +13,7 @@ from harness import run, wait_until
 from test_up import Fleet
 
 REQUESTS = 2100
-SCALE = 4
+SCALE = 3
 
 
 class Conversation(Fleet):
