@@ -2,8 +2,8 @@
 /*
  * Capacity: the most requests per second of one size that one worker serves within the objectives.
  *
- * With a step model: a closed form, the stationary distribution of a processor-sharing queue whose
- * service rate depends on how many sequences are in service (docs/internals/planner.md).  With
+ * With a step model: from the scheduler's own course on requests of that size (walk.h), searched for
+ * the rate at which an objective breaks; deterministic, about a millisecond.  With
  * serving points alone: the best point inside the bucket that meets the objectives without failures;
  * nothing is extrapolated.
  * Pure: no I/O, no clock. thread: any.  owns: nothing.
@@ -42,7 +42,7 @@ struct med_load_point {
     double utilization;                        /* rate / greatest stable rate */
 };
 
-/* A size: means of a bucket, tokens. */
+/* A size: means of a bucket, tokens; taken as the nearest whole ones. */
 struct med_request_size {
     double input_tokens, output_tokens;
 };

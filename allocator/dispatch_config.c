@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Dispatch configuration of a plan: worker types that the plan has workers of, their latency models,
- * the buckets with the plan's shares and what a request of them costs each type (1/capacity, by the
- * planner's own closed form), and the tightest TTFT objective as the limit beyond which a
+ * the buckets with the plan's shares and what a request of them costs each type (1/capacity, as the
+ * planner computes it), and the tightest TTFT objective as the limit beyond which a
  * request goes elsewhere. The rest are the router's defaults. thread: any.
  */
 #include "allocator/dispatch_config.h"

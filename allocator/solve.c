@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/limits.h"
 
 #include <math.h>
 #include <string.h>
@@ -259,6 +260,39 @@ static bool add_best_instance(struct search *s, bool refuted_by_prices, const bo
     return true;
 }
 
+/* Supply less demand at the prices that refuted the candidate: below 0 until it passes their cut. */
+static double priced_surplus(const struct search *s)
+{
+    const struct med_milp *p = s->program;
+    double surplus = 0.0;
+    for (size_t t = 0; t < p->type_count; t++)
+        surplus += s->prices[t] * p->utilization_max * (double)s->candidate.workers[t];
+    for (size_t i = 0; i < p->bucket_count; i++) {
+        double least = least_price(s, NULL, i);
+        surplus -= isfinite(least) ? least : 0.0;
+    }
+    return surplus;
+}
+
+/* Adds instances until the cut that refuted the candidate is passed: every feasible mix passes it, so
+ * looking sooner would be in vain. False: caps are in the way. */
+static bool pass_cut(struct search *s, const bool *missing)
+{
+    size_t types = s->program->type_count;
+    double surplus = priced_surplus(s);
+    do {
+        int64_t before[MED_LIMIT_WORKER_TYPES];
+        memcpy(before, s->candidate.workers, types * sizeof *before);
+        if (!add_best_instance(s, true, missing))
+            return false;
+        for (size_t t = 0; t < types; t++) {
+            double more = (double)(s->candidate.workers[t] - before[t]);
+            surplus += s->prices[t] * s->program->utilization_max * more;
+        }
+    } while (surplus < 0.0);
+    return true;
+}
+
 /* Adds instances to the candidate until it is feasible. *ret_done false: caps are in the way. */
 static int complete(struct search *s, bool *ret_done, struct med_err *err)
 {
@@ -269,21 +303,17 @@ static int complete(struct search *s, bool *ret_done, struct med_err *err)
         return med_err_set(err, MED_E_NOMEM, "memory is exhausted while solving");
     int rc = 0;
     for (int n = 0; n < GREEDY_MAX; n++) {
-        bool feasible = false;
-        bool lacks = find_missing(s, s->candidate.workers, missing);
-        if (!lacks) {
-            rc = med_solve_verify(p, s->candidate.workers, s->candidate.shares, s->prices,
-                                  &feasible, err);
-            if (rc < 0)
+        if (find_missing(s, s->candidate.workers, missing)) {
+            if (!add_best_instance(s, false, missing))
                 break;
-            if (!feasible)
-                price_idle_types(s, s->candidate.workers);
+            continue;
         }
-        if (feasible) {
-            *ret_done = true;
+        rc = med_solve_verify(p, s->candidate.workers, s->candidate.shares, s->prices, ret_done,
+                              err);
+        if (rc < 0 || *ret_done)
             break;
-        }
-        if (!add_best_instance(s, !lacks, missing))
+        price_idle_types(s, s->candidate.workers);
+        if (!pass_cut(s, missing))
             break;
     }
     med_free(missing);
