@@ -33,6 +33,7 @@ struct med_router_worker {
     char type_name[MED_LIMIT_NAME_BYTES + 1];
     char backend[32], program_version[32];
     size_t type;
+    bool draining;        // it said that it leaves
     uint64_t beat;        // the worker's own clock, as last told
     int64_t beat_seen_ns; // fleet time when `beat` last changed
     struct med_link_stats stats;

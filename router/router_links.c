@@ -183,6 +183,7 @@ static void on_drain(void *self, struct med_link *link)
     struct med_router *router = self;
     uint32_t index = (uint32_t)med_link_user(link);
     MED_INFO("worker %s drains", router->workers[index].id);
+    router->workers[index].draining = true;
     med_dispatch_worker_drain(router->dispatch, med_clock_now_ns(&router->clock), index);
     med_router_look(router);
 }
@@ -193,8 +194,14 @@ static void on_closed(void *self, struct med_link *link, const char *reason)
     uint32_t index = (uint32_t)med_link_user(link);
     struct med_router_worker *worker = &router->workers[index];
     MED_ASSERT(worker->link == link);
-    med_log(router->state == MED_ROUTER_RUNNING ? MED_LOG_WARN : MED_LOG_INFO, NULL,
-            "worker %s is gone: %s", worker->id, reason);
+    struct med_dispatch_worker_view view;
+    bool idle = med_dispatch_get_worker(router->dispatch, index, &view) && view.in_flight == 0;
+    if (worker->draining && idle) {
+        MED_INFO("worker %s has left after draining", worker->id);
+    } else {
+        med_log(router->state == MED_ROUTER_RUNNING ? MED_LOG_WARN : MED_LOG_INFO, NULL,
+                "worker %s is gone: %s", worker->id, reason);
+    }
     worker->link = NULL;
     router->worker_count--;
     med_dispatch_worker_gone(router->dispatch, med_clock_now_ns(&router->clock), index);
