@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -64,8 +65,9 @@ static int check_sampling(const struct med_req_sampling *s, struct med_err *err)
     return 0;
 }
 
-int med_req_check(struct med_req *req, struct med_err *err)
+int med_req_check(struct med_req *req, int64_t vocab_tokens, struct med_err *err)
 {
+    MED_ASSERT(vocab_tokens > 0 && vocab_tokens <= (int64_t)INT32_MAX + 1);
     if (req->prompt_count == 0) {
         return med_err_set(err, MED_E_INVALID, "tokens.ids: found none, expected 1 to %d token ids",
                            MED_LIMIT_PROMPT_TOKENS);
@@ -75,10 +77,11 @@ int med_req_check(struct med_req *req, struct med_err *err)
                            req->prompt_count, MED_LIMIT_PROMPT_TOKENS);
     }
     for (size_t i = 0; i < req->prompt_count; i++) {
-        if (req->prompt[i] > INT32_MAX) {
+        if (req->prompt[i] >= vocab_tokens) {
             return med_err_set(err, MED_E_INVALID,
-                               "tokens.ids[%zu]: found %u, expected 0 to 2147483647", i,
-                               req->prompt[i]);
+                               "tokens.ids[%zu]: found %" PRIu32 ", expected 0 to %" PRId64
+                               ", the model's vocabulary",
+                               i, req->prompt[i], vocab_tokens - 1);
         }
     }
     if (req->tokens_max == 0)

@@ -83,8 +83,9 @@ struct med_req *med_req_new(void);
 void med_req_free(struct med_req *req);
 
 /* Checks every field that the client set and puts defaults in; the sentence names field, value and
- * what was expected.  Does not look at model or deadline. */
-int med_req_check(struct med_req *req, struct med_err *err) MED_MUST_CHECK;
+ * what was expected.  vocab_tokens: of the model, ids are below it; 1 to 2^31.  Does not look at
+ * model or deadline. */
+int med_req_check(struct med_req *req, int64_t vocab_tokens, struct med_err *err) MED_MUST_CHECK;
 
 /* Adds ids to the output. */
 int med_req_append_output(struct med_req *req, const uint32_t *ids, size_t count) MED_MUST_CHECK;

@@ -111,6 +111,17 @@ static int refused(struct med_router *router, struct med_req *req, int code, str
     }
 }
 
+/* Any worker of the plan may get the request, so the smallest vocabulary counts. */
+static int64_t vocab_tokens(const struct med_plan *plan)
+{
+    int64_t least = INT32_MAX;
+    for (size_t i = 0; i < plan->profile_count; i++) {
+        if (plan->profiles[i].model.vocab < least)
+            least = plan->profiles[i].model.vocab;
+    }
+    return least;
+}
+
 static int check(struct med_router *router, struct med_req *req, struct med_err *err)
 {
     const char *model = router->config.plan->model_name;
@@ -118,8 +129,7 @@ static int check(struct med_router *router, struct med_req *req, struct med_err 
         (void)med_err_set(err, MED_E_DRAINING, "this router is draining; ask another one");
         return refuse(router, req, MED_REFUSAL_DRAINING, MED_E_DRAINING);
     }
-    if (med_req_check(req, err) < 0)
-        return refuse(router, req, MED_REFUSAL_INVALID, MED_E_INVALID);
+    /* The model first: what the rest may be depends on it. */
     if (req->model != NULL && req->model[0] != '\0' && strcmp(req->model, model) != 0) {
         char shown[MED_LIMIT_NAME_BYTES + 1];
         (void)med_utf8_escape(shown, sizeof(shown), req->model, strlen(req->model));
@@ -128,6 +138,8 @@ static int check(struct med_router *router, struct med_req *req, struct med_err 
                           model);
         return refuse(router, req, MED_REFUSAL_NOT_FOUND, MED_E_NOT_FOUND);
     }
+    if (med_req_check(req, vocab_tokens(router->config.plan), err) < 0)
+        return refuse(router, req, MED_REFUSAL_INVALID, MED_E_INVALID);
     if (req->deadline_ns != 0 && req->deadline_ns <= req->arrived_ns) {
         (void)med_err_set(err, MED_E_DEADLINE, "the deadline had passed when the request came");
         return refuse(router, req, MED_REFUSAL_DEADLINE, MED_E_DEADLINE);

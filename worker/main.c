@@ -345,6 +345,7 @@ static int serve(struct setup *setup, struct med_err *err)
     c->clock = &setup->clock;
     c->drain_ns = o->drain_ns;
     c->seed = (uint64_t)o->seed;
+    c->vocab_tokens = setup->profile.model.vocab;
     c->weight_bytes = setup->profile.model.weight_bytes;
     settle_bounds(setup);
     int rc = make_backend(setup, err);

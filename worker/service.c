@@ -65,6 +65,14 @@ static bool is_invalid(const struct med_service *service, const struct med_uplin
         (void)snprintf(message, MESSAGE_BYTES, "top_p: is %g, expected above 0, at most 1",
                        (double)g->top_p);
     }
+    for (size_t i = 0; i < g->prompt_count && message[0] == '\0'; i++) {
+        if (g->prompt[i] >= service->config->vocab_tokens) {
+            (void)snprintf(message, MESSAGE_BYTES,
+                           "prompt[%zu]: is %" PRIu32 ", expected 0 to %" PRId64
+                           ", the model's vocabulary",
+                           i, g->prompt[i], service->config->vocab_tokens - 1);
+        }
+    }
     return message[0] != '\0';
 }
 
@@ -488,6 +496,7 @@ static int start(struct med_service *service, struct med_err *err)
 int med_service_run(const struct med_service_config *config, struct med_err *err)
 {
     MED_ASSERT(config->clock->scale > 0);
+    MED_ASSERT(config->vocab_tokens > 0);
     if (config->router_count > MED_SERVICE_ROUTERS_MAX) {
         config->backend.ops->release(config->backend.self);
         return med_err_set(err, MED_E_LIMIT, "%zu routers, expected at most %d",

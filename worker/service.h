@@ -29,8 +29,9 @@ struct med_service_config {
     uint64_t seed;                                  /* of requests that bring none */
     const double *ttft_bounds_s, *tpot_bounds_s;    /* objectives, as exact histogram bounds */
     size_t ttft_bound_count, tpot_bound_count;
-    double weight_bytes; /* for the READY line */
-    int64_t started_ns;  /* CLOCK_MONOTONIC, for the READY line */
+    int64_t vocab_tokens; /* of the model; prompt ids are below it */
+    double weight_bytes;  /* for the READY line */
+    int64_t started_ns;   /* CLOCK_MONOTONIC, for the READY line */
 };
 
 int med_service_run(const struct med_service_config *config, struct med_err *err) MED_MUST_CHECK;

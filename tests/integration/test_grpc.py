@@ -183,6 +183,17 @@ class Answers(RouterTest):
 
 
 class Refusals(RouterTest):
+    def test_last_token_id_of_the_vocabulary_is_taken(self):
+        self.start()
+        worker = self.worker()
+        call = self.client.generate.future(request([0, 31999], 1))
+        generate = worker.next_generate()
+        self.assertEqual(list(generate.prompt), [0, 31999])
+        worker.tokens(generate, 0, [7])
+        worker.finish(generate, link_pb.ENDING_LENGTH)
+        self.assertEqual(list(call.result().tokens.ids), [7])
+        self.stop()
+
     def test_wrong_input_is_named(self):
         self.start()
         self.worker(auto=True)
@@ -190,6 +201,8 @@ class Refusals(RouterTest):
             (api.GenerateRequest(), "input: found none"),
             (request([]), "tokens.ids: found none"),
             (request([1 << 31]), "tokens.ids[0]: found 2147483648"),
+            (request([1, 31999, 32000]), "tokens.ids[2]: found 32000, expected 0 to 31999"),
+            (request([0xFFFFFFFF]), "tokens.ids[0]: found 4294967295, expected 0 to 31999"),
             (request(max_tokens=(1 << 20) + 1), "max_tokens: found 1048577"),
             (request(max_tokens=20000), "expected at most 18432 together"),
             (request([1] * 20000), "found a prompt of 20000"),
@@ -576,6 +589,30 @@ class Draining(RouterTest):
         self.assertEqual(call.code(), CODES.OK)
         self.assertEqual(self.router.wait(), 0)
         self.router.check_clean()
+
+    def test_a_worker_that_leaves_after_draining_is_no_warning(self):
+        self.start()
+        worker = self.worker("w1", auto=True)
+        self.client.generate(request())
+        worker.send(drain=link_pb.Drain())
+        self.router.wait_line("w1 drains")
+        worker.close()
+        self.assertRegex(self.router.wait_line("w1 has left after draining"), r"(?i)\binfo\b")
+        self.assertNotIn("is gone", self.router.output())
+        self.stop()
+
+    def test_a_worker_that_leaves_while_it_drains_is_a_warning(self):
+        self.start()
+        worker = self.worker("w1")
+        call = self.client.stream(request())
+        worker.tokens(worker.next_generate(), 0, [1])
+        next(call)
+        worker.send(drain=link_pb.Drain())
+        self.router.wait_line("w1 drains")
+        worker.close()
+        self.assert_status(CODES.UNAVAILABLE, lambda: call)
+        self.assertRegex(self.router.wait_line("w1 is gone"), r"(?i)\bwarn")
+        self.stop()
 
     def test_the_drain_has_an_end(self):
         self.start("--drain-timeout", "300ms")

@@ -28,8 +28,8 @@ def worker(router, *args, profile=PROFILE):
                    "--worker-id", "w-1", *dial, *args)
 
 
-def generate(request, prompt=8, tokens=5, attempt=1, **more):
-    return pb.Generate(request=request, attempt=attempt, prompt=range(1, prompt + 1),
+def generate(request, prompt=8, tokens=5, attempt=1, ids=None, **more):
+    return pb.Generate(request=request, attempt=attempt, prompt=ids or range(1, prompt + 1),
                        max_tokens=tokens, request_id=f"r-{request}", **more)
 
 
@@ -147,6 +147,8 @@ class Protocol(unittest.TestCase):
                 14: (dict(temperature=math.nan), "temperature"),
                 15: (dict(temperature=-1), "temperature"),
                 16: (dict(top_p=1.5), "top_p"),
+                17: (dict(ids=[1, 32000]), "prompt[1]: is 32000, expected 0 to 31999"),
+                18: (dict(ids=[0xFFFFFFFF]), "prompt[0]: is 4294967295"),
             }
             for request, (fields, _) in bad.items():
                 link.send(generate=generate(request, **fields))
