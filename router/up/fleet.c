@@ -4,7 +4,8 @@
  *
  * A phase says what is being waited for; every event of a child looks at the phase and moves it on.
  * While the fleet is starting, a child that ends with status 2 (its input is wrong) ends the whole:
- * starting it again could not help.  Any other end is answered with a pause and another start, until
+ * starting it again could not help.  So does a router that exits by itself before it was ever ready:
+ * an address in use stays in use.  Any other end is answered with a pause and another start, until
  * the start's time is up.  One timer guards starting and, later, stopping.
  * thread: loop. It carries no requests.
  */
@@ -322,6 +323,15 @@ static void on_child_end(struct med_child *child, int64_t pause_ms)
                        "%s refuses its input (exit status 2); its last line above says why",
                        child->name);
         fail(fleet, MED_E_INVALID, sentence);
+        return;
+    }
+    if (child == &fleet->router && fleet->phase == MED_FLEET_STARTING_ROUTER &&
+        child->exit_status >= 0) {
+        char sentence[MED_CHILD_END_MAX + 96];
+        (void)snprintf(sentence, sizeof(sentence),
+                       "the router ended before it was ready (%s); its last line above says why",
+                       child->end);
+        fail(fleet, MED_E_IO, sentence);
         return;
     }
     MED_WARN("%s ended: %s; starting it again in %.2f s", child->name, child->end,

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import tempfile
 import unittest
 
@@ -221,6 +222,37 @@ class Faults(unittest.TestCase):
             self.assertRegex(text, r"medley up: \d+ of \d+ processes are not ready after 3\.0 s: "
                                    r".*a10g-llama-2-7b-fp16-000 \(exit status 1, started \d+ times\)")
             self.assertNotRegex(text, "(?m)^READY ")
+
+    def test_address_in_use_ends_the_start_at_once(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = "127.0.0.1:%d" % taken.getsockname()[1]
+            for option in ("--grpc-listen", "--http-listen", "--link-listen"):
+                with self.subTest(option), Fleet(option, address, "--start-timeout", "1h") as fleet:
+                    self.assertEqual(fleet.up.wait(), 1)
+                    text = fleet.up.output()
+                    self.assertRegex(text, rf"\[router\] medley router: {option}.* cannot listen")
+                    self.assertIn(address, text)
+                    self.assertIn("medley up: the router ended before it was ready "
+                                  "(exit status 1); its last line above says why", text)
+                    self.assertNotIn("starting it again", text)
+                    self.assertFalse(fleet.ready_file.exists())
+
+    def test_router_that_is_killed_before_it_is_ready_is_tried_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = pathlib.Path(folder) / "router"
+            program.write_text("#!/bin/sh\nkill -9 $$\n")
+            program.chmod(0o755)
+            with Fleet("--router-program", program, "--start-timeout", "3s") as fleet:
+                self.assertEqual(fleet.up.wait(), 1)
+                self.assertRegex(fleet.up.output(),
+                                 r"router ended: signal 9 .*starting it again in 0\.50 s")
+
+    def test_router_that_refuses_its_input_ends_the_start_at_once(self):
+        with Fleet("--router-argument=--no-such-option") as fleet:
+            self.assertEqual(fleet.up.wait(), 2)
+            self.assertIn("router refuses its input (exit status 2)", fleet.up.output())
 
     def test_worker_that_refuses_its_input_ends_the_start_at_once(self):
         with Fleet("--worker-argument=--no-such-option") as fleet:
