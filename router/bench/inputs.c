@@ -51,6 +51,11 @@ static const struct med_option option_table[] = {
      .unit = "FILE|NAME",
      .help = "Workload that request sizes are drawn from: a file, or the name of one that ships.",
      .group = "Requests"},
+    {.name = "data-dir",
+     .type = MED_OPT_STRING,
+     .offset = AT(data_dir),
+     .unit = "FOLDER",
+     .help = "Where the shipped workloads are (default: found from the program's place)."},
     {.name = "trace",
      .type = MED_OPT_STRING,
      .offset = AT(trace),
@@ -161,6 +166,7 @@ static const struct med_option option_table[] = {
      .offset = AT(json),
      .help = "Prints the report as JSON."},
     {.name = "output",
+     .short_name = 'o',
      .type = MED_OPT_STRING,
      .offset = AT(output),
      .unit = "FILE",
@@ -208,8 +214,8 @@ const struct med_program med_bench_program = {
         "on schedule whatever the fleet does (an open loop), unless --max-concurrency holds them\n"
         "back; the report says how late sends were. All times are fleet time.\n"
         "\n"
-        "Exit status: 0 done, 1 a request or token was lost, or none was completed; 2 wrong usage\n"
-        "or bad input.\n"
+        "Exit status: 0 done, 1 a request or token was lost, or none was completed, 2 wrong usage\n"
+        "or bad input, 3 the plan is infeasible.\n"
         "\n"
         "Example:\n"
         "  medley bench --plan plan.json --target 127.0.0.1:7070 --duration 60s\n",
@@ -281,10 +287,11 @@ static int load_plan(const struct med_bench_options *o, struct med_bench_inputs 
     return 0;
 }
 
-static int read_workload(const char *name, struct med_workload *ret_workload, struct med_err *err)
+static int read_workload(const char *name, const char *data_dir, struct med_workload *ret_workload,
+                         struct med_err *err)
 {
     char *path;
-    int rc = med_resolve(MED_RESOLVE_WORKLOAD, name, NULL, &path, err);
+    int rc = med_resolve(MED_RESOLVE_WORKLOAD, name, data_dir, &path, err);
     if (rc < 0)
         return rc;
     rc = med_workload_read_file(path, ret_workload, err);
@@ -297,7 +304,7 @@ static int load_sizes(const struct med_bench_options *o, struct med_bench_inputs
 {
     int rc = 0;
     if (o->workload) {
-        rc = read_workload(o->workload, &in->workload, err);
+        rc = read_workload(o->workload, o->data_dir, &in->workload, err);
     } else if (in->has_plan) {
         rc = med_bench_workload_from_plan(&in->plan, &in->workload, err);
     }

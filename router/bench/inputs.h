@@ -12,7 +12,8 @@
 #include "router/bench/report.h"
 
 struct med_bench_options {
-    const char *plan, *target, *workload, *trace, *arrival, *slo, *output, *requests_jsonl;
+    const char *plan, *target, *workload, *trace, *arrival, *slo, *output, *requests_jsonl,
+        *data_dir;
     double rate_per_s, burstiness, time_scale;
     int64_t requests, duration_ns, seed, max_concurrency, max_tokens, vocabulary;
     int64_t connect_timeout_ns, stall_timeout_ns, queue_wait_ns, queue_max;

@@ -2,6 +2,7 @@
 """medley bench against a gRPC server that this test plays: what it counts, and what it notices."""
 import concurrent.futures
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -116,6 +117,13 @@ class Counting(unittest.TestCase):
         self.assertEqual(report["total_output_tokens"], sum(int(r[2]) for r in rows))
         self.assertEqual(report["other_length"], 0)
         self.assertLessEqual(report["mean_ttft_ms"], report["mean_e2el_ms"])
+
+    def test_report_is_written_to_a_file_as_well(self):
+        for name in ("-o", "--output"):
+            with tempfile.TemporaryDirectory() as folder, Server(whole) as server:
+                path = pathlib.Path(folder) / "report.json"
+                report = bench(server, "--requests", 3, "--arrival", "all-at-once", name, path)
+                self.assertEqual(json.loads(path.read_text()), report)
 
     def test_same_seed_sends_the_same_prompts(self):
         seen = []
@@ -254,6 +262,28 @@ class Trouble(unittest.TestCase):
                                "300ms")
         self.assertEqual((status, out), (1, ""))
         self.assertRegex(err, r"no connection within 0\.3 s; is a router listening there\?")
+
+    def test_shipped_workloads_are_found_in_the_data_folder(self):
+        sent = run("medley-bench", "--workload", WORKLOAD, "--requests", 20, "--dry-run")
+        self.assertEqual((sent[0], sent[1].count("\n")), (0, 21), sent)
+        named = ["--workload", "azure-conversation", "--requests", 20, "--dry-run"]
+        self.assertEqual(run("medley-bench", *named, "--data-dir", harness.ROOT), sent)
+        env = {**os.environ, "MEDLEY_DATA_DIR": str(harness.ROOT)}
+        self.assertEqual(run("medley-bench", *named, env=env), sent)
+        with tempfile.TemporaryDirectory() as folder:
+            status, out, err = run("medley-bench", *named, "--data-dir", folder)
+        self.assertEqual((status, out), (2, ""))
+        self.assertIn(folder, err)
+
+    def test_infeasible_plan_is_status_3(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "plan.json"
+            status, _, err = run("medley-plan", "azure-conversation", "--data-dir", harness.ROOT,
+                                 "--model", "llama-2-7b", "--slo", "tpot.mean=1ms", "-o", path)
+            self.assertEqual(status, 3, err)
+            status, out, err = run("medley-bench", "--plan", path)
+        self.assertEqual((status, out), (3, ""))
+        self.assertIn("an infeasible plan has no fleet to drive", err)
 
     def test_wrong_input_is_one_sentence_and_status_2(self):
         cases = [
