@@ -251,11 +251,12 @@ static int say_coverage(struct planning *p, size_t type, double share)
     const struct med_profile *profile = &plan->profiles[type];
     struct med_latency latency;
     if (!profile->has_step_model || med_latency_init(&latency, profile, NULL) < 0 ||
-        latency.covered_sequences == 0 || latency.covered_prefill_tokens == 0)
+        latency.covered_sequences == 0 || latency.covered_prefill_tokens == 0) {
         return med_problem_say(&plan->warnings, &plan->warning_count,
                                "%s: %.3g%% of its requests rest on modelled times; no complete set "
                                "of decode and prefill steps was measured or published for this GPU",
                                profile->worker_type, 100.0 * share);
+    }
     return med_problem_say(&plan->warnings, &plan->warning_count,
                            "%s: %.3g%% of its requests rest on modelled times, beyond what was "
                            "measured or published (%lld sequences, contexts of %lld tokens, "

@@ -198,9 +198,16 @@ static void put_worker(struct report *r, const struct med_plan_placement *worker
     put(r, "\n");
 }
 
+/* Instances of Melange's own input have no place. */
+static bool has_place(const struct med_plan_instance *instance)
+{
+    return instance->cloud && instance->region && instance->cloud[0] != '\0';
+}
+
 static bool is_same_place(const struct med_plan_instance *a, const struct med_plan_instance *b)
 {
-    return strcmp(a->cloud, b->cloud) == 0 && strcmp(a->region, b->region) == 0;
+    return has_place(a) && has_place(b) && strcmp(a->cloud, b->cloud) == 0 &&
+           strcmp(a->region, b->region) == 0;
 }
 
 /* One line per cloud and region: like names mean different things in different clouds. */
@@ -210,16 +217,17 @@ static void put_places(struct report *r)
     for (size_t k = 0; k < plan->instance_count; k++) {
         const struct med_plan_instance *first = &plan->instances[k];
         bool seen = false;
-        if (!first->cloud || !first->cloud[0])
+        if (!has_place(first))
             continue;
         for (size_t n = 0; n < k; n++)
             seen = seen || is_same_place(&plan->instances[n], first);
         if (seen)
             continue;
         put(r, "  from %s, %s:", first->cloud, first->region);
-        for (size_t n = k; n < plan->instance_count; n++)
+        for (size_t n = k; n < plan->instance_count; n++) {
             if (is_same_place(&plan->instances[n], first))
                 put(r, "%s %s", n == k ? "" : ",", plan->instances[n].instance);
+        }
         put(r, "\n");
     }
 }
