@@ -63,10 +63,8 @@ static void slot_return(struct med_router *router, struct med_req *req)
 
 /* ---- submit ---- */
 
-static int refuse(struct med_router *router, const struct med_req *req,
-                  enum med_router_refusal reason, int code)
+static int refuse(struct med_router *router, enum med_router_refusal reason, int code)
 {
-    (void)req;
     router->metrics.refused[reason]++;
     return code;
 }
@@ -127,7 +125,7 @@ static int check(struct med_router *router, struct med_req *req, struct med_err 
     const char *model = router->config.plan->model_name;
     if (router->state != MED_ROUTER_RUNNING) {
         (void)med_err_set(err, MED_E_DRAINING, "this router is draining; ask another one");
-        return refuse(router, req, MED_REFUSAL_DRAINING, MED_E_DRAINING);
+        return refuse(router, MED_REFUSAL_DRAINING, MED_E_DRAINING);
     }
     /* The model first: what the rest may be depends on it. */
     if (req->model != NULL && req->model[0] != '\0' && strcmp(req->model, model) != 0) {
@@ -136,13 +134,13 @@ static int check(struct med_router *router, struct med_req *req, struct med_err 
         (void)med_err_set(err, MED_E_NOT_FOUND,
                           "model: found \"%s\", expected \"%s\", which is served here", shown,
                           model);
-        return refuse(router, req, MED_REFUSAL_NOT_FOUND, MED_E_NOT_FOUND);
+        return refuse(router, MED_REFUSAL_NOT_FOUND, MED_E_NOT_FOUND);
     }
     if (med_req_check(req, vocab_tokens(router->config.plan), err) < 0)
-        return refuse(router, req, MED_REFUSAL_INVALID, MED_E_INVALID);
+        return refuse(router, MED_REFUSAL_INVALID, MED_E_INVALID);
     if (req->deadline_ns != 0 && req->deadline_ns <= req->arrived_ns) {
         (void)med_err_set(err, MED_E_DEADLINE, "the deadline had passed when the request came");
-        return refuse(router, req, MED_REFUSAL_DEADLINE, MED_E_DEADLINE);
+        return refuse(router, MED_REFUSAL_DEADLINE, MED_E_DEADLINE);
     }
     return 0;
 }
@@ -150,7 +148,7 @@ static int check(struct med_router *router, struct med_req *req, struct med_err 
 static int dispatch_it(struct med_router *router, struct med_req *req, struct med_err *err)
 {
     if (!slot_take(router, req)) {
-        (void)refuse(router, req, MED_REFUSAL_OVERLOAD, MED_E_OVERLOAD);
+        (void)refuse(router, MED_REFUSAL_OVERLOAD, MED_E_OVERLOAD);
         return refused(router, req, MED_E_OVERLOAD, err);
     }
     struct med_dispatch_request request = {.request = req->id,
