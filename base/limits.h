@@ -26,8 +26,28 @@ enum {
     MED_LIMIT_RATE_WINDOWS = 10080, /* rate_over_time of a workload: a week of minutes */
     MED_LIMIT_MESSAGES = 4096,      /* reasons or warnings of a plan */
 
+    /* Models: more is refused with a sentence, before anything is allocated for it. */
+    MED_LIMIT_MODEL_LAYERS = 1024,
+    MED_LIMIT_MODEL_WIDTH = 1 << 20,                /* hidden, intermediate, heads x head_dim */
+    MED_LIMIT_VOCAB = 1 << 22,                      /* rows of the embedding */
+    MED_LIMIT_SAFETENSORS_HEADER_BYTES = 100000000, /* the format's own limit */
+    MED_LIMIT_SAFETENSORS_FILES = 4096,             /* shards of one model */
+    MED_LIMIT_TOKENIZER_BYTES = 256 << 20,          /* tokenizer.json */
+    MED_LIMIT_TOKEN_BYTES = 8 << 10,                /* one token of a vocabulary */
+    MED_LIMIT_CHAT_TEMPLATE_BYTES = 256 << 10,      /* text of a chat template */
+    MED_LIMIT_CHAT_MESSAGES = 16384,                /* messages of one request */
+
+    /* Sampling: outside is INVALID_ARGUMENT. */
+    MED_LIMIT_TOP_LOGPROBS = 20,    /* alternatives per token */
+    MED_LIMIT_LOGIT_BIAS = 1024,    /* entries of one request */
+    MED_LIMIT_STOP_TOKENS = 256,    /* stop_token_ids of one request */
+    MED_LIMIT_STOP_STRINGS = 16,    /* stop strings of one request */
+    MED_LIMIT_STOP_BYTES = 1 << 10, /* one stop string */
+    MED_LIMIT_CHOICES = 128,        /* n of one request */
+
     /* Requests: outside is INVALID_ARGUMENT before anything is accepted. */
     MED_LIMIT_PROMPT_TOKENS = 1 << 20, /* token ids of one prompt */
+    MED_LIMIT_PROMPT_BYTES = 4 << 20,  /* text of one prompt, a chat's template applied */
     MED_LIMIT_OUTPUT_TOKENS = 1 << 20, /* max_tokens of one request */
     MED_LIMIT_REQUEST_ID_BYTES = 128,
 
