@@ -14,21 +14,11 @@
 #define MED_WORKER_BACKEND_H
 
 #include "base/err.h"
+#include "worker/engine/sampling.h"
 #include "worker/engine/scheduler.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-
-/* How a sequence's tokens are drawn. Random draws are keyed by (seed, place in the sequence), so
- * that prompt and output so far can be sent to another worker, which then goes on alike. */
-struct med_sampling {
-    float temperature;
-    float top_p;
-    uint32_t top_k; /* 0: all */
-    uint64_t seed;
-    bool ignore_eos;
-    int64_t emulated_output_tokens; /* for the emulated backend: stop after so many; 0: none */
-};
 
 /* What a batch item says besides struct med_batch_item. */
 struct med_backend_sequence {
@@ -44,6 +34,8 @@ struct med_backend_step {
     int64_t available_ns; /* fleet time since when this work could have begun */
     uint32_t *sampled;    // [batch->count], out: token ids of the items that sample
     bool *stop;           // [batch->count], out: the sampled token ends the sequence; false before
+    /* [batch->count] or NULL; [i] NULL unless item i samples and its sequence asks for logprobs. */
+    struct med_token_logprobs *const *logprobs; // out
 };
 
 struct med_backend_ops {
