@@ -112,13 +112,18 @@ int med_grpc_codec_write_response(const struct med_req *req, struct med_buf *out
     Medley__V1__Usage usage = MEDLEY__V1__USAGE__INIT;
     Medley__V1__GenerateResponse message = MEDLEY__V1__GENERATE_RESPONSE__INIT;
 
+    Medley__V1__Choice choice = MEDLEY__V1__CHOICE__INIT;
+    Medley__V1__Choice *choices[] = {&choice};
+
     tokens.n_ids = req->output_count;
     tokens.ids = req->output;
+    choice.tokens = &tokens;
+    choice.finish_reason = finish_reason(req);
     usage.prompt_tokens = (uint32_t)req->prompt_count;
     usage.completion_tokens = (uint32_t)req->output_count;
     message.request_id = lend(req->request_id);
-    message.tokens = &tokens;
-    message.finish_reason = finish_reason(req);
+    message.n_choices = 1;
+    message.choices = choices;
     message.usage = &usage;
     message.worker_type = lend(req->worker_type);
     return pack(&message.base, out);

@@ -117,9 +117,9 @@ struct med_head_args {
 /* One draw per sample; inputs and results are on the host, logits on the device. */
 struct med_sample_args {
     int64_t samples, vocab;
-    float *logits;                         // [samples][vocab], may be changed
-    const struct med_sample_input *inputs; // host [samples]; their logits field is not looked at
-    struct med_sample *results;            // host [samples]
+    float *logits;                       // [samples][vocab], may be changed
+    const struct med_draw_input *inputs; // host [samples]; their logits field is not looked at
+    struct med_draw *results;            // host [samples]
 };
 
 /* Sizes that memory for intermediate results is taken for, once. */

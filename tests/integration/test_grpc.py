@@ -107,9 +107,9 @@ class Answers(RouterTest):
         self.start()
         self.worker(auto=True)
         answer = self.client.generate(request([10, 20], 5, request_id="mine"))
-        self.assertEqual(list(answer.tokens.ids), [11, 21, 11, 21, 11])
+        self.assertEqual(list(answer.choices[0].tokens.ids), [11, 21, 11, 21, 11])
         self.assertEqual(answer.request_id, "mine")
-        self.assertEqual(answer.finish_reason, api.FINISH_REASON_LENGTH)
+        self.assertEqual(answer.choices[0].finish_reason, api.FINISH_REASON_LENGTH)
         self.assertEqual((answer.usage.prompt_tokens, answer.usage.completion_tokens), (2, 5))
         self.assertEqual(answer.worker_type, SMALL)
         self.assertEqual(outcomes(self.http)["length"], 1)
@@ -145,7 +145,7 @@ class Answers(RouterTest):
         self.assertEqual(got.request_id, "id-1")
         worker.tokens(got, 0, [1, 2])
         worker.finish(got)
-        self.assertEqual(list(call.result().tokens.ids), [1, 2])
+        self.assertEqual(list(call.result().choices[0].tokens.ids), [1, 2])
         # What is not set stays unset: 0 would be greedy.
         call = self.client.generate.future(request([5]))
         got = worker.next_generate()
@@ -191,7 +191,7 @@ class Refusals(RouterTest):
         self.assertEqual(list(generate.prompt), [0, 31999])
         worker.tokens(generate, 0, [7])
         worker.finish(generate, link_pb.ENDING_LENGTH)
-        self.assertEqual(list(call.result().tokens.ids), [7])
+        self.assertEqual(list(call.result().choices[0].tokens.ids), [7])
         self.stop()
 
     def test_wrong_input_is_named(self):
@@ -234,7 +234,7 @@ class Refusals(RouterTest):
         unknown = self.client.channel.unary_unary("/medley.v1.Inference/Nothing")
         self.assert_status(CODES.UNIMPLEMENTED, lambda: unknown(b""), "Nothing")
         self.assertEqual(metrics(self.http)["medley_router_accepted_total"], 0)
-        self.assertEqual(self.client.generate(request(model=plans.MODEL)).finish_reason,
+        self.assertEqual(self.client.generate(request(model=plans.MODEL)).choices[0].finish_reason,
                          api.FINISH_REASON_LENGTH)
         self.stop()
 
@@ -346,7 +346,7 @@ class Leaving(RouterTest):
         self.router.wait_line("lags more than 65536 tokens")
         self.assertEqual(slow.wait_status(), CODES.RESOURCE_EXHAUSTED.value[0])
         worker.auto = True
-        self.assertEqual(list(self.client.generate(request([1], 2)).tokens.ids), [2, 2])
+        self.assertEqual(list(self.client.generate(request([1], 2)).choices[0].tokens.ids), [2, 2])
         self.assertEqual(outcomes(self.http)["abort_client"], 1)
         self.stop()
 
@@ -361,7 +361,7 @@ class LostWorkers(RouterTest):
         self.worker("w2", auto=True)
         first.close()
         for i, call in enumerate(calls):
-            self.assertEqual(list(call.result(timeout=60).tokens.ids), [i + 1] * 3)
+            self.assertEqual(list(call.result(timeout=60).choices[0].tokens.ids), [i + 1] * 3)
         samples = metrics(self.http)
         self.assertEqual(samples['medley_router_reroutes_total{reason="worker_lost"}'], 20)
         self.assertEqual(outcomes(self.http)["length"], 20)
@@ -411,7 +411,7 @@ class LostWorkers(RouterTest):
             f'medley_router_workers{{worker_type="{SMALL}",state="gone"}}') == 1, "w1 to be gone")
         self.assertEqual(harness.http_get(self.http, "/health")[0], 503)
         self.worker("w2", auto=True)
-        self.assertEqual(list(call.result().tokens.ids), [4, 4])
+        self.assertEqual(list(call.result().choices[0].tokens.ids), [4, 4])
         self.stop()
 
 
@@ -438,7 +438,7 @@ class BadWorkers(RouterTest):
         self.refused("printable ASCII", worker_id="a\nb")
         self.refused("expected at least 1", max_num_seqs=0)
         self.assertEqual(metrics(self.http)["medley_router_links_refused_total"], 8)
-        self.assertEqual(list(self.client.generate(request([1], 1)).tokens.ids), [2])
+        self.assertEqual(list(self.client.generate(request([1], 1)).choices[0].tokens.ids), [2])
         good.close()
         wait_until(lambda: harness.http_get(self.http, "/health")[0] == 503, "good to be gone")
         self.worker("good", auto=True)  # a name is free again when its worker is gone
@@ -459,7 +459,7 @@ class BadWorkers(RouterTest):
         half.send_raw(b"\0\0\0\x40half")
         half.close()
         wait_until(lambda: metrics(self.http)["medley_router_links_broken_total"] == 6, "all six")
-        self.assertEqual(list(self.client.generate(request([1], 1)).tokens.ids), [2])
+        self.assertEqual(list(self.client.generate(request([1], 1)).choices[0].tokens.ids), [2])
         self.stop()
 
     def broken(self, act, words):
@@ -470,7 +470,7 @@ class BadWorkers(RouterTest):
         other = self.worker("honest", auto=True)
         act(worker, generate)
         worker.wait_closed()
-        self.assertEqual(list(call.result().tokens.ids), [2, 2, 2])
+        self.assertEqual(list(call.result().choices[0].tokens.ids), [2, 2, 2])
         self.router.wait_line(words)
         other.close()
         wait_until(lambda: '"connected": 1' not in harness.http_get(self.http, "/health")[1],
@@ -496,7 +496,7 @@ class BadWorkers(RouterTest):
         self.start("--link-socket", path)
         worker = FakeWorker(f"unix:{path}", "w1", SMALL, auto=True)
         self.addCleanup(worker.close)
-        self.assertEqual(list(self.client.generate(request([1], 1)).tokens.ids), [2])
+        self.assertEqual(list(self.client.generate(request([1], 1)).choices[0].tokens.ids), [2])
         self.stop()
         self.assertFalse(path.exists())
 

@@ -69,7 +69,7 @@ struct med_token_logprobs {
     float top_logprobs[MED_LIMIT_TOP_LOGPROBS];
 };
 
-struct med_sample_input {
+struct med_draw_input {
     float *logits; // [vocab], changed
     int64_t vocab;
     const struct med_sampling *sampling;
@@ -79,7 +79,7 @@ struct med_sample_input {
     size_t eos_count;
 };
 
-struct med_sample {
+struct med_draw {
     uint32_t id;
     bool stop;                          /* an end-of-sequence or stop id, not ignored */
     struct med_token_logprobs logprobs; /* if sampling->top_logprobs >= 0 */
@@ -90,7 +90,7 @@ struct med_sampler; /* scratch of one thread */
 int med_sampler_new(int64_t vocab, struct med_sampler **ret_sampler) MED_MUST_CHECK;
 void med_sampler_free(struct med_sampler *sampler);
 /* errors: MED_E_INTERNAL no logit is finite (a broken model or cache). */
-int med_sampler_draw(struct med_sampler *sampler, const struct med_sample_input *input,
-                     struct med_sample *ret_sample) MED_MUST_CHECK;
+int med_sampler_draw(struct med_sampler *sampler, const struct med_draw_input *input,
+                     struct med_draw *ret_draw) MED_MUST_CHECK;
 
 #endif

@@ -119,9 +119,10 @@ static void test_a_response_holds_everything(void)
     REQUIRE(response != NULL);
     CHECK_STR(response->request_id, "r1");
     CHECK_STR(response->worker_type, "t1");
-    CHECK_UINT(response->tokens->n_ids, 3);
+    REQUIRE(response->n_choices == 1);
+    CHECK_UINT(response->choices[0]->tokens->n_ids, 3);
     CHECK_UINT(response->usage->prompt_tokens, 7);
-    CHECK_INT((int)response->finish_reason, 2);
+    CHECK_INT((int)response->choices[0]->finish_reason, 2);
     medley__v1__generate_response__free_unpacked(response, NULL);
     med_buf_release(&out);
     med_req_free(req);
