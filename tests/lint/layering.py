@@ -24,11 +24,12 @@ PARTS = {
     "worker": {"base", "proto", "profiles", "worker/engine", "worker/emulated", "worker/cuda",
                "allocator/formats", "http"},
     "router/dispatch": {"base", "profiles"},
+    "router/tokenizer": {"base"},
     "allocator/formats": {"base", "profiles"},
     "allocator": {"base", "profiles", "allocator/formats", "worker/engine", "router/dispatch"},
     "http": {"base"},
     "router": {"base", "proto", "profiles", "allocator", "allocator/formats", "router/dispatch",
-               "http"},
+               "router/tokenizer", "http"},
     "cli": {"base"},
 }
 
@@ -44,7 +45,9 @@ THIRD_PARTY = {
     r"gmp\.h": [r"allocator/[a-z_]+\.c"],
     r"cjson/cJSON\.h|cJSON\.h": [r"base/json[a-z_]*\.[ch]"],
     r"grpc/.*": [r"router/grpc_[a-z_]+\.[ch]"],
-    r"uv\.h": [r"router/(?!dispatch/).*", r"worker/(?!engine/|emulated/|cuda/).*"],
+    r"pcre2\.h": [r"router/tokenizer/regex\.c"],
+    r"utf8proc\.h": [r"router/tokenizer/unicode\.c"],
+    r"uv\.h": [r"router/(?!dispatch/|tokenizer/).*", r"worker/(?!engine/|emulated/|cuda/).*"],
     r"http_parser\.h": [r"router/http_server[a-z_]*\.[ch]"],
     r"(link|inference)\.pb-c\.h|grpc/(health|reflection)/.*pb-c\.h":
         [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]", r"worker/link_[a-z_]+\.[ch]"],
