@@ -207,7 +207,7 @@ static void begin_iteration(struct sim *sim, uint32_t index)
     worker->listed = false;
     if (!med_scheduler_has_work(worker->scheduler))
         return;
-    worker->batch = med_scheduler_plan(worker->scheduler);
+    worker->batch = med_scheduler_plan(worker->scheduler, sim->now_ns);
     int64_t took = llround(med_latency_step_ms(&worker->latency, &worker->batch->load) * 1e6);
     worker->ends_ns = sim->now_ns + took;
     worker->busy_ns += took;

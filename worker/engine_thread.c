@@ -25,10 +25,13 @@
 #include "base/assert.h"
 #include "base/thread.h"
 
+#include <math.h>
 #include <string.h>
 
 #define STATE_POSTED       (UINT64_C(1) << 40) /* in the event mailbox */
 #define STATE_CANCEL_TAKEN (UINT64_C(1) << 41) /* the engine has done with request->cancel */
+
+#define SLEEP_MAX_NS       3.6e12 /* of one timed wait; then it looks again */
 
 enum {
     END_SHIFT = 32,
@@ -151,7 +154,9 @@ static void take_submit(struct med_engine *engine, struct med_engine_request *re
     struct med_sequence_spec spec = {.id = request->serial,
                                      .prompt_tokens = request->sequence.prompt_tokens,
                                      .output_tokens_max = request->output_tokens_max,
-                                     .user = request};
+                                     .user = request,
+                                     .arrival_ns = request->arrival_ns,
+                                     .tokens = request->tokens};
     int rc = med_scheduler_add(engine->scheduler, &spec);
     MED_ASSERT(rc == 0); /* submit has checked the size, and counted */
     if (idle && request->arrival_ns > engine->available_ns)
@@ -168,9 +173,8 @@ static void take_cancel(struct med_engine *engine, struct med_engine_request *re
     announce(engine, request);
 }
 
-static void take_mail(struct med_engine *engine, struct med_message *message)
+static void take_mail(struct med_engine *engine, struct med_message *message, bool idle)
 {
-    bool idle = !med_scheduler_has_work(engine->scheduler);
     while (message) {
         struct med_engine_command *command = (struct med_engine_command *)message;
         message = message->next;
@@ -223,6 +227,7 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
         request->generated++;
         if (event->position == 0) {
             request->first_token_ns = now_ns;
+            request->cached_prompt_tokens = event->cached_prompt_tokens;
             med_hist_add(&stats->ttft, seconds(now_ns - request->arrival_ns));
         } else {
             med_hist_add(&stats->itl, seconds(now_ns - request->last_token_ns));
@@ -270,8 +275,8 @@ static int run_step(struct med_engine *engine, const struct med_batch *batch, st
 static void turn(struct med_engine *engine)
 {
     struct med_err err = {0};
-    const struct med_batch *batch = med_scheduler_plan(engine->scheduler);
     int64_t begin_ns = med_clock_now_ns(engine->config.clock);
+    const struct med_batch *batch = med_scheduler_plan(engine->scheduler, begin_ns);
     if (batch->count > 0) {
         if (run_step(engine, batch, &err) < 0) {
             fail_all(engine, &err);
@@ -301,6 +306,29 @@ static void report_start(struct med_engine *engine, const struct med_err *failur
     unlock(engine);
 }
 
+/* As med_scheduler_next_ns; a dead engine waits for mail alone. */
+static int64_t next_turn_ns(const struct med_engine *engine)
+{
+    return engine->failed ? INT64_MAX : med_scheduler_next_ns(engine->scheduler);
+}
+
+/* Takes the mail, sleeping for it until fleet time next_ns. */
+static struct med_message *wait_mail(struct med_engine *engine, int64_t next_ns)
+{
+    if (next_ns == INT64_MAX)
+        return med_mailbox_wait(&engine->commands, INT64_MAX);
+    int64_t left_ns = 0;
+    if (next_ns != INT64_MIN)
+        left_ns = next_ns - med_clock_now_ns(engine->config.clock);
+    if (left_ns <= 0)
+        return med_mailbox_take(&engine->commands);
+    /* The mailbox knows real time alone. Rounded up: a turn too early would only wait again. */
+    struct med_clock real;
+    med_clock_init_real(&real, 1);
+    double real_ns = fmin(ceil((double)left_ns / engine->config.clock->scale), SLEEP_MAX_NS);
+    return med_mailbox_wait(&engine->commands, med_clock_now_ns(&real) + (int64_t)real_ns);
+}
+
 static void *engine_run(void *arg)
 {
     struct med_engine *engine = arg;
@@ -315,13 +343,16 @@ static void *engine_run(void *arg)
     beat(engine, med_clock_now_ns(engine->config.clock));
     report_start(engine, &failure);
     while (!engine->quitting) {
-        bool work = !engine->failed && med_scheduler_has_work(engine->scheduler);
-        struct med_message *mail = work ? med_mailbox_take(&engine->commands)
-                                        : med_mailbox_wait(&engine->commands, INT64_MAX);
+        int64_t next_ns = next_turn_ns(engine);
+        struct med_message *mail = wait_mail(engine, next_ns);
+        int64_t now_ns = med_clock_now_ns(engine->config.clock);
         if (!engine->failed)
-            beat(engine, med_clock_now_ns(engine->config.clock));
-        take_mail(engine, mail);
-        if (!engine->failed && med_scheduler_has_work(engine->scheduler))
+            beat(engine, now_ns);
+        /* Work that a batch waited for became available when it was due. */
+        if (next_ns != INT64_MIN && next_ns <= now_ns && next_ns > engine->available_ns)
+            engine->available_ns = next_ns;
+        take_mail(engine, mail, next_ns != INT64_MIN);
+        if (next_turn_ns(engine) <= now_ns)
             turn(engine);
         if (engine->news)
             engine->config.wake(engine->config.wake_arg);
@@ -479,6 +510,7 @@ int med_engine_submit(struct med_engine *engine, struct med_engine_request *requ
     request->submit =
         (struct med_engine_command){.kind = MED_ENGINE_COMMAND_SUBMIT, .request = request};
     request->generated = 0;
+    request->cached_prompt_tokens = 0;
     request->end = MED_ENGINE_GOES_ON;
     request->cancel_taken = false;
     request->scheduled_ns = request->first_token_ns = request->last_token_ns = 0;
@@ -523,6 +555,8 @@ void med_engine_take_events(struct med_engine *engine,
             .at_ns = atomic_load_explicit(&request->shared.at_ns, memory_order_relaxed),
             .end = (enum med_engine_end)((state >> END_SHIFT) & END_MASK),
         };
+        if (event.generated > 0) /* ordered by the exchange that announced a token */
+            event.cached_prompt_tokens = request->cached_prompt_tokens;
         /* The engine will still take the cancel out of its mailbox, and announce that. */
         if (request->cancelling && !(state & STATE_CANCEL_TAKEN))
             event.end = MED_ENGINE_GOES_ON;

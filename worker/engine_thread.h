@@ -63,6 +63,7 @@ struct med_engine_request {
     /* thread: engine, from submit on */
     struct med_engine_command submit, cancel;
     int64_t generated;
+    int64_t cached_prompt_tokens; /* written before the first token is announced, then constant */
     enum med_engine_end end;
     bool cancel_taken;
     int64_t scheduled_ns, first_token_ns, last_token_ns; /* fleet time; 0: not yet */
@@ -83,6 +84,7 @@ struct med_engine_event {
     struct med_engine_request *request;
     int64_t generated; /* so far; tokens[prompt_tokens .. + generated) may be read */
     int64_t at_ns;
+    int64_t cached_prompt_tokens; /* of the prompt, found in the prefix cache; 0 before a token */
     enum med_engine_end end;
 };
 

@@ -45,6 +45,7 @@ struct sequence {
     int32_t next, prev; /* on the list of its place; free slots use next alone */
     enum place place;
     bool prefilling; /* running: not sampled since its admission */
+    bool member;     /* dynamic and static: of the batch that runs */
 };
 
 struct list {
@@ -64,6 +65,8 @@ struct med_scheduler {
     int64_t *lane_free; // [lanes], a stack
     int64_t lane_free_count;
     struct list waiting, running, cancelled;
+    int64_t members_waiting; /* they are the first of the waiting */
+    int64_t arrival_last_ns;
 
     struct med_batch_item *items; // [lanes]
     int32_t *item_slots;          // [lanes]
@@ -179,6 +182,17 @@ static int check_config(const struct med_scheduler_config *c, struct med_err *er
                            "between 1 and %d whole blocks",
                            (long long)c->kv_tokens, (long long)c->block_tokens, INT32_MAX);
     }
+    if (c->prefill_chunk_max < 0 || c->batch_wait_ns < 0) {
+        return med_err_set(err, MED_E_INVALID,
+                           "scheduler: prefill_chunk_max is %lld and batch_wait_ns %lld, expected "
+                           "values from 0",
+                           (long long)c->prefill_chunk_max, (long long)c->batch_wait_ns);
+    }
+    if ((unsigned)c->batching > MED_BATCHING_STATIC) {
+        return med_err_set(err, MED_E_INVALID,
+                           "scheduler: batching is %d, expected a value of enum med_batching",
+                           (int)c->batching);
+    }
     if (c->batched_tokens_max < c->sequences_max) {
         return med_err_set(err, MED_E_INVALID,
                            "scheduler: batched_tokens_max is %lld, expected at least "
@@ -236,6 +250,7 @@ int med_scheduler_new(const struct med_scheduler_config *config,
         s->lane_free[i] = s->lanes - 1 - i;
     s->lane_free_count = s->lanes;
     s->waiting = s->running = s->cancelled = (struct list){.head = NONE, .tail = NONE};
+    s->arrival_last_ns = INT64_MIN;
     *ret_scheduler = s;
     return 0;
 }
@@ -272,6 +287,8 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
     *q = (struct sequence){.spec = *spec, .lane = NONE, .next = NONE, .prev = NONE};
     med_id_index_put(&s->index, spec->id, slot);
     join_tail(s, slot, PLACE_WAITING);
+    if (spec->arrival_ns > s->arrival_last_ns)
+        s->arrival_last_ns = spec->arrival_ns;
     s->held++;
     return 0;
 }
@@ -292,6 +309,7 @@ int med_scheduler_cancel(struct med_scheduler *s, uint64_t id)
     int32_t slot = med_id_index_find(&s->index, id);
     if (slot < 0 || s->slots[slot].place == PLACE_CANCELLED)
         return MED_E_NOT_FOUND;
+    s->members_waiting -= s->slots[slot].member && s->slots[slot].place == PLACE_WAITING;
     leave_list(s, slot);
     join_tail(s, slot, PLACE_CANCELLED);
     if (!s->planned)
@@ -324,6 +342,7 @@ static void preempt(struct med_scheduler *s, int32_t slot)
     leave_list(s, slot);
     drop_lane(s, &s->slots[slot]);
     join_head(s, slot, PLACE_WAITING);
+    s->members_waiting += s->slots[slot].member;
     s->preemptions++;
 }
 
@@ -394,6 +413,8 @@ static bool admit(struct med_scheduler *s)
     struct sequence *q = &s->slots[slot];
     if (s->lane_free_count == 0)
         return false;
+    if (s->config.batching != MED_BATCHING_CONTINUOUS && !q->member)
+        return false;
     /* One block more than it takes now, so that it does not preempt at its first decode; never
      * more than it can ever use (the last token is not fed back), or it might wait for ever. */
     int64_t ever = q->spec.prompt_tokens + q->spec.output_tokens_max - 1;
@@ -404,16 +425,57 @@ static bool admit(struct med_scheduler *s)
     bool grown = med_kv_blocks_grow(&s->kv, q->lane, blocks_for(s, known(q)));
     MED_ASSERT(grown);
     q->prefilling = true;
+    s->members_waiting -= q->member;
     leave_list(s, slot);
     join_tail(s, slot, PLACE_RUNNING);
     return true;
 }
 
-const struct med_batch *med_scheduler_plan(struct med_scheduler *s)
+/* When the waiting become a batch that is not full. Some wait, nothing runs. */
+static int64_t due_ns(const struct med_scheduler *s)
+{
+    int64_t since_ns = s->config.batching == MED_BATCHING_DYNAMIC
+                           ? s->slots[s->waiting.head].spec.arrival_ns
+                           : s->arrival_last_ns;
+    int64_t wait_ns = s->config.batch_wait_ns;
+    return since_ns > INT64_MAX - 1 - wait_ns ? INT64_MAX - 1 : since_ns + wait_ns;
+}
+
+int64_t med_scheduler_next_ns(const struct med_scheduler *s)
+{
+    if (s->held == 0)
+        return INT64_MAX;
+    if (s->config.batching == MED_BATCHING_CONTINUOUS || s->running.count > 0 ||
+        s->cancelled.count > 0 || s->members_waiting > 0 || s->waiting.count >= s->lanes)
+        return INT64_MIN;
+    return due_ns(s);
+}
+
+/* Dynamic and static: makes the head of the queue the next batch when the one before has ended and
+ * it is due: as many as there are lanes and, cached prefixes apart, blocks for; at least one. */
+static void start_batch(struct med_scheduler *s, int64_t now_ns)
+{
+    if (s->running.count > 0 || s->members_waiting > 0 || s->waiting.count == 0)
+        return;
+    if (s->waiting.count < s->lanes && due_ns(s) > now_ns)
+        return;
+    int64_t blocks = s->kv.free_count;
+    for (int32_t slot = s->waiting.head; slot != NONE; slot = s->slots[slot].next) {
+        blocks -= blocks_for(s, s->slots[slot].spec.prompt_tokens) + 1;
+        if (s->members_waiting == s->lanes || (blocks < 0 && s->members_waiting > 0))
+            break;
+        s->slots[slot].member = true;
+        s->members_waiting++;
+    }
+}
+
+const struct med_batch *med_scheduler_plan(struct med_scheduler *s, int64_t now_ns)
 {
     MED_ASSERT(!s->planned);
     s->planned = true;
     s->batch = (struct med_batch){.items = s->items};
+    if (s->config.batching != MED_BATCHING_CONTINUOUS)
+        start_batch(s, now_ns);
     uint64_t preemptions_before = s->preemptions;
     plan_decodes(s);
     int64_t budget = s->config.batched_tokens_max - (int64_t)s->batch.count;
@@ -539,6 +601,11 @@ void med_scheduler_check(const struct med_scheduler *s)
                         check_list(s, &s->cancelled, PLACE_CANCELLED);
     MED_ASSERT(with_lane + s->lane_free_count == s->lanes);
     MED_ASSERT(s->waiting.count + s->running.count + s->cancelled.count == s->held);
+    int64_t members = 0;
+    for (int32_t slot = s->waiting.head; slot != NONE && s->slots[slot].member;
+         slot = s->slots[slot].next)
+        members++;
+    MED_ASSERT(members == s->members_waiting); /* none lies behind another's back */
     MED_ASSERT(s->index.count == s->held);
     int64_t free_slots = 0;
     for (int32_t slot = s->slot_free; slot != NONE; slot = s->slots[slot].next) {

@@ -6,9 +6,9 @@
  * from the config).  The live worker and the simulation run this same code.
  *
  * One iteration:
- *     batch = med_scheduler_plan(s)            decode first, then prefill in chunks
+ *     batch = med_scheduler_plan(s, now)       decode first, then prefill in chunks
  *     ... the backend computes the batch, or its time passes ...
- *     med_scheduler_commit(s, now, sampled)    one token per sampling item; events come out
+ *     med_scheduler_commit(s, stop, &events)   one token per sampling item; events come out
  * Between plan and commit only add and cancel may be called; a cancelled sequence's blocks are
  * freed at commit, since the running batch still uses them.
  *
@@ -33,6 +33,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum med_batching {
+    MED_BATCHING_CONTINUOUS, /* sequences join and leave at every iteration */
+    MED_BATCHING_DYNAMIC,    /* a batch starts when full, or when its oldest has waited enough */
+    MED_BATCHING_STATIC,     /* a batch starts when full, or when nobody came for long enough */
+};
+
 struct med_scheduler_config {
     int64_t block_tokens;       /* > 0 */
     int64_t kv_tokens;          /* capacity; whole blocks of it are used */
@@ -40,6 +46,14 @@ struct med_scheduler_config {
     int64_t sequences_max;      /* running at a time */
     int64_t batched_tokens_max; /* prefill + decode tokens of one iteration; >= sequences_max */
     int64_t table_max;          /* sequences held at all: running and waiting */
+    /* Full blocks are kept after their sequence's end and shared by equal prefixes. */
+    bool prefix_cache;
+    uint64_t prefix_seed; /* keys the hash against prompts made to collide; changes no result */
+    /* Tokens that one prefill gets before the others of the same iteration have had theirs; 0: all
+     * that is left. */
+    int64_t prefill_chunk_max;
+    enum med_batching batching;
+    int64_t batch_wait_ns; /* >= 0; dynamic and static: see enum med_batching */
 };
 
 /* What a request asks of the scheduler. */
@@ -47,7 +61,13 @@ struct med_sequence_spec {
     uint64_t id;               /* the caller's name for it; unique among those held */
     int64_t prompt_tokens;     /* >= 1 */
     int64_t output_tokens_max; /* >= 1; prompt + output <= min(model_len_max, kv capacity) */
-    void *user;                /* the caller's, handed back in items and events */
+    int64_t arrival_ns;        /* in plan's time; read by dynamic and static batching alone */
+    /* prompt_tokens of them, and behind them room where each sampled token is written before the
+     * commit that tells of it.  Borrowed until the sequence's end.  NULL: it neither uses nor fills
+     * the prefix cache. */
+    const uint32_t *tokens;
+    uint64_t salt; /* only sequences of one salt share blocks */
+    void *user;    /* the caller's, handed back in items and events */
 };
 
 /* One row of a batch. */
@@ -82,15 +102,22 @@ struct med_sequence_event {
     void *user;
     int64_t position; /* of the token; -1 without a token (MED_END_CANCEL) */
     enum med_sequence_end end;
+    int64_t cached_prompt_tokens; /* that the prefix cache had at the first admission */
 };
 
 struct med_scheduler_stats {
     int64_t running, waiting;
-    int64_t kv_blocks_free, kv_blocks_total;
+    int64_t
+        kv_blocks_free; /* what a sequence may take: unused, or kept by the prefix cache alone */
+    int64_t kv_blocks_total;
+    int64_t kv_blocks_cached; /* those that a prompt can find, in use or not */
     uint64_t iterations, preemptions;
-    uint64_t prompt_tokens_total;    /* prefilled, recomputation included */
+    uint64_t prompt_tokens_total;    /* prefilled, recomputation included; not what was found */
     uint64_t generated_tokens_total; /* delivered */
     uint64_t finished_total;         /* stop, length and cancel */
+    uint64_t prefix_queries_total;   /* tokens of the prompts looked up, at their first admission */
+    uint64_t prefix_hits_total;      /* tokens of them that were found */
+    uint64_t prefix_evictions_total; /* blocks that the cache gave up */
 };
 
 struct med_scheduler;
@@ -105,8 +132,12 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
 int med_scheduler_cancel(struct med_scheduler *s, uint64_t id) MED_MUST_CHECK;
 bool med_scheduler_has_work(const struct med_scheduler *s);
 
-/* Borrowed until commit. */
-const struct med_batch *med_scheduler_plan(struct med_scheduler *s);
+/* When a plan is worth while: INT64_MIN now, INT64_MAX not before an add or a cancel, else the time at
+ * which a batch starts that is not full. */
+int64_t med_scheduler_next_ns(const struct med_scheduler *s);
+
+/* Borrowed until commit. now_ns: any clock that does not go back, the one of arrival_ns. */
+const struct med_batch *med_scheduler_plan(struct med_scheduler *s, int64_t now_ns);
 /* stop[i] (or stop == NULL): item i's sampled token ends its sequence.  Returns how many events
  * were written to the scheduler's own array, lent as *ret_events until the next plan. */
 size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,

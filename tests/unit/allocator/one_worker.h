@@ -70,7 +70,7 @@ static inline struct one_worker_means one_worker_run(const struct one_worker *ru
             means = (struct one_worker_means){.ttft_ms = INFINITY, .tpot_ms = INFINITY};
             break;
         }
-        now_s += med_latency_step_ms(l, &med_scheduler_plan(scheduler)->load) / 1e3;
+        now_s += med_latency_step_ms(l, &med_scheduler_plan(scheduler, 0)->load) / 1e3;
         const struct med_sequence_event *events = NULL;
         size_t count = med_scheduler_commit(scheduler, NULL, &events);
         for (size_t e = 0; e < count; e++) {

@@ -57,7 +57,7 @@ static uint64_t schedule(const struct med_latency *latency, int64_t input, int64
                                              .user = &trackers[added]};
             REQUIRE(med_scheduler_add(scheduler, &spec) == 0);
         }
-        now_s += med_latency_step_ms(latency, &med_scheduler_plan(scheduler)->load) / 1e3;
+        now_s += med_latency_step_ms(latency, &med_scheduler_plan(scheduler, 0)->load) / 1e3;
         const struct med_sequence_event *events = NULL;
         size_t count = med_scheduler_commit(scheduler, NULL, &events);
         for (size_t e = 0; e < count; e++) {

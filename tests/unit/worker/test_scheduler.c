@@ -35,7 +35,7 @@ static int add(struct med_scheduler *s, uint64_t id, int64_t prompt, int64_t out
 /* Plans, checks, commits without stops; returns the number of events. */
 static size_t step(struct med_scheduler *s, const struct med_sequence_event **ret_events)
 {
-    (void)med_scheduler_plan(s);
+    (void)med_scheduler_plan(s, 0);
     med_scheduler_check(s);
     size_t count = med_scheduler_commit(s, NULL, ret_events);
     med_scheduler_check(s);
@@ -54,23 +54,38 @@ static int64_t preemptions(const struct med_scheduler *s)
 static void test_new_when_config_is_wrong_then_says_which_field(void)
 {
     static const struct {
-        struct med_scheduler_config config;
+        int64_t block_tokens, kv_tokens, model_len_max, sequences_max, batched_tokens_max,
+            table_max, prefill_chunk_max, batch_wait_ns;
+        int batching;
         const char *text;
     } cases[] = {
-        {{0, 64, 64, 4, 16, 8}, "block_tokens"},
-        {{4, 0, 64, 4, 16, 8}, "kv_tokens"},
-        {{4, 3, 64, 4, 16, 8}, "whole blocks"},
-        {{4, 64, -1, 4, 16, 8}, "model_len_max"},
-        {{4, 64, 64, 0, 16, 8}, "sequences_max"},
-        {{4, 64, 64, 4, 0, 8}, "batched_tokens_max"},
-        {{4, 64, 64, 4, 3, 8}, "at least sequences_max"},
-        {{4, 64, 64, 4, 16, 0}, "table_max"},
-        {{4, 64, 64, 4, 16, INT64_MAX}, "table_max"},
+        {0, 64, 64, 4, 16, 8, 0, 0, 0, "block_tokens"},
+        {4, 0, 64, 4, 16, 8, 0, 0, 0, "kv_tokens"},
+        {4, 3, 64, 4, 16, 8, 0, 0, 0, "whole blocks"},
+        {4, 64, -1, 4, 16, 8, 0, 0, 0, "model_len_max"},
+        {4, 64, 64, 0, 16, 8, 0, 0, 0, "sequences_max"},
+        {4, 64, 64, 4, 0, 8, 0, 0, 0, "batched_tokens_max"},
+        {4, 64, 64, 4, 3, 8, 0, 0, 0, "full batch"},
+        {4, 64, 64, 4, 16, 0, 0, 0, 0, "table_max"},
+        {4, 64, 64, 4, 16, INT64_MAX, 0, 0, 0, "table_max"},
+        {4, 64, 64, 4, 16, 8, -1, 0, 0, "prefill_chunk_max"},
+        {4, 64, 64, 4, 16, 8, 0, -1, 0, "batch_wait_ns"},
+        {4, 64, 64, 4, 16, 8, 0, 0, 3, "batching"},
+        {4, 64, 64, 4, 16, 8, 0, 0, -1, "batching"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct med_scheduler_config config = {.block_tokens = cases[i].block_tokens,
+                                              .kv_tokens = cases[i].kv_tokens,
+                                              .model_len_max = cases[i].model_len_max,
+                                              .sequences_max = cases[i].sequences_max,
+                                              .batched_tokens_max = cases[i].batched_tokens_max,
+                                              .table_max = cases[i].table_max,
+                                              .prefill_chunk_max = cases[i].prefill_chunk_max,
+                                              .batching = (enum med_batching)cases[i].batching,
+                                              .batch_wait_ns = cases[i].batch_wait_ns};
         struct med_scheduler *s = NULL;
         struct med_err err = {0};
-        CHECK_INT(med_scheduler_new(&cases[i].config, &s, &err), MED_E_INVALID);
+        CHECK_INT(med_scheduler_new(&config, &s, &err), MED_E_INVALID);
         CHECK_CONTAINS(err.text, cases[i].text);
         CHECK(s == NULL);
     }
@@ -157,7 +172,7 @@ static void test_prefill_when_longer_than_the_budget_then_chunks_and_one_first_t
     CHECK_INT(add(s, 7, 35, 2), 0);
     static const int64_t chunks[] = {16, 16, 3}, contexts[] = {0, 16, 32};
     for (int i = 0; i < 3; i++) {
-        const struct med_batch *batch = med_scheduler_plan(s);
+        const struct med_batch *batch = med_scheduler_plan(s, 0);
         REQUIRE(batch->count == 1);
         CHECK_INT(batch->items[0].tokens, chunks[i]);
         CHECK_INT(batch->items[0].context, contexts[i]);
@@ -168,7 +183,7 @@ static void test_prefill_when_longer_than_the_budget_then_chunks_and_one_first_t
     }
     CHECK_INT(events[0].position, 0);
     CHECK_INT(events[0].end, MED_END_NONE);
-    const struct med_batch *batch = med_scheduler_plan(s);
+    const struct med_batch *batch = med_scheduler_plan(s, 0);
     REQUIRE(batch->count == 1);
     CHECK(!batch->items[0].prefill);
     CHECK_INT(batch->items[0].context, 35);
@@ -190,14 +205,14 @@ static void test_plan_when_decodes_and_prefills_compete_then_decodes_come_first(
     CHECK_UINT(step(s, &events), 2);
     CHECK_INT(add(s, 3, 20, 2), 0);
     CHECK_INT(add(s, 4, 5, 2), 0);
-    const struct med_batch *batch = med_scheduler_plan(s);
+    const struct med_batch *batch = med_scheduler_plan(s, 0);
     REQUIRE(batch->count == 3);
     CHECK_UINT(batch->items[0].id, 1);
     CHECK_UINT(batch->items[1].id, 2);
     CHECK_UINT(batch->items[2].id, 3); /* takes the rest of the budget; 4 waits its turn */
     CHECK_INT(batch->items[2].tokens, 14);
     CHECK_UINT(med_scheduler_commit(s, NULL, &events), 2);
-    batch = med_scheduler_plan(s);
+    batch = med_scheduler_plan(s, 0);
     REQUIRE(batch->count == 4);
     CHECK_INT(batch->items[2].tokens, 6);
     CHECK_UINT(batch->items[3].id, 4);
@@ -214,7 +229,7 @@ static void test_admission_when_head_does_not_fit_then_nobody_overtakes(void)
     CHECK_UINT(step(s, &events), 1);
     CHECK_INT(add(s, 2, 56, 4), 0); /* 14 blocks and one more; 13 are free */
     CHECK_INT(add(s, 3, 4, 1), 0);  /* would fit */
-    const struct med_batch *batch = med_scheduler_plan(s);
+    const struct med_batch *batch = med_scheduler_plan(s, 0);
     CHECK_UINT(batch->count, 1);
     (void)med_scheduler_commit(s, NULL, &events);
     CHECK_INT(med_scheduler_cancel(s, 2), 0);
@@ -232,7 +247,7 @@ static void test_decode_when_no_block_is_free_then_newest_is_recomputed_without_
     CHECK_INT(add(s, 2, 8, 12), 0);
     int64_t next[3] = {0}, ends[3] = {0}, recomputed = 0;
     for (int i = 0; i < 200 && med_scheduler_has_work(s); i++) {
-        const struct med_batch *batch = med_scheduler_plan(s);
+        const struct med_batch *batch = med_scheduler_plan(s, 0);
         med_scheduler_check(s);
         for (size_t k = 0; k < batch->count; k++) {
             if (batch->items[k].prefill && batch->items[k].position > 0) {
@@ -265,7 +280,7 @@ static void test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_r
     CHECK_INT(add(s, 1, 8, 10), 0);
     CHECK_INT(add(s, 2, 8, 10), 0);
     CHECK_UINT(step(s, &events), 2);
-    const struct med_batch *batch = med_scheduler_plan(s);
+    const struct med_batch *batch = med_scheduler_plan(s, 0);
     CHECK_UINT(batch->count, 2);
     CHECK_INT(med_scheduler_cancel(s, 1), 0);
     CHECK_INT(med_scheduler_cancel(s, 1), MED_E_NOT_FOUND);
@@ -289,7 +304,7 @@ static void test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_r
     med_scheduler_get_stats(s, &stats);
     CHECK_INT(stats.kv_blocks_free, 16);
     CHECK(med_scheduler_has_work(s));
-    batch = med_scheduler_plan(s);
+    batch = med_scheduler_plan(s, 0);
     CHECK_UINT(batch->count, 0);
     CHECK_UINT(med_scheduler_commit(s, NULL, &events), 1);
     CHECK_INT(events[0].end, MED_END_CANCEL);
@@ -304,7 +319,7 @@ static void test_commit_when_backend_says_stop_then_ends_early(void)
     const struct med_sequence_event *events;
     CHECK_INT(add(s, 1, 4, 5), 0);
     CHECK_INT(add(s, 2, 4, 1), 0);
-    (void)med_scheduler_plan(s);
+    (void)med_scheduler_plan(s, 0);
     CHECK_UINT(med_scheduler_commit(s, (const bool[]){true, true}, &events), 2);
     CHECK_INT(events[0].end, MED_END_STOP);
     CHECK_INT(events[0].position, 0);
@@ -453,7 +468,7 @@ static void model_step(struct model *m, bool busy)
     }
     if (busy && med_rng_below(&m->rng, 12) == 0)
         model_cancel(m);
-    const struct med_batch *batch = med_scheduler_plan(m->s);
+    const struct med_batch *batch = med_scheduler_plan(m->s, 0);
     REQUIRE(batch->count <= 64);
     med_scheduler_check(m->s);
     model_check_batch(m, batch);
