@@ -39,13 +39,16 @@ enum place {
 
 struct sequence {
     struct med_sequence_spec spec;
-    int64_t generated;  /* tokens delivered */
-    int64_t cached;     /* known tokens whose keys and values are in the cache */
-    int64_t lane;       /* of the block tables; NONE when it holds no blocks */
-    int32_t next, prev; /* on the list of its place; free slots use next alone */
+    int64_t generated;            /* tokens delivered */
+    int64_t cached;               /* known tokens whose keys and values are in the cache */
+    int64_t lane;                 /* of the block tables; NONE when it holds no blocks */
+    int64_t cached_prompt_tokens; /* found at the first admission */
+    struct med_kv_match match;    /* how far the prefix cache knew it when it was last looked up */
+    int32_t next, prev;           /* on the list of its place; free slots use next alone */
     enum place place;
     bool prefilling; /* running: not sampled since its admission */
     bool member;     /* dynamic and static: of the batch that runs */
+    bool admitted;   /* once before */
 };
 
 struct list {
@@ -75,6 +78,7 @@ struct med_scheduler {
     struct med_sequence_event *events; // [table_max]
 
     uint64_t iterations, preemptions, prompt_tokens, generated_tokens, finished;
+    uint64_t prefix_queries, prefix_hits; /* tokens */
 };
 
 /* ---- lists ---------------------------------------------------------------------------------- */
@@ -149,6 +153,11 @@ static int64_t blocks_for(const struct med_scheduler *s, int64_t tokens)
     return (tokens + s->config.block_tokens - 1) / s->config.block_tokens;
 }
 
+static bool uses_cache(const struct med_scheduler *s, const struct sequence *q)
+{
+    return s->config.prefix_cache && q->spec.tokens;
+}
+
 static int64_t min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -209,6 +218,8 @@ static int allocate(struct med_scheduler *s)
     s->lanes = min64(c->sequences_max, c->table_max);
     int rc = med_kv_blocks_init(&s->kv, blocks_total, s->lanes,
                                 min64(blocks_total, blocks_for(s, c->model_len_max)));
+    if (rc == 0 && c->prefix_cache)
+        rc = med_kv_blocks_share(&s->kv, c->block_tokens, c->prefix_seed);
     if (rc < 0)
         return rc;
     rc = med_id_index_init(&s->index, c->table_max);
@@ -402,8 +413,49 @@ static int64_t plan_chunk(struct med_scheduler *s, int32_t slot, int64_t budget)
 {
     const struct sequence *q = &s->slots[slot];
     int64_t tokens = min64(known(q) - q->cached, budget);
+    if (s->config.prefill_chunk_max > 0)
+        tokens = min64(tokens, s->config.prefill_chunk_max);
     put_item(s, slot, tokens);
     return budget - tokens;
+}
+
+/* The sequence begins behind what the cache has of it. */
+static void take_match(struct med_scheduler *s, struct sequence *q)
+{
+    med_kv_blocks_adopt(&s->kv, q->lane, &q->match);
+    q->cached = q->match.count * s->config.block_tokens;
+    if (q->admitted)
+        return;
+    q->admitted = true;
+    q->cached_prompt_tokens = q->cached;
+    s->prefix_queries += (uint64_t)q->spec.prompt_tokens;
+    s->prefix_hits += (uint64_t)q->cached;
+}
+
+/* Makes an item that was put compute `more` tokens more. */
+static void extend_item(struct med_scheduler *s, struct med_batch_item *item, int64_t more,
+                        int64_t known_tokens)
+{
+    struct med_step_load *load = &s->batch.load;
+    MED_ASSERT(item->prefill);
+    load->prefill_tokens += more;
+    load->prefill_pairs += med_step_pairs(item->tokens + more, item->context) -
+                           med_step_pairs(item->tokens, item->context);
+    item->tokens += more;
+    item->samples = item->context + item->tokens == known_tokens;
+}
+
+/* Gives what is left of the budget to the prefills that were cut, oldest first. */
+static void plan_rest(struct med_scheduler *s, int64_t budget)
+{
+    for (size_t i = 0; i < s->batch.count && budget > 0; i++) {
+        struct med_batch_item *item = &s->items[i];
+        int64_t known_tokens = known(&s->slots[s->item_slots[i]]);
+        int64_t more = min64(known_tokens - item->context - item->tokens, budget);
+        if (more > 0)
+            extend_item(s, item, more, known_tokens);
+        budget -= more;
+    }
 }
 
 /* Moves the head of the waiting to the running if a lane and blocks are there. */
@@ -419,9 +471,19 @@ static bool admit(struct med_scheduler *s)
      * more than it can ever use (the last token is not fed back), or it might wait for ever. */
     int64_t ever = q->spec.prompt_tokens + q->spec.output_tokens_max - 1;
     int64_t wanted = min64(blocks_for(s, known(q)) + 1, blocks_for(s, ever));
-    if (wanted > s->kv.free_count)
+    int64_t available = med_kv_blocks_available(&s->kv);
+    if (uses_cache(s, q)) {
+        /* One token at least is computed: the next one is sampled from it. */
+        med_kv_blocks_find(&s->kv, q->spec.salt, q->spec.tokens,
+                           (known(q) - 1) / s->config.block_tokens, &q->match);
+        wanted -= q->match.count;
+        available -= med_kv_blocks_idle(&s->kv, &q->match);
+    }
+    if (wanted > available)
         return false;
     q->lane = s->lane_free[--s->lane_free_count];
+    if (uses_cache(s, q))
+        take_match(s, q);
     bool grown = med_kv_blocks_grow(&s->kv, q->lane, blocks_for(s, known(q)));
     MED_ASSERT(grown);
     q->prefilling = true;
@@ -459,7 +521,7 @@ static void start_batch(struct med_scheduler *s, int64_t now_ns)
         return;
     if (s->waiting.count < s->lanes && due_ns(s) > now_ns)
         return;
-    int64_t blocks = s->kv.free_count;
+    int64_t blocks = med_kv_blocks_available(&s->kv);
     for (int32_t slot = s->waiting.head; slot != NONE; slot = s->slots[slot].next) {
         blocks -= blocks_for(s, s->slots[slot].spec.prompt_tokens) + 1;
         if (s->members_waiting == s->lanes || (blocks < 0 && s->members_waiting > 0))
@@ -487,6 +549,8 @@ const struct med_batch *med_scheduler_plan(struct med_scheduler *s, int64_t now_
     while (budget > 0 && s->waiting.head != NONE && s->preemptions == preemptions_before &&
            admit(s))
         budget = plan_chunk(s, s->running.tail, budget);
+    if (s->config.prefill_chunk_max > 0)
+        plan_rest(s, budget);
     return &s->batch;
 }
 
@@ -514,14 +578,22 @@ size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
         if (q->place == PLACE_CANCELLED)
             continue;
         q->cached += item->tokens;
+        if (uses_cache(s, q)) {
+            med_kv_blocks_publish(&s->kv, q->lane, q->spec.salt, q->spec.tokens,
+                                  q->cached / s->config.block_tokens);
+        }
         if (!item->samples)
             continue;
         q->prefilling = false;
         q->generated++;
         s->generated_tokens++;
         enum med_sequence_end end = end_of(q, stop && stop[i]);
-        s->events[count++] = (struct med_sequence_event){
-            .id = item->id, .user = item->user, .position = item->position, .end = end};
+        s->events[count++] =
+            (struct med_sequence_event){.id = item->id,
+                                        .user = item->user,
+                                        .position = item->position,
+                                        .end = end,
+                                        .cached_prompt_tokens = q->cached_prompt_tokens};
         if (end != MED_END_NONE)
             forget(s, slot);
     }
@@ -545,13 +617,17 @@ void med_scheduler_get_stats(const struct med_scheduler *s, struct med_scheduler
     *ret_stats = (struct med_scheduler_stats){
         .running = s->running.count,
         .waiting = s->waiting.count,
-        .kv_blocks_free = s->kv.free_count,
+        .kv_blocks_free = med_kv_blocks_available(&s->kv),
         .kv_blocks_total = s->kv.blocks_total,
+        .kv_blocks_cached = s->kv.cache.count,
         .iterations = s->iterations,
         .preemptions = s->preemptions,
         .prompt_tokens_total = s->prompt_tokens,
         .generated_tokens_total = s->generated_tokens,
         .finished_total = s->finished,
+        .prefix_queries_total = s->prefix_queries,
+        .prefix_hits_total = s->prefix_hits,
+        .prefix_evictions_total = s->kv.cache.evictions,
     };
 }
 
@@ -573,6 +649,11 @@ static void check_sequence(const struct med_scheduler *s, int32_t slot)
     MED_ASSERT(blocks <= blocks_for(s, known(q)));
     if (!q->prefilling)
         MED_ASSERT(known(q) - q->cached == 1);
+    /* Findable: what is computed, no more. */
+    if (s->kv.sharing) {
+        int64_t full = q->spec.tokens ? q->cached / s->config.block_tokens : 0;
+        MED_ASSERT(s->kv.published[q->lane] == full);
+    }
 }
 
 /* Walks one list both ways of linking; returns how many of its sequences hold a lane. */
