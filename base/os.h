@@ -19,6 +19,12 @@ const char *med_os_errno_text(int code);
 /* name is cut to the 15 bytes that Linux keeps. */
 void med_os_thread_name(pthread_t thread, const char *name);
 
+/* Cores that this process may run on, ascending, at most `max` of them; returns how many there are
+ * (at least 1), however many were written. */
+int med_os_cores(int *out, int max);
+/* Returns 0 or a negative errno. */
+int med_os_thread_pin(pthread_t thread, int core);
+
 /* Switches this thread to the "C" locale and back, around a library that follows the locale. */
 locale_t med_os_locale_enter(void);
 void med_os_locale_leave(locale_t previous);

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <malloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +48,39 @@ void med_os_thread_name(pthread_t thread, const char *name)
     char cut[16];
     (void)snprintf(cut, sizeof cut, "%s", name);
     (void)pthread_setname_np(thread, cut); // a name only helps debugging
+}
+
+int med_os_cores(int *out, int max)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    int found = 0;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        for (int core = 0; core < CPU_SETSIZE; core++) {
+            if (!CPU_ISSET((size_t)core, &set))
+                continue;
+            if (found < max)
+                out[found] = core;
+            found++;
+        }
+    }
+    if (found > 0)
+        return found;
+    /* A machine with more cores than cpu_set_t has: count them, 0 upwards. */
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    for (int core = 0; core < online && core < max; core++)
+        out[core] = core;
+    return online > 0 ? (int)online : 1;
+}
+
+int med_os_thread_pin(pthread_t thread, int core)
+{
+    if (core < 0 || core >= CPU_SETSIZE)
+        return -EINVAL;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)core, &set);
+    return -pthread_setaffinity_np(thread, sizeof set, &set);
 }
 
 locale_t med_os_locale_enter(void)

@@ -20,8 +20,10 @@ PARTS = {
     "profiles": {"base"},
     "worker/engine": {"base", "profiles"},
     "worker/emulated": {"base", "profiles", "worker/engine", "worker"},
+    "worker/cpu": {"base", "profiles", "worker/engine", "worker/model", "worker"},
     "worker/cuda": {"base", "profiles", "worker/engine", "worker"},
     "worker": {"base", "proto", "profiles", "worker/engine", "worker/emulated", "worker/cuda",
+               "worker/cpu", "worker/model",
                "allocator/formats", "http"},
     "router/dispatch": {"base", "profiles"},
     "router/tokenizer": {"base"},
@@ -53,6 +55,8 @@ THIRD_PARTY = {
         [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]", r"worker/link_[a-z_]+\.[ch]"],
     r"protobuf-c/.*": [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]",
                        r"worker/link_[a-z_]+\.[ch]"],
+    r"cblas\.h": [r"worker/cpu/matmul\.c"],
+    r"immintrin\.h": [r"worker/cpu/kernels_avx[a-z0-9]*\.c"],
     r"cuda.*\.h|cublas.*\.h|nccl\.h": [r"worker/cuda/.*"],
 }
 

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The CPU as a device: its threads, its memory, and the table of its ops (see cpu.h).
+ *
+ * Device memory is the heap, 64-byte aligned, its pages touched at alloc by the thread that asks.
+ * Weights are not copied: the ops read the checkpoint's mapping.  All scratch is taken in prepare.
+ * thread: engine.
+ */
+#include "worker/cpu/cpu.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/os.h"
+#include "worker/cpu/internal.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    ALIGN = 64
+};
+
+static int64_t largest(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int cpu_alloc(void *device, size_t bytes, void **ret_memory)
+{
+    (void)device;
+    if (bytes > SIZE_MAX - 2 * ALIGN)
+        return MED_E_NOMEM;
+    /* The block's own address lies in front of what is lent. */
+    char *block = med_alloc(bytes + ALIGN + sizeof(void *));
+    if (!block)
+        return MED_E_NOMEM;
+    uintptr_t at = ((uintptr_t)block + sizeof(void *) + ALIGN - 1) / ALIGN * ALIGN;
+    char *memory = block + (at - (uintptr_t)block);
+    memcpy(memory - sizeof(void *), &block, sizeof(void *));
+    memset(memory, 0, bytes);
+    *ret_memory = memory;
+    return 0;
+}
+
+static void cpu_free(void *device, void *memory)
+{
+    (void)device;
+    if (!memory)
+        return;
+    void *block;
+    memcpy(&block, (char *)memory - sizeof(void *), sizeof(void *));
+    med_free(block);
+}
+
+static int cpu_load(void *device, const struct med_weight *host, struct med_weight *ret_weight)
+{
+    (void)device;
+    *ret_weight = *host;
+    return 0;
+}
+
+static void cpu_unload(void *device, struct med_weight *weight)
+{
+    (void)device;
+    *weight = (struct med_weight){0};
+}
+
+static int cpu_copy(void *device, void *to, const void *from, size_t bytes)
+{
+    (void)device;
+    if (bytes > 0)
+        memcpy(to, from, bytes);
+    return 0;
+}
+
+static int64_t in_columns(const struct med_model_config *m)
+{
+    return largest(largest(m->hidden, m->intermediate), m->heads * m->head_dim);
+}
+
+static int64_t out_columns(const struct med_model_config *m)
+{
+    int64_t qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
+    return largest(largest(2 * m->intermediate, qkv), m->hidden);
+}
+
+static size_t lane_floats(const struct med_model_config *m)
+{
+    return (size_t)(MED_CPU_WIDEN + 2 * MED_CPU_QUERIES * m->head_dim +
+                    MED_CPU_QUERIES * MED_CPU_KEYS);
+}
+
+static size_t workspace_bytes(const struct med_ops_sizes *sizes)
+{
+    /* The sampler's scratch is a few words per token of the vocabulary. */
+    const struct med_model_config *m = sizes->model;
+    size_t threads = (size_t)med_os_cores(NULL, 0);
+    int64_t shared = MED_CPU_ROWS * (in_columns(m) + out_columns(m)) + in_columns(m);
+    return (size_t)shared * sizeof(float) +
+           threads * (lane_floats(m) * sizeof(float) + (size_t)m->vocab * 16);
+}
+
+static void lanes_free(struct med_cpu *cpu)
+{
+    for (int i = 0; cpu->lanes && i < cpu->threads; i++) {
+        cpu_free(cpu, cpu->lanes[i].wide);
+        med_sampler_free(cpu->lanes[i].sampler);
+    }
+    med_free(cpu->lanes);
+    cpu->lanes = NULL;
+    cpu_free(cpu, cpu->in);
+    cpu_free(cpu, cpu->out);
+    cpu_free(cpu, cpu->norm);
+    cpu->in = cpu->out = cpu->norm = NULL;
+}
+
+static int lanes_alloc(struct med_cpu *cpu, const struct med_model_config *m)
+{
+    int rc =
+        cpu_alloc(cpu, (size_t)(MED_CPU_ROWS * cpu->in_columns) * sizeof(float), (void **)&cpu->in);
+    if (rc == 0) {
+        rc = cpu_alloc(cpu, (size_t)(MED_CPU_ROWS * cpu->out_columns) * sizeof(float),
+                       (void **)&cpu->out);
+    }
+    if (rc == 0)
+        rc = cpu_alloc(cpu, (size_t)cpu->in_columns * sizeof(float), (void **)&cpu->norm);
+    cpu->lanes = med_calloc((size_t)cpu->threads, sizeof *cpu->lanes);
+    if (rc < 0 || !cpu->lanes)
+        return MED_E_NOMEM;
+    for (int i = 0; i < cpu->threads; i++) {
+        struct med_cpu_lane *lane = &cpu->lanes[i];
+        rc = cpu_alloc(cpu, lane_floats(m) * sizeof(float), (void **)&lane->wide);
+        if (rc < 0)
+            return rc;
+        lane->queries = lane->wide + MED_CPU_WIDEN;
+        lane->sums = lane->queries + MED_CPU_QUERIES * m->head_dim;
+        lane->scores = lane->sums + MED_CPU_QUERIES * m->head_dim;
+        rc = med_sampler_new(m->vocab, &lane->sampler);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int prepare(void *device, const struct med_ops_sizes *sizes, struct med_err *err)
+{
+    struct med_cpu *cpu = device;
+    const struct med_model_config *m = sizes->model;
+    MED_ASSERT(sizes->dtype == MED_DTYPE_F32 || sizes->dtype == MED_DTYPE_BF16);
+    lanes_free(cpu);
+    cpu->in_columns = in_columns(m);
+    cpu->out_columns = out_columns(m);
+    cpu->head_dim_max = m->head_dim;
+    if (cpu->core_count > 0)
+        (void)med_os_thread_pin(pthread_self(), cpu->cores[0]); // a hint, as in pool.c
+    int rc = lanes_alloc(cpu, m);
+    if (rc < 0) {
+        lanes_free(cpu);
+        return med_err_set(err, rc, "CPU backend: no memory for %zu bytes of scratch",
+                           workspace_bytes(sizes));
+    }
+    return med_cpu_blas_prepare(cpu);
+}
+
+struct split {
+    med_cpu_range *fn;
+    void *arg;
+    int64_t count, share;
+};
+
+static void split_piece(void *arg, int thread, int threads)
+{
+    const struct split *s = arg;
+    (void)threads;
+    int64_t begin = thread * s->share;
+    int64_t end = begin + s->share < s->count ? begin + s->share : s->count;
+    if (begin < end)
+        s->fn(s->arg, begin, end, thread);
+}
+
+void med_cpu_split(struct med_cpu *cpu, int64_t count, int64_t grain, med_cpu_range *fn, void *arg)
+{
+    if (count <= 0)
+        return;
+    if (cpu->threads == 1 || count < 2 * grain) {
+        fn(arg, 0, count, 0);
+        return;
+    }
+    struct split s = {
+        .fn = fn, .arg = arg, .count = count, .share = (count + cpu->threads - 1) / cpu->threads};
+    med_cpu_pool_run(cpu->pool, split_piece, &s);
+}
+
+static const struct med_ops cpu_ops = {
+    .name = "cpu",
+    .workspace_bytes = workspace_bytes,
+    .prepare = prepare,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .load = cpu_load,
+    .unload = cpu_unload,
+    .put = cpu_copy,
+    .get = cpu_copy,
+    .embed = med_cpu_embed,
+    .qkv = med_cpu_qkv,
+    .attend = med_cpu_attend,
+    .project = med_cpu_project,
+    .gate_up = med_cpu_gate_up,
+    .head = med_cpu_head,
+    .sample = med_cpu_sample,
+};
+
+const struct med_ops *med_cpu_ops(void)
+{
+    return &cpu_ops;
+}
+
+static int cores_take(struct med_cpu *cpu, const struct med_cpu_config *config)
+{
+    int usable[MED_CPU_THREADS_MAX];
+    int found = med_os_cores(usable, MED_CPU_THREADS_MAX);
+    if (found < 1)
+        found = 1;
+    cpu->threads = config->threads;
+    if (cpu->threads == 0)
+        cpu->threads = found < MED_CPU_THREADS_MAX ? found : MED_CPU_THREADS_MAX;
+    if (!config->pin)
+        return 0;
+    const int *cores = config->core_count > 0 ? config->cores : usable;
+    cpu->core_count = config->core_count > 0 ? config->core_count : (size_t)found;
+    if (cpu->core_count > MED_CPU_THREADS_MAX)
+        cpu->core_count = MED_CPU_THREADS_MAX;
+    cpu->cores = med_calloc(cpu->core_count, sizeof *cpu->cores);
+    if (!cpu->cores)
+        return MED_E_NOMEM;
+    memcpy(cpu->cores, cores, cpu->core_count * sizeof *cpu->cores);
+    return 0;
+}
+
+int med_cpu_new(const struct med_cpu_config *config, struct med_cpu **ret_cpu, struct med_err *err)
+{
+    if (config->threads < 0 || config->threads > MED_CPU_THREADS_MAX) {
+        return med_err_set(err, MED_E_INVALID,
+                           "CPU backend: %d threads, expected 1 to %d, or 0 for one per core",
+                           config->threads, MED_CPU_THREADS_MAX);
+    }
+    struct med_cpu *cpu = med_calloc(1, sizeof *cpu);
+    if (!cpu)
+        return med_err_set(err, MED_E_NOMEM, "CPU backend: no memory");
+    cpu->deterministic = config->deterministic;
+    cpu->kernels = med_cpu_kernels_best();
+    char blas[96];
+    med_cpu_blas_describe(blas, sizeof blas);
+    (void)snprintf(cpu->text, sizeof cpu->text, "%s, %s", blas, cpu->kernels->name);
+    int rc = cores_take(cpu, config);
+    if (rc < 0)
+        (void)med_err_set(err, rc, "CPU backend: no memory");
+    else
+        rc = med_cpu_pool_new(cpu->threads, cpu->cores, cpu->core_count, &cpu->pool, err);
+    if (rc < 0) {
+        med_cpu_free(cpu);
+        return rc;
+    }
+    *ret_cpu = cpu;
+    return 0;
+}
+
+void med_cpu_free(struct med_cpu *cpu)
+{
+    if (!cpu)
+        return;
+    lanes_free(cpu);
+    med_cpu_pool_free(cpu->pool);
+    med_free(cpu->cores);
+    med_free(cpu);
+}
+
+int med_cpu_threads(const struct med_cpu *cpu)
+{
+    return cpu->threads;
+}
+
+const char *med_cpu_describe(const struct med_cpu *cpu)
+{
+    return cpu->text;
+}
