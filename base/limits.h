@@ -34,6 +34,7 @@ enum {
     MED_LIMIT_SAFETENSORS_FILES = 4096,             /* shards of one model */
     MED_LIMIT_TOKENIZER_BYTES = 256 << 20,          /* tokenizer.json */
     MED_LIMIT_TOKEN_BYTES = 8 << 10,                /* one token of a vocabulary */
+    MED_LIMIT_REGEX_STEPS = 10000000,               /* one search of a pre-tokenizer's pattern */
     MED_LIMIT_CHAT_TEMPLATE_BYTES = 256 << 10,      /* text of a chat template */
     MED_LIMIT_CHAT_MESSAGES = 16384,                /* messages of one request */
 
@@ -50,6 +51,8 @@ enum {
     MED_LIMIT_PROMPT_BYTES = 4 << 20,  /* text of one prompt, a chat's template applied */
     MED_LIMIT_OUTPUT_TOKENS = 1 << 20, /* max_tokens of one request */
     MED_LIMIT_REQUEST_ID_BYTES = 128,
+    MED_LIMIT_ENCODE_BYTES = 256 << 20, /* text that waits to be encoded; more is RESOURCE_EXHAUSTED */
+    MED_LIMIT_ANSWER_BYTES = 16 << 20,  /* text of a choice that was not passed on; then it is ended */
 
     /* The worker link: a larger frame ends the connection with a logged reason. */
     MED_LIMIT_FRAME_BYTES = 8 << 20,
