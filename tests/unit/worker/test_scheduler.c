@@ -328,6 +328,246 @@ static void test_commit_when_backend_says_stop_then_ends_early(void)
     med_scheduler_free(s);
 }
 
+/* ---- the budget of prefills ----------------------------------------------------------------- */
+
+static void test_prefill_when_chunks_are_limited_then_short_ones_do_not_wait_for_a_long_one(void)
+{
+    struct med_scheduler_config config = small;
+    config.prefill_chunk_max = 6;
+    struct med_scheduler *s = make(&config);
+    const struct med_sequence_event *events;
+    CHECK_INT(add(s, 1, 40, 2), 0);
+    const struct med_batch *batch = med_scheduler_plan(s, 0);
+    REQUIRE(batch->count == 1);
+    CHECK_INT(batch->items[0].tokens, 16); /* alone: all of the budget */
+    CHECK_INT(batch->load.prefill_tokens, 16);
+    CHECK_INT(batch->load.prefill_pairs, med_step_pairs(16, 0));
+    CHECK_UINT(med_scheduler_commit(s, NULL, &events), 0);
+    CHECK_INT(add(s, 2, 4, 1), 0);
+    CHECK_INT(add(s, 3, 3, 1), 0);
+    batch = med_scheduler_plan(s, 0);
+    med_scheduler_check(s);
+    REQUIRE(batch->count == 3);
+    CHECK_UINT(batch->items[0].id, 1);
+    CHECK_INT(batch->items[0].tokens, 9); /* 6, and what the others leave */
+    CHECK(!batch->items[0].samples);
+    CHECK_INT(batch->items[1].tokens, 4);
+    CHECK(batch->items[1].samples);
+    CHECK_INT(batch->items[2].tokens, 3);
+    CHECK_INT(batch->load.prefill_tokens, 16);
+    CHECK_INT(batch->load.prefill_pairs,
+              med_step_pairs(9, 16) + med_step_pairs(4, 0) + med_step_pairs(3, 0));
+    CHECK_UINT(med_scheduler_commit(s, NULL, &events), 2);
+    batch = med_scheduler_plan(s, 0);
+    REQUIRE(batch->count == 1);
+    CHECK_INT(batch->items[0].tokens, 15); /* extended to its end: it samples */
+    CHECK(batch->items[0].samples);
+    CHECK_UINT(med_scheduler_commit(s, NULL, &events), 1);
+    med_scheduler_free(s);
+}
+
+static void test_prefill_when_newer_ones_keep_coming_then_a_long_one_still_gets_its_share(void)
+{
+    struct med_scheduler_config config = small;
+    config.prefill_chunk_max = 6;
+    struct med_scheduler *s = make(&config);
+    CHECK_INT(add(s, 1, 40, 1), 0);
+    uint64_t id = 1;
+    int steps = 0;
+    for (bool ended = false; !ended && steps < 100; steps++) {
+        while (add(s, id + 1, 5, 1) == 0)
+            id++;
+        (void)med_scheduler_plan(s, 0);
+        med_scheduler_check(s);
+        const struct med_sequence_event *events;
+        size_t count = med_scheduler_commit(s, NULL, &events);
+        for (size_t i = 0; i < count; i++)
+            ended |= events[i].id == 1;
+    }
+    CHECK_INT(steps, 7); /* 40 tokens, 6 at a time */
+    med_scheduler_free(s);
+}
+
+static void test_admission_when_a_huge_prompt_waits_then_it_runs_once_those_before_it_end(void)
+{
+    struct med_scheduler *s = make(&small);
+    const struct med_sequence_event *events;
+    CHECK_INT(add(s, 1, 4, 20), 0);
+    CHECK_INT(add(s, 2, 4, 12), 0);
+    CHECK_UINT(step(s, &events), 2);
+    CHECK_INT(add(s, 3, 60, 2), 0); /* the whole cache */
+    uint64_t id = 3;
+    bool first = false, short_before = false;
+    for (int i = 0; i < 40 && !first; i++) {
+        if (add(s, id + 1, 4, 1) == 0)
+            id++;
+        size_t count = step(s, &events);
+        for (size_t k = 0; k < count; k++) {
+            first |= events[k].id == 3;
+            short_before |= !first && events[k].id > 3;
+        }
+    }
+    CHECK(first);
+    CHECK(!short_before); /* nobody overtakes it */
+    for (int i = 0; i < 100 && med_scheduler_has_work(s); i++)
+        (void)step(s, &events);
+    CHECK(!med_scheduler_has_work(s)); /* and it holds nobody for ever */
+    med_scheduler_free(s);
+}
+
+/* ---- batching ------------------------------------------------------------------------------- */
+
+static void add_at(struct med_scheduler *s, uint64_t id, int64_t output, int64_t at_ns)
+{
+    struct med_sequence_spec spec = {
+        .id = id, .prompt_tokens = 4, .output_tokens_max = output, .arrival_ns = at_ns};
+    CHECK_INT(med_scheduler_add(s, &spec), 0);
+}
+
+/* Plans and commits; returns how many items the batch had. */
+static size_t step_at(struct med_scheduler *s, int64_t now_ns)
+{
+    const struct med_sequence_event *events;
+    size_t count = med_scheduler_plan(s, now_ns)->count;
+    med_scheduler_check(s);
+    (void)med_scheduler_commit(s, NULL, &events);
+    med_scheduler_check(s);
+    return count;
+}
+
+static struct med_scheduler *make_batching(enum med_batching batching)
+{
+    struct med_scheduler_config config = small;
+    config.batching = batching;
+    config.batch_wait_ns = 100;
+    return make(&config);
+}
+
+static void test_continuous_when_anything_is_held_then_next_is_now(void)
+{
+    struct med_scheduler *s = make(&small);
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MAX);
+    add_at(s, 1, 2, 1000);
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MIN);
+    CHECK_UINT(step_at(s, 0), 1);
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MIN);
+    CHECK_UINT(step_at(s, 0), 1);
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MAX);
+    med_scheduler_free(s);
+}
+
+static void test_dynamic_when_its_oldest_waited_enough_then_starts_and_nobody_joins(void)
+{
+    struct med_scheduler *s = make_batching(MED_BATCHING_DYNAMIC);
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MAX);
+    add_at(s, 1, 3, 1000);
+    CHECK_INT(med_scheduler_next_ns(s), 1100);
+    CHECK_UINT(step_at(s, 1099), 0);
+    add_at(s, 2, 1, 1099);
+    CHECK_INT(med_scheduler_next_ns(s), 1100); /* a newer one does not put it off */
+    CHECK_UINT(step_at(s, 1100), 2);
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MIN);
+    add_at(s, 3, 1, 1101);
+    CHECK_UINT(step_at(s, 5000), 1); /* 1 alone: 2 has ended, 3 does not join */
+    CHECK_UINT(step_at(s, 5000), 1);
+    CHECK_INT(med_scheduler_next_ns(s), 1201);
+    CHECK_UINT(step_at(s, 5000), 1); /* 3's batch, long due */
+    CHECK_INT(med_scheduler_next_ns(s), INT64_MAX);
+    med_scheduler_free(s);
+}
+
+static void test_static_when_nobody_came_for_long_enough_then_starts(void)
+{
+    struct med_scheduler *s = make_batching(MED_BATCHING_STATIC);
+    add_at(s, 1, 2, 1000);
+    CHECK_INT(med_scheduler_next_ns(s), 1100);
+    add_at(s, 2, 2, 1099);
+    CHECK_INT(med_scheduler_next_ns(s), 1199); /* a newer one puts it off */
+    CHECK_UINT(step_at(s, 1198), 0);
+    CHECK_UINT(step_at(s, 1199), 2);
+    add_at(s, 3, 1, 1200);
+    CHECK_UINT(step_at(s, 1300), 2);
+    CHECK_UINT(step_at(s, 1300), 1);
+    med_scheduler_free(s);
+}
+
+static void test_batches_when_as_many_wait_as_can_run_then_start_at_once(void)
+{
+    static const enum med_batching kinds[] = {MED_BATCHING_DYNAMIC, MED_BATCHING_STATIC};
+    for (int k = 0; k < 2; k++) {
+        struct med_scheduler *s = make_batching(kinds[k]);
+        for (uint64_t id = 1; id <= 3; id++)
+            add_at(s, id, 2, 1000);
+        CHECK_UINT(step_at(s, 1000), 0);
+        add_at(s, 4, 2, 1000);
+        add_at(s, 5, 2, 1000);
+        CHECK_INT(med_scheduler_next_ns(s), INT64_MIN);
+        CHECK_UINT(step_at(s, 1000), 4);
+        CHECK_UINT(step_at(s, 1000), 4);
+        CHECK_INT(med_scheduler_next_ns(s), 1100); /* the fifth */
+        CHECK_UINT(step_at(s, 1099), 0);
+        CHECK_INT(med_scheduler_cancel(s, 5), 0);
+        CHECK_INT(med_scheduler_next_ns(s), INT64_MIN); /* its end is to be told */
+        CHECK_UINT(step_at(s, 1099), 0);
+        CHECK_INT(med_scheduler_next_ns(s), INT64_MAX);
+        med_scheduler_free(s);
+    }
+}
+
+static void test_batch_when_its_prompts_exceed_the_budget_then_its_members_still_get_in(void)
+{
+    struct med_scheduler *s = make_batching(MED_BATCHING_STATIC); /* 16 tokens an iteration */
+    const struct med_sequence_event *events;
+    for (uint64_t id = 1; id <= 3; id++)
+        CHECK_INT(add(s, id, 12, 4), 0);
+    CHECK_UINT(step_at(s, 100), 2); /* 12 and 4 of them */
+    add_at(s, 4, 1, 100);
+    CHECK_INT(med_scheduler_cancel(s, 2), 0);
+    const struct med_batch *batch = med_scheduler_plan(s, 100);
+    REQUIRE(batch->count == 2);
+    CHECK_UINT(batch->items[0].id, 1);
+    CHECK_UINT(batch->items[1].id, 3);
+    (void)med_scheduler_commit(s, NULL, &events);
+    CHECK_INT(med_scheduler_cancel(s, 3), 0);
+    for (int i = 0; i < 2; i++) {
+        batch = med_scheduler_plan(s, 1000);
+        REQUIRE(batch->count == 1);
+        CHECK_UINT(batch->items[0].id, 1);
+        (void)med_scheduler_commit(s, NULL, &events);
+    }
+    batch = med_scheduler_plan(s, 1000);
+    REQUIRE(batch->count == 1);
+    CHECK_UINT(batch->items[0].id, 4);
+    (void)med_scheduler_commit(s, NULL, &events);
+    med_scheduler_free(s);
+}
+
+static void test_batch_when_blocks_are_few_then_holds_those_that_fit(void)
+{
+    struct med_scheduler *s = make_batching(MED_BATCHING_STATIC); /* 16 blocks */
+    const struct med_sequence_event *events;
+    for (uint64_t id = 1; id <= 4; id++)
+        CHECK_INT(add(s, id, 20, 4), 0); /* 6 blocks each, with the next one */
+    size_t ends[5] = {0};
+    int64_t step_of[5] = {0}, steps = 0;
+    for (; steps < 100 && med_scheduler_has_work(s); steps++) {
+        size_t count = 0;
+        (void)med_scheduler_plan(s, 1000);
+        med_scheduler_check(s);
+        count = med_scheduler_commit(s, NULL, &events);
+        for (size_t i = 0; i < count; i++) {
+            if (events[i].end == MED_END_NONE)
+                continue;
+            ends[events[i].id]++;
+            step_of[events[i].id] = steps;
+        }
+    }
+    for (int id = 1; id <= 4; id++)
+        CHECK_UINT(ends[id], 1);
+    CHECK(step_of[3] - step_of[2] >= 5); /* its prefill begins when 1 and 2 have ended */
+    med_scheduler_free(s);
+}
+
 /* ---- torture -------------------------------------------------------------------------------- */
 
 enum {
@@ -568,6 +808,15 @@ int main(void)
     RUN(test_decode_when_no_block_is_free_then_newest_is_recomputed_without_repeats);
     RUN(test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_return);
     RUN(test_commit_when_backend_says_stop_then_ends_early);
+    RUN(test_prefill_when_chunks_are_limited_then_short_ones_do_not_wait_for_a_long_one);
+    RUN(test_prefill_when_newer_ones_keep_coming_then_a_long_one_still_gets_its_share);
+    RUN(test_admission_when_a_huge_prompt_waits_then_it_runs_once_those_before_it_end);
+    RUN(test_continuous_when_anything_is_held_then_next_is_now);
+    RUN(test_dynamic_when_its_oldest_waited_enough_then_starts_and_nobody_joins);
+    RUN(test_static_when_nobody_came_for_long_enough_then_starts);
+    RUN(test_batches_when_as_many_wait_as_can_run_then_start_at_once);
+    RUN(test_batch_when_its_prompts_exceed_the_budget_then_its_members_still_get_in);
+    RUN(test_batch_when_blocks_are_few_then_holds_those_that_fit);
     RUN(test_torture_when_cache_is_tight_then_every_request_ends_once);
     RUN(test_torture_when_blocks_are_single_tokens_then_every_request_ends_once);
     RUN(test_torture_when_cache_is_wide_then_every_request_ends_once);
