@@ -439,6 +439,55 @@ static void test_find_when_seeds_differ_then_results_do_not(void)
     }
 }
 
+/* ---- collisions ----------------------------------------------------------------------------- */
+
+/* The steps of prefix_cache.c's hash, which the test must know to make collisions. */
+#define HASH_FACTOR UINT64_C(0x9e3779b97f4a7c15)
+
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * HASH_FACTOR;
+    return hash ^ (hash >> 32);
+}
+
+/* The word with which mix(hash, word) is `mixed`. */
+static uint64_t unmix(uint64_t hash, uint64_t mixed)
+{
+    uint64_t inverse =
+        HASH_FACTOR; /* by Newton's iteration: each doubles the bits that are right */
+    for (int i = 0; i < 6; i++)
+        inverse *= 2 - HASH_FACTOR * inverse;
+    return ((mixed ^ (mixed >> 32)) * inverse) ^ hash;
+}
+
+static void test_find_when_hashes_collide_then_history_decides(void)
+{
+    const uint64_t seed = 99, salt = 1;
+    const uint32_t a[] = {10, 20}, b[] = {11, 20}, child[] = {30, 40};
+    /* Another salt, with which b hashes as a does with this one. */
+    uint64_t other = unmix(seed, mix(seed, salt) ^ (a[0] ^ b[0]));
+    struct med_prefix_cache c;
+    REQUIRE(med_prefix_cache_init(&c, 8, 2, seed) == 0);
+    CHECK_INT(med_prefix_cache_publish(&c, 0, MED_PREFIX_NONE, salt, a), 0);
+    CHECK_INT(med_prefix_cache_find(&c, MED_PREFIX_NONE, other, b), MED_PREFIX_NONE);
+    CHECK_INT(med_prefix_cache_publish(&c, 1, MED_PREFIX_NONE, other, b), 1);
+    CHECK_UINT(c.blocks[0].hash, c.blocks[1].hash); /* or this proves nothing */
+    CHECK_INT(med_prefix_cache_publish(&c, 2, 0, salt, child), 2);
+    CHECK_INT(med_prefix_cache_find(&c, 1, other, child), MED_PREFIX_NONE);
+    CHECK_INT(med_prefix_cache_publish(&c, 3, 1, other, child), 3);
+    CHECK_UINT(c.blocks[2].hash, c.blocks[3].hash);
+    CHECK_INT(med_prefix_cache_find(&c, MED_PREFIX_NONE, salt, a), 0);
+    CHECK_INT(med_prefix_cache_find(&c, MED_PREFIX_NONE, other, b), 1);
+    CHECK_INT(med_prefix_cache_find(&c, 0, salt, child), 2);
+    CHECK_INT(med_prefix_cache_find(&c, 1, other, child), 3);
+    med_prefix_cache_rest(&c, 2); /* out of the middle of its bucket */
+    CHECK_INT(med_prefix_cache_evict(&c), 2);
+    CHECK_INT(med_prefix_cache_find(&c, 0, salt, child), MED_PREFIX_NONE);
+    CHECK_INT(med_prefix_cache_find(&c, 1, other, child), 3);
+    med_prefix_cache_check(&c);
+    med_prefix_cache_release(&c);
+}
+
 /* ---- torture -------------------------------------------------------------------------------- */
 
 enum {
@@ -763,6 +812,7 @@ int main(void)
     RUN(test_cancel_when_prefill_runs_then_what_was_committed_is_found);
     RUN(test_new_when_any_allocation_fails_then_no_memory_and_no_leak);
     RUN(test_find_when_seeds_differ_then_results_do_not);
+    RUN(test_find_when_hashes_collide_then_history_decides);
     RUN(test_torture_when_cache_is_tiny_then_every_context_is_right);
     RUN(test_torture_when_blocks_are_single_tokens_then_every_context_is_right);
     RUN(test_torture_when_batches_are_static_or_dynamic_then_every_context_is_right);
