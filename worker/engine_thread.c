@@ -55,6 +55,8 @@ struct med_engine {
     const struct med_backend_sequence **sequences; // [sequences_max]
     uint32_t *sampled;                             // [sequences_max]
     bool *stops;                                   // [sequences_max]
+    struct med_token_logprobs *logprobs;           // [sequences_max], of one step
+    struct med_token_logprobs **logprobs_wanted;   // [sequences_max], into logprobs or NULL
     int64_t available_ns;                          /* for the next step; 0: since the step before */
     bool quitting, failed;
     bool news; /* something was announced since the loop was woken */
@@ -240,6 +242,33 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
     }
 }
 
+/* Appends what the backend said of the token at `position` to the request's own arrays. */
+static void keep_logprobs(struct med_engine_request *request, int64_t position,
+                          const struct med_token_logprobs *said)
+{
+    struct med_engine_logprobs *keep = &request->logprobs;
+    keep->logprobs[position] = said->logprob;
+    keep->ranks[position] = said->rank;
+    for (int64_t i = 0; i < keep->top; i++) {
+        bool is_there = i < (int64_t)said->top_count;
+        keep->top_ids[position * keep->top + i] = is_there ? said->top_ids[i] : MED_ENGINE_NO_ID;
+        keep->top_logprobs[position * keep->top + i] = is_there ? said->top_logprobs[i] : 0;
+    }
+}
+
+static void keep_sampled(struct med_engine *engine, const struct med_batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct med_batch_item *item = &batch->items[i];
+        struct med_engine_request *request = item->user;
+        if (!item->samples)
+            continue;
+        request->tokens[request->sequence.prompt_tokens + item->position] = engine->sampled[i];
+        if (engine->logprobs_wanted[i])
+            keep_logprobs(request, item->position, engine->logprobs_wanted[i]);
+    }
+}
+
 /* Runs the batch. */
 static int run_step(struct med_engine *engine, const struct med_batch *batch, struct med_err *err)
 {
@@ -250,24 +279,22 @@ static int run_step(struct med_engine *engine, const struct med_batch *batch, st
             request->scheduled_ns = now_ns;
         engine->sequences[i] = &request->sequence;
         engine->stops[i] = false;
+        bool wanted = batch->items[i].samples && request->logprobs.logprobs;
+        engine->logprobs_wanted[i] = wanted ? &engine->logprobs[i] : NULL;
     }
     struct med_backend_step step = {.batch = batch,
                                     .sequences = engine->sequences,
                                     .available_ns = engine->available_ns,
                                     .sampled = engine->sampled,
-                                    .stop = engine->stops};
+                                    .stop = engine->stops,
+                                    .logprobs = engine->logprobs_wanted};
     int rc = engine->config.backend.ops->step(engine->config.backend.self, &step, err);
     if (rc < 0) {
         if (err->code == 0)
             (void)med_err_set(err, rc, "%s", med_err_text(rc));
         return rc;
     }
-    for (size_t i = 0; i < batch->count; i++) {
-        const struct med_batch_item *item = &batch->items[i];
-        struct med_engine_request *request = item->user;
-        if (item->samples)
-            request->tokens[request->sequence.prompt_tokens + item->position] = engine->sampled[i];
-    }
+    keep_sampled(engine, batch);
     return 0;
 }
 
@@ -372,7 +399,11 @@ static int allocate(struct med_engine *engine, struct med_err *err)
     engine->sequences = med_calloc((size_t)c->sequences_max, sizeof(struct med_backend_sequence *));
     engine->sampled = med_calloc((size_t)c->sequences_max, sizeof engine->sampled[0]);
     engine->stops = med_calloc((size_t)c->sequences_max, sizeof engine->stops[0]);
-    if (!engine->sequences || !engine->sampled || !engine->stops) {
+    engine->logprobs = med_calloc((size_t)c->sequences_max, sizeof engine->logprobs[0]);
+    engine->logprobs_wanted =
+        med_calloc((size_t)c->sequences_max, sizeof(struct med_token_logprobs *));
+    if (!engine->sequences || !engine->sampled || !engine->stops || !engine->logprobs ||
+        !engine->logprobs_wanted) {
         return med_err_set(err, MED_E_NOMEM, "engine: no memory for a batch of %lld sequences",
                            (long long)c->sequences_max);
     }
@@ -401,6 +432,8 @@ static void free_memory(struct med_engine *engine)
     med_free(engine->sequences);
     med_free(engine->sampled);
     med_free(engine->stops);
+    med_free(engine->logprobs);
+    med_free((void *)engine->logprobs_wanted);
     med_free(engine);
 }
 
@@ -450,6 +483,11 @@ int med_engine_new(const struct med_engine_config *config, struct med_engine **r
     if (!engine)
         return med_err_set(err, MED_E_NOMEM, "engine: no memory");
     engine->config = *config;
+    if (engine->config.scheduler.prefix_seed == 0) {
+        /* Hard to guess from outside is enough: see prefix_cache.c. */
+        engine->config.scheduler.prefix_seed =
+            (uint64_t)med_clock_unix_ns() ^ ((uint64_t)(uintptr_t)engine << 20);
+    }
     int rc = allocate(engine, err);
     if (rc < 0) {
         free_memory(engine);

@@ -50,10 +50,21 @@ struct med_engine_command {
     struct med_engine_request *request; /* submit and cancel */
 };
 
+/* Logprobs of the generated tokens; the arrays belong to whoever made the request. */
+struct med_engine_logprobs {
+    float *logprobs;     // [output_tokens_max]; NULL: none are wanted
+    uint32_t *ranks;     // [output_tokens_max]
+    int64_t top;         /* alternatives per token; <= MED_LIMIT_TOP_LOGPROBS */
+    uint32_t *top_ids;   // [output_tokens_max][top]; MED_ENGINE_NO_ID: no more of this token
+    float *top_logprobs; // [output_tokens_max][top]
+};
+#define MED_ENGINE_NO_ID UINT32_MAX
+
 struct med_engine_request {
     /* The loop fills these before submit; constant afterwards. */
     struct med_backend_sequence sequence;
     uint32_t *tokens; /* sequence.prompt_tokens + output_tokens_max; owned by the request */
+    struct med_engine_logprobs logprobs; /* what the arrays hold is announced as the tokens are */
     int64_t output_tokens_max;
     int64_t arrival_ns; /* fleet time */
     uint64_t serial;    /* unique; set by submit */
@@ -89,7 +100,7 @@ struct med_engine_event {
 };
 
 struct med_engine_config {
-    struct med_scheduler_config scheduler;
+    struct med_scheduler_config scheduler; /* prefix_seed 0: the engine makes one */
     struct med_backend backend;    /* borrowed; the caller releases it after med_engine_free */
     const struct med_clock *clock; /* borrowed; real */
     void (*wake)(void *arg);       /* called on the engine thread when there are events */

@@ -71,6 +71,8 @@ struct loop {
     int64_t held;
     uint64_t ends[MED_ENGINE_END_COUNT];
     uint64_t wrong_tokens;
+    int64_t cached_prompt_tokens; /* of the requests that ended */
+    int64_t queued_ns_min;        /* from arrival to the first batch */
 };
 
 static void wake_loop(void *arg)
@@ -82,27 +84,35 @@ static void wake_loop(void *arg)
     (void)pthread_mutex_unlock(&loop->lock);
 }
 
-static int loop_init(struct loop *loop, int init_rc, int steps_left, struct med_err *err)
+static const struct med_scheduler_config sizes = {.block_tokens = 4,
+                                                  .kv_tokens = 400,
+                                                  .model_len_max = 200,
+                                                  .sequences_max = 8,
+                                                  .batched_tokens_max = 32,
+                                                  .table_max = TABLE};
+
+static int loop_init_with(struct loop *loop, const struct med_scheduler_config *scheduler,
+                          double scale, int init_rc, int steps_left, struct med_err *err)
 {
-    *loop = (struct loop){.fake = {.init_rc = init_rc}};
+    *loop = (struct loop){.fake = {.init_rc = init_rc}, .queued_ns_min = INT64_MAX};
     atomic_init(&loop->fake.steps_left, steps_left);
     (void)pthread_mutex_init(&loop->fake.gate, NULL);
     (void)pthread_mutex_init(&loop->lock, NULL);
     (void)pthread_cond_init(&loop->woken, NULL);
-    med_clock_init_real(&loop->clock, 1);
+    med_clock_init_real(&loop->clock, scale);
     struct med_engine_config config = {
-        .scheduler = {.block_tokens = 4,
-                      .kv_tokens = 400,
-                      .model_len_max = 200,
-                      .sequences_max = 8,
-                      .batched_tokens_max = 32,
-                      .table_max = TABLE},
+        .scheduler = *scheduler,
         .backend = {.ops = &fake_ops, .self = &loop->fake},
         .clock = &loop->clock,
         .wake = wake_loop,
         .wake_arg = loop,
     };
     return med_engine_new(&config, &loop->engine, err);
+}
+
+static int loop_init(struct loop *loop, int init_rc, int steps_left, struct med_err *err)
+{
+    return loop_init_with(loop, &sizes, 1, init_rc, steps_left, err);
 }
 
 static void loop_release(struct loop *loop)
@@ -157,6 +167,11 @@ static void on_event(void *arg, const struct med_engine_event *event)
         CHECK_INT(event->generated, r->output_tokens_max);
     if (event->end == MED_ENGINE_STOP)
         CHECK_INT(event->generated, r->sequence.sampling.emulated_output_tokens);
+    if (event->generated > 0) {
+        loop->cached_prompt_tokens += event->cached_prompt_tokens;
+        if (r->scheduled_ns - r->arrival_ns < loop->queued_ns_min)
+            loop->queued_ns_min = r->scheduled_ns - r->arrival_ns;
+    }
     loop->ends[event->end]++;
     loop->held--;
     request_free(event->request);
@@ -310,22 +325,76 @@ static void test_beat_when_idle_then_heartbeat_moves(void)
     loop_release(&loop);
 }
 
-static void test_torture_when_cancelled_at_random_then_every_request_ends_once(void)
+static void test_prompts_when_equal_then_the_cache_counts_for_each_and_tokens_are_right(void)
+{
+    struct med_scheduler_config config = sizes;
+    config.prefix_cache = true;
+    struct loop loop;
+    REQUIRE(loop_init_with(&loop, &config, 1, 0, -1, NULL) == 0);
+    CHECK_INT(submit(&loop, request_new(20, 9, 7)), 0);
+    drain(&loop, 0);
+    CHECK_INT(loop.cached_prompt_tokens, 0);
+    CHECK_INT(submit(&loop, request_new(20, 9, 7)), 0);
+    drain(&loop, 0);
+    CHECK_INT(loop.cached_prompt_tokens, 16);
+    CHECK_INT(submit(&loop, request_new(40, 9, 7)), 0); /* the answer continued the counting */
+    drain(&loop, 0);
+    CHECK_INT(loop.cached_prompt_tokens, 16 + 28);
+    CHECK_UINT(loop.wrong_tokens, 0);
+    struct med_engine_stats stats;
+    med_engine_get_stats(loop.engine, &stats);
+    CHECK_UINT(stats.scheduler.prefix_queries_total, 80);
+    CHECK_UINT(stats.scheduler.prefix_hits_total, 44);
+    loop_release(&loop);
+}
+
+/* The wait is fleet time: at this scale 0.7 s, and longer than the test may take if it were real. */
+static void test_static_batch_when_not_full_then_starts_after_its_wait(void)
+{
+    struct med_scheduler_config config = sizes;
+    config.batching = MED_BATCHING_STATIC;
+    config.batch_wait_ns = 700 * MED_NS_PER_S;
+    struct loop loop;
+    REQUIRE(loop_init_with(&loop, &config, 1000, 0, -1, NULL) == 0);
+    CHECK_INT(submit(&loop, request_new(5, 3, 1)), 0);
+    CHECK_INT(submit(&loop, request_new(5, 3, 1)), 0);
+    med_engine_beat(loop.engine); /* wakes it early; it must go on waiting */
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], 2);
+    CHECK(loop.queued_ns_min >= config.batch_wait_ns);
+    /* A full one does not wait. */
+    config.batch_wait_ns = INT64_MAX;
+    loop_release(&loop);
+    REQUIRE(loop_init_with(&loop, &config, 1000, 0, -1, NULL) == 0);
+    for (int64_t i = 0; i < 2 * config.sequences_max; i++)
+        CHECK_INT(submit(&loop, request_new(5, 3, 1)), 0);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], (uint64_t)(2 * config.sequences_max));
+    /* What waits for ever can be cancelled. */
+    struct med_engine_request *r = request_new(5, 3, 1);
+    CHECK_INT(submit(&loop, r), 0);
+    med_engine_cancel(loop.engine, r);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_CANCEL], 1);
+    loop_release(&loop);
+}
+
+static void torture(const struct med_scheduler_config *config, uint64_t stream)
 {
     enum {
         REQUESTS = 4000
     };
     struct loop loop;
     struct med_rng rng;
-    med_rng_init(&rng, check_seed(), 4);
-    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    med_rng_init(&rng, check_seed(), stream);
+    REQUIRE(loop_init_with(&loop, config, 1, 0, -1, NULL) == 0);
     int submitted = 0;
     while (submitted < REQUESTS) {
         struct med_engine_request *burst[8];
         int count = 0;
         for (uint32_t n = med_rng_below(&rng, 8); n > 0; n--) {
             struct med_engine_request *r = request_new(
-                1 + med_rng_below(&rng, 60), 1 + med_rng_below(&rng, 40), (uint32_t)submitted);
+                1 + med_rng_below(&rng, 60), 1 + med_rng_below(&rng, 40), med_rng_below(&rng, 5));
             if (med_rng_below(&rng, 4) == 0)
                 r->sequence.sampling.emulated_output_tokens = 1 + med_rng_below(&rng, 40);
             if (submit(&loop, r) < 0)
@@ -353,7 +422,20 @@ static void test_torture_when_cancelled_at_random_then_every_request_ends_once(v
     med_engine_get_stats(loop.engine, &stats);
     CHECK_INT(stats.scheduler.kv_blocks_free, stats.scheduler.kv_blocks_total);
     CHECK_UINT(stats.scheduler.finished_total, (uint64_t)submitted);
+    CHECK((stats.scheduler.prefix_hits_total > 0) == config->prefix_cache);
     loop_release(&loop);
+}
+
+static void test_torture_when_cancelled_at_random_then_every_request_ends_once(void)
+{
+    torture(&sizes, 4);
+}
+
+static void test_torture_when_prefixes_are_shared_then_every_request_ends_once(void)
+{
+    struct med_scheduler_config config = sizes;
+    config.prefix_cache = true;
+    torture(&config, 5);
 }
 
 int main(void)
@@ -365,6 +447,9 @@ int main(void)
     RUN(test_cancel_when_step_runs_then_ends_with_that_step);
     RUN(test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_too);
     RUN(test_beat_when_idle_then_heartbeat_moves);
+    RUN(test_prompts_when_equal_then_the_cache_counts_for_each_and_tokens_are_right);
+    RUN(test_static_batch_when_not_full_then_starts_after_its_wait);
     RUN(test_torture_when_cancelled_at_random_then_every_request_ends_once);
+    RUN(test_torture_when_prefixes_are_shared_then_every_request_ends_once);
     return check_finish();
 }
