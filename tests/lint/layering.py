@@ -20,6 +20,7 @@ PARTS = {
     "profiles": {"base"},
     "worker/engine": {"base", "profiles"},
     "worker/emulated": {"base", "profiles", "worker/engine", "worker"},
+    "worker/model": {"base"},
     "worker/cpu": {"base", "profiles", "worker/engine", "worker/model", "worker"},
     "worker/cuda": {"base", "profiles", "worker/engine", "worker"},
     "worker": {"base", "proto", "profiles", "worker/engine", "worker/emulated", "worker/cuda",

@@ -11,7 +11,8 @@
  *     logits = Whead rmsnorm(x)
  * Anything that a file says beyond this (another architecture or activation, a quantization_config, a
  * rope type without a rule here) is refused by name; keys that do not change the computation are
- * ignored, since publishers add to them freely.
+ * ignored, since publishers add to them freely.  What a file leaves out has the default of transformers'
+ * class of that architecture, which need not be the same for all four.
  *
  * thread: immutable after reading. owns: nothing outside the struct.
  * errors: MED_E_FORMAT and MED_E_INVALID with file, path, value and what was expected.
@@ -51,7 +52,8 @@ struct med_rope {
 };
 
 enum {
-    MED_MODEL_EOS_MAX = 16
+    MED_MODEL_EOS_MAX = 16,
+    MED_MODEL_POSITIONS_MAX = 1 << 24 /* max_position_embeddings; more is refused */
 };
 
 struct med_model_config {
@@ -67,7 +69,9 @@ struct med_model_config {
     bool tied_head; /* the head is the embedding */
     int64_t window; /* a token sees itself and window - 1 before it; 0: all */
     uint64_t window_layers[MED_LIMIT_MODEL_LAYERS / 64]; /* bit per layer: it has the window */
-    enum med_dtype dtype; /* torch_dtype or dtype; float32 when absent */
+    enum med_dtype dtype;                /* torch_dtype or dtype; float32 when absent */
+    uint32_t eos_ids[MED_MODEL_EOS_MAX]; /* eos_token_id; generation_config.json's come first */
+    size_t eos_count;
 };
 
 bool med_model_layer_has_window(const struct med_model_config *config, int64_t layer);
@@ -79,9 +83,13 @@ void med_model_rope_frequencies(const struct med_model_config *config, float *ou
 /* Reads DIR/config.json. */
 int med_model_config_read(const char *dir, struct med_model_config *ret_config,
                           struct med_err *err) MED_MUST_CHECK;
+/* The same from bytes in memory; `name` stands in messages. */
+int med_model_config_parse(const char *bytes, size_t count, const char *name,
+                           struct med_model_config *ret_config, struct med_err *err) MED_MUST_CHECK;
 
 /* generation_config.json: which tokens end a sequence, and what sampling is when a request is
- * silent.  Without the file: config.json's eos_token_id, and temperature 1 with nothing else. */
+ * silent.  Without the file: config.json's eos_token_id, and temperature 1 with nothing else; a file
+ * without eos_token_id has config.json's too. */
 struct med_generation_config {
     uint32_t eos_ids[MED_MODEL_EOS_MAX];
     size_t eos_count;
@@ -92,5 +100,10 @@ struct med_generation_config {
 int med_generation_config_read(const char *dir, const struct med_model_config *config,
                                struct med_generation_config *ret_config,
                                struct med_err *err) MED_MUST_CHECK;
+/* The same from bytes in memory; `name` stands in messages. */
+int med_generation_config_parse(const char *bytes, size_t count, const char *name,
+                                const struct med_model_config *config,
+                                struct med_generation_config *ret_config,
+                                struct med_err *err) MED_MUST_CHECK;
 
 #endif
