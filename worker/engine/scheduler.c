@@ -38,17 +38,25 @@ enum place {
 };
 
 struct sequence {
-    struct med_sequence_spec spec;
-    int64_t generated;            /* tokens delivered */
-    int64_t cached;               /* known tokens whose keys and values are in the cache */
-    int64_t lane;                 /* of the block tables; NONE when it holds no blocks */
-    int64_t cached_prompt_tokens; /* found at the first admission */
-    struct med_kv_match match;    /* how far the prefix cache knew it when it was last looked up */
-    int32_t next, prev;           /* on the list of its place; free slots use next alone */
+    uint64_t id;
+    void *user;
+    int64_t prompt_tokens, output_tokens_max, arrival_ns;
+    int64_t generated;  /* tokens delivered */
+    int64_t cached;     /* known tokens whose keys and values are in the cache */
+    int64_t lane;       /* of the block tables; NONE when it holds no blocks */
+    int32_t next, prev; /* on the list of its place; free slots use next alone */
     enum place place;
     bool prefilling; /* running: not sampled since its admission */
     bool member;     /* dynamic and static: of the batch that runs */
-    bool admitted;   /* once before */
+};
+
+/* What the prefix cache needs of a sequence besides; kept apart, for the planner's many schedulers. */
+struct prefix {
+    const uint32_t *tokens; /* NULL: neither uses nor fills the cache */
+    uint64_t salt;
+    struct med_kv_match match;    /* how far the cache knew it when it was last looked up */
+    int64_t cached_prompt_tokens; /* found at the first admission */
+    bool admitted;                /* once before */
 };
 
 struct list {
@@ -60,8 +68,9 @@ struct list {
 struct med_scheduler {
     struct med_scheduler_config config;
     int64_t lanes;
-    struct sequence *slots; // [table_max]
-    int32_t slot_free;      /* head of the free slots */
+    struct sequence *slots;  // [table_max]
+    struct prefix *prefixes; // [table_max], or NULL without the cache
+    int32_t slot_free;       /* head of the free slots */
     int64_t held;
     struct med_id_index index;
     struct med_kv_blocks kv;
@@ -145,7 +154,7 @@ static void join_head(struct med_scheduler *s, int32_t slot, enum place place)
 
 static int64_t known(const struct sequence *q)
 {
-    return q->spec.prompt_tokens + q->generated;
+    return q->prompt_tokens + q->generated;
 }
 
 static int64_t blocks_for(const struct med_scheduler *s, int64_t tokens)
@@ -153,9 +162,10 @@ static int64_t blocks_for(const struct med_scheduler *s, int64_t tokens)
     return (tokens + s->config.block_tokens - 1) / s->config.block_tokens;
 }
 
-static bool uses_cache(const struct med_scheduler *s, const struct sequence *q)
+/* What the prefix cache needs of the sequence; NULL if that does not use it. */
+static struct prefix *prefix_of(const struct med_scheduler *s, int32_t slot)
 {
-    return s->config.prefix_cache && q->spec.tokens;
+    return s->prefixes && s->prefixes[slot].tokens ? &s->prefixes[slot] : NULL;
 }
 
 static int64_t min64(int64_t a, int64_t b)
@@ -226,6 +236,11 @@ static int allocate(struct med_scheduler *s)
     if (rc < 0)
         return rc;
     s->slots = med_calloc((size_t)c->table_max, sizeof s->slots[0]);
+    if (c->prefix_cache) {
+        s->prefixes = med_calloc((size_t)c->table_max, sizeof s->prefixes[0]);
+        if (!s->prefixes)
+            return MED_E_NOMEM;
+    }
     s->lane_free = med_calloc((size_t)s->lanes, sizeof s->lane_free[0]);
     s->items = med_calloc((size_t)s->lanes, sizeof s->items[0]);
     s->item_slots = med_calloc((size_t)s->lanes, sizeof s->item_slots[0]);
@@ -273,6 +288,7 @@ void med_scheduler_free(struct med_scheduler *s)
     med_kv_blocks_release(&s->kv);
     med_id_index_release(&s->index);
     med_free(s->slots);
+    med_free(s->prefixes);
     med_free(s->lane_free);
     med_free(s->items);
     med_free(s->item_slots);
@@ -295,7 +311,16 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
     struct sequence *q = &s->slots[slot];
     MED_ASSERT(q->place == PLACE_FREE);
     s->slot_free = q->next;
-    *q = (struct sequence){.spec = *spec, .lane = NONE, .next = NONE, .prev = NONE};
+    *q = (struct sequence){.id = spec->id,
+                           .user = spec->user,
+                           .prompt_tokens = spec->prompt_tokens,
+                           .output_tokens_max = spec->output_tokens_max,
+                           .arrival_ns = spec->arrival_ns,
+                           .lane = NONE,
+                           .next = NONE,
+                           .prev = NONE};
+    if (s->prefixes)
+        s->prefixes[slot] = (struct prefix){.tokens = spec->tokens, .salt = spec->salt};
     med_id_index_put(&s->index, spec->id, slot);
     join_tail(s, slot, PLACE_WAITING);
     if (spec->arrival_ns > s->arrival_last_ns)
@@ -338,7 +363,7 @@ static void forget(struct med_scheduler *s, int32_t slot)
     struct sequence *q = &s->slots[slot];
     leave_list(s, slot);
     drop_lane(s, q);
-    med_id_index_remove(&s->index, q->spec.id);
+    med_id_index_remove(&s->index, q->id);
     q->place = PLACE_FREE;
     q->next = s->slot_free;
     s->slot_free = slot;
@@ -365,8 +390,8 @@ static void put_item(struct med_scheduler *s, int32_t slot, int64_t tokens)
     MED_ASSERT(s->kv.counts[q->lane] >= blocks_for(s, q->cached + tokens));
     s->item_slots[s->batch.count] = slot;
     s->items[s->batch.count++] = (struct med_batch_item){
-        .id = q->spec.id,
-        .user = q->spec.user,
+        .id = q->id,
+        .user = q->user,
         .tokens = tokens,
         .context = q->cached,
         .position = q->generated,
@@ -420,15 +445,15 @@ static int64_t plan_chunk(struct med_scheduler *s, int32_t slot, int64_t budget)
 }
 
 /* The sequence begins behind what the cache has of it. */
-static void take_match(struct med_scheduler *s, struct sequence *q)
+static void take_match(struct med_scheduler *s, struct sequence *q, struct prefix *p)
 {
-    med_kv_blocks_adopt(&s->kv, q->lane, &q->match);
-    q->cached = q->match.count * s->config.block_tokens;
-    if (q->admitted)
+    med_kv_blocks_adopt(&s->kv, q->lane, &p->match);
+    q->cached = p->match.count * s->config.block_tokens;
+    if (p->admitted)
         return;
-    q->admitted = true;
-    q->cached_prompt_tokens = q->cached;
-    s->prefix_queries += (uint64_t)q->spec.prompt_tokens;
+    p->admitted = true;
+    p->cached_prompt_tokens = q->cached;
+    s->prefix_queries += (uint64_t)q->prompt_tokens;
     s->prefix_hits += (uint64_t)q->cached;
 }
 
@@ -469,21 +494,22 @@ static bool admit(struct med_scheduler *s)
         return false;
     /* One block more than it takes now, so that it does not preempt at its first decode; never
      * more than it can ever use (the last token is not fed back), or it might wait for ever. */
-    int64_t ever = q->spec.prompt_tokens + q->spec.output_tokens_max - 1;
+    int64_t ever = q->prompt_tokens + q->output_tokens_max - 1;
     int64_t wanted = min64(blocks_for(s, known(q)) + 1, blocks_for(s, ever));
     int64_t available = med_kv_blocks_available(&s->kv);
-    if (uses_cache(s, q)) {
+    struct prefix *p = prefix_of(s, slot);
+    if (p) {
         /* One token at least is computed: the next one is sampled from it. */
-        med_kv_blocks_find(&s->kv, q->spec.salt, q->spec.tokens,
-                           (known(q) - 1) / s->config.block_tokens, &q->match);
-        wanted -= q->match.count;
-        available -= med_kv_blocks_idle(&s->kv, &q->match);
+        med_kv_blocks_find(&s->kv, p->salt, p->tokens, (known(q) - 1) / s->config.block_tokens,
+                           &p->match);
+        wanted -= p->match.count;
+        available -= med_kv_blocks_idle(&s->kv, &p->match);
     }
     if (wanted > available)
         return false;
     q->lane = s->lane_free[--s->lane_free_count];
-    if (uses_cache(s, q))
-        take_match(s, q);
+    if (p)
+        take_match(s, q, p);
     bool grown = med_kv_blocks_grow(&s->kv, q->lane, blocks_for(s, known(q)));
     MED_ASSERT(grown);
     q->prefilling = true;
@@ -497,7 +523,7 @@ static bool admit(struct med_scheduler *s)
 static int64_t due_ns(const struct med_scheduler *s)
 {
     int64_t since_ns = s->config.batching == MED_BATCHING_DYNAMIC
-                           ? s->slots[s->waiting.head].spec.arrival_ns
+                           ? s->slots[s->waiting.head].arrival_ns
                            : s->arrival_last_ns;
     int64_t wait_ns = s->config.batch_wait_ns;
     return since_ns > INT64_MAX - 1 - wait_ns ? INT64_MAX - 1 : since_ns + wait_ns;
@@ -523,7 +549,7 @@ static void start_batch(struct med_scheduler *s, int64_t now_ns)
         return;
     int64_t blocks = med_kv_blocks_available(&s->kv);
     for (int32_t slot = s->waiting.head; slot != NONE; slot = s->slots[slot].next) {
-        blocks -= blocks_for(s, s->slots[slot].spec.prompt_tokens) + 1;
+        blocks -= blocks_for(s, s->slots[slot].prompt_tokens) + 1;
         if (s->members_waiting == s->lanes || (blocks < 0 && s->members_waiting > 0))
             break;
         s->slots[slot].member = true;
@@ -560,7 +586,7 @@ static enum med_sequence_end end_of(const struct sequence *q, bool stop)
 {
     if (stop)
         return MED_END_STOP;
-    return q->generated == q->spec.output_tokens_max ? MED_END_LENGTH : MED_END_NONE;
+    return q->generated == q->output_tokens_max ? MED_END_LENGTH : MED_END_NONE;
 }
 
 size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
@@ -578,8 +604,9 @@ size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
         if (q->place == PLACE_CANCELLED)
             continue;
         q->cached += item->tokens;
-        if (uses_cache(s, q)) {
-            med_kv_blocks_publish(&s->kv, q->lane, q->spec.salt, q->spec.tokens,
+        const struct prefix *p = prefix_of(s, slot);
+        if (p) {
+            med_kv_blocks_publish(&s->kv, q->lane, p->salt, p->tokens,
                                   q->cached / s->config.block_tokens);
         }
         if (!item->samples)
@@ -593,14 +620,15 @@ size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
                                         .user = item->user,
                                         .position = item->position,
                                         .end = end,
-                                        .cached_prompt_tokens = q->cached_prompt_tokens};
+
+                                        .cached_prompt_tokens = p ? p->cached_prompt_tokens : 0};
         if (end != MED_END_NONE)
             forget(s, slot);
     }
     while (s->cancelled.head != NONE) {
-        const struct med_sequence_spec *spec = &s->slots[s->cancelled.head].spec;
+        const struct sequence *q = &s->slots[s->cancelled.head];
         s->events[count++] = (struct med_sequence_event){
-            .id = spec->id, .user = spec->user, .position = -1, .end = MED_END_CANCEL};
+            .id = q->id, .user = q->user, .position = -1, .end = MED_END_CANCEL};
         forget(s, s->cancelled.head);
     }
     if (s->batch.count > 0)
@@ -634,8 +662,8 @@ void med_scheduler_get_stats(const struct med_scheduler *s, struct med_scheduler
 static void check_sequence(const struct med_scheduler *s, int32_t slot)
 {
     const struct sequence *q = &s->slots[slot];
-    MED_ASSERT(med_id_index_find(&s->index, q->spec.id) == slot);
-    MED_ASSERT(q->generated >= 0 && q->generated < q->spec.output_tokens_max);
+    MED_ASSERT(med_id_index_find(&s->index, q->id) == slot);
+    MED_ASSERT(q->generated >= 0 && q->generated < q->output_tokens_max);
     MED_ASSERT(q->cached >= 0 && q->cached <= known(q));
     MED_ASSERT((q->place == PLACE_RUNNING) <= (q->lane != NONE));
     if (q->lane == NONE) {
@@ -651,7 +679,7 @@ static void check_sequence(const struct med_scheduler *s, int32_t slot)
         MED_ASSERT(known(q) - q->cached == 1);
     /* Findable: what is computed, no more. */
     if (s->kv.sharing) {
-        int64_t full = q->spec.tokens ? q->cached / s->config.block_tokens : 0;
+        int64_t full = prefix_of(s, slot) ? q->cached / s->config.block_tokens : 0;
         MED_ASSERT(s->kv.published[q->lane] == full);
     }
 }
