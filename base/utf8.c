@@ -34,6 +34,18 @@ size_t med_utf8_char_bytes(const char *p, size_t left)
     return bytes;
 }
 
+long med_utf8_check(const char *p, size_t bytes)
+{
+    size_t at = 0;
+    while (at < bytes) {
+        size_t used = med_utf8_char_bytes(p + at, bytes - at);
+        if (used == 0)
+            return (long)at;
+        at += used;
+    }
+    return -1;
+}
+
 size_t med_utf8_escape_char(char out[MED_UTF8_ESCAPE_CHAR_MAX], const char *p, size_t left,
                             size_t *ret_used)
 {

@@ -11,6 +11,9 @@
  * not valid UTF-8 or cut off. */
 size_t med_utf8_char_bytes(const char *p, size_t left);
 
+/* Where the first byte stands that is not part of valid UTF-8; -1: all is valid. */
+long med_utf8_check(const char *p, size_t bytes);
+
 /* Writes `s` as the inside of a JSON string: control characters, quote and backslash are escaped,
  * invalid bytes become U+FFFD.  Always terminates; never cuts inside a character or an escape; when
  * out_bytes does not suffice, the text ends early. Returns the length written. */

@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct med_buf;
 struct med_tokenizer;
 struct med_tokenizer_scratch; /* regex match data, word cache, merge heap: one per thread */
 
@@ -66,6 +67,9 @@ int64_t med_tokenizer_find(const struct med_tokenizer *tokenizer, const char *to
 /* The spelling in the vocabulary ("Ġthe"); NULL: no such id. */
 const char *med_tokenizer_spelling(const struct med_tokenizer *tokenizer, uint32_t id);
 bool med_tokenizer_is_special(const struct med_tokenizer *tokenizer, uint32_t id);
+/* Appends the bytes that it decodes to, which may be part of a character; none for an unknown id. */
+int med_tokenizer_token_bytes(const struct med_tokenizer *tokenizer, uint32_t id,
+                              struct med_buf *out) MED_MUST_CHECK;
 
 /*
  * Incremental detokenizing: the text of a growing sequence, never cutting a character.
@@ -82,7 +86,6 @@ struct med_detokenizer {
     size_t pending_count;
 };
 
-struct med_buf;
 /* continues: the tokens go on from a prompt, whose text is not wanted (so no first space is
  * stripped). */
 void med_detokenizer_init(struct med_detokenizer *d, const struct med_tokenizer *tokenizer,
