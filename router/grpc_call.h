@@ -58,8 +58,8 @@ struct med_grpc_call {
     size_t trailing_count;
 
     /* Generate, GenerateStream */
-    struct med_req *req; // owned
-    size_t tokens_sent;
+    struct med_query *query; // owned
+    uint32_t turn;           // the choice whose turn it is to be written
 
     /* Health.Watch */
     struct med_grpc_call *watch_next, *watch_prev; // in server->watchers

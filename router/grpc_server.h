@@ -23,11 +23,11 @@
 
 /* What the door needs of the router. */
 struct med_grpc_host {
-    /* 0: accepted, on_end will be called (perhaps before this returns). < 0: refused; err says why,
-     * req->retry_after_ms may hold a hint. */
-    int (*submit)(void *self, struct med_req *req, struct med_err *err);
+    /* 0: taken, on_end will be called (perhaps before this returns). < 0: refused; err says why,
+     * query->retry_after_ms may hold a hint. */
+    int (*submit)(void *self, struct med_query *query, struct med_err *err);
     /* The client is gone or its deadline has passed: on_end is called before this returns. */
-    void (*cancel)(void *self, struct med_req *req, enum med_outcome outcome);
+    void (*cancel)(void *self, struct med_query *query, enum med_outcome outcome);
     void *self;
 };
 

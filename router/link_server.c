@@ -15,8 +15,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "proto/frame.h"
-#include "router/net.h"
+#include "router/link_server_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -28,67 +27,7 @@
 
 enum {
     BACKLOG = 1024,
-    READ_BYTES = 64 << 10,
-    BURST_BYTES = 256 << 10, /* a write buffer that grew beyond is given back */
-    REASON_MAX = 256,
-    PEER_MAX = MED_NET_TEXT_MAX,
-    /* Frames of a few bytes (cancel, ping) may pass the limit by this much. */
-    SMALL_RESERVE_BYTES = 64 << 10,
-    GOODBYE_MS = 2000, /* for a refused worker to take the reason */
-};
-
-enum link_state {
-    LINK_GREETING,
-    LINK_OPEN,
-    LINK_GOODBYE, // refused: the reason is on its way
-    LINK_CLOSING
-};
-
-/* thread: loop */
-struct med_link {
-    struct med_link_server *server;
-    struct med_link *next, *prev; // in server->links
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } socket;
-    uv_timer_t timer; // Hello timeout, then pings
-    int handles_open;
-    enum link_state state;
-    bool welcomed; // `closed` is owed
-    uint64_t user;
-    struct med_frame_reader reader;
-    struct med_buf out;    // frames that wait
-    struct med_buf on_way; // frames of the write in flight
-    bool writing;
-    bool corked; // frames wait in `out`: Welcome must go before them
-    uv_write_t write;
-    uint64_t ping_nonce, ping_sent_ns;
-    double round_trip_s;
-    uint64_t frames_in, frames_out;
-    char peer[PEER_MAX];
-    char reason[REASON_MAX];
-};
-
-/* thread: loop */
-struct med_link_server {
-    pthread_t thread;
-    uv_loop_t *loop;
-    struct med_link_ops ops;
-    struct med_link_server_config config;
-    uv_tcp_t tcp;
-    uv_pipe_t pipe;
-    bool has_tcp, has_pipe; // handles that are not closed yet
-    char *pipe_path;        // owned; the file is ours to remove
-    bool closing;
-    struct med_link *links;
-    size_t link_count;
-    uint64_t refused, broken;
-    void (*on_closed)(void *arg);
-    void *on_closed_arg;
-    char in[READ_BYTES]; // one read at a time: the loop hands out and takes back in order
+    BURST_BYTES = 256 << 10 /* a write buffer that grew beyond is given back */
 };
 
 /* ---- the end of links and server ---- */
@@ -100,6 +39,7 @@ static void server_maybe_free(struct med_link_server *server)
     void (*on_closed)(void *) = server->on_closed;
     void *arg = server->on_closed_arg;
     med_free(server->pipe_path);
+    med_free(server->logprobs);
     med_free(server);
     if (on_closed != NULL)
         on_closed(arg);
@@ -128,9 +68,7 @@ static void on_link_handle_closed(uv_handle_t *handle)
     server_maybe_free(server);
 }
 
-static void link_end(struct med_link *link, const char *fmt, ...) MED_PRINTF(2, 3);
-
-static void link_end(struct med_link *link, const char *fmt, ...)
+void med_link_end(struct med_link *link, const char *fmt, ...)
 {
     if (link->state == LINK_CLOSING)
         return;
@@ -147,17 +85,15 @@ static void link_end(struct med_link *link, const char *fmt, ...)
     uv_close((uv_handle_t *)&link->timer, on_link_handle_closed);
 }
 
-static void link_broken(struct med_link *link, const char *why)
+void med_link_broken(struct med_link *link, const char *why)
 {
     if (link->state == LINK_CLOSING)
         return;
     link->server->broken++;
-    link_end(link, "the worker broke the protocol: %s", why);
+    med_link_end(link, "the worker broke the protocol: %s", why);
 }
 
 /* ---- writing ---- */
-
-static void flush(struct med_link *link);
 
 static void on_written(uv_write_t *request, int status)
 {
@@ -166,19 +102,19 @@ static void on_written(uv_write_t *request, int status)
     if (link->state == LINK_CLOSING)
         return;
     if (status < 0) {
-        link_end(link, "a write failed: %s", uv_strerror(status));
+        med_link_end(link, "a write failed: %s", uv_strerror(status));
         return;
     }
     if (link->on_way.capacity > BURST_BYTES)
         med_buf_release(&link->on_way);
     if (link->state == LINK_GOODBYE && link->out.length == 0) {
-        link_end(link, "refused");
+        med_link_end(link, "refused");
     } else {
-        flush(link);
+        med_link_flush(link);
     }
 }
 
-static void flush(struct med_link *link)
+void med_link_flush(struct med_link *link)
 {
     if (link->writing || link->corked || link->state == LINK_CLOSING || link->out.length == 0)
         return;
@@ -192,322 +128,46 @@ static void flush(struct med_link *link)
     int rc = uv_write(&link->write, &link->socket.stream, &buf, 1, on_written);
     if (rc < 0) {
         link->writing = false;
-        link_end(link, "a write failed: %s", uv_strerror(rc));
+        med_link_end(link, "a write failed: %s", uv_strerror(rc));
     }
 }
 
-static size_t unsent(const struct med_link *link)
+size_t med_link_unsent(const struct med_link *link)
 {
     return link->out.length + (link->writing ? link->on_way.length : 0);
 }
 
-static int frame_send(struct med_link *link, const Medley__Link__Frame *frame, size_t reserve)
+int med_link_frame_send(struct med_link *link, const Medley__Link__Frame *frame, size_t reserve)
 {
     if (link->state == LINK_CLOSING)
         return MED_E_CANCELLED;
     size_t bytes = medley__link__frame__get_packed_size(frame);
-    if (unsent(link) + bytes > MED_LIMIT_LINK_WRITE_BYTES + reserve)
+    if (med_link_unsent(link) + bytes > MED_LIMIT_LINK_WRITE_BYTES + reserve)
         return MED_E_AGAIN;
     int rc = med_frame_write(&link->out, frame);
     if (rc < 0)
         return rc;
     link->frames_out++;
-    flush(link);
+    med_link_flush(link);
     return 0;
 }
 
-/* Small frames must get through: a worker that cannot take one is stalled. */
-static void small_send(struct med_link *link, const Medley__Link__Frame *frame)
-{
-    int rc = frame_send(link, frame, SMALL_RESERVE_BYTES);
-    if (rc == MED_E_AGAIN) {
-        link_end(link, "stalled: %zu bytes are unsent", unsent(link));
-    } else if (rc < 0 && rc != MED_E_CANCELLED) {
-        link_end(link, "a frame cannot be written: %s", med_err_text(rc));
-    }
-}
+/* ---- timers ---- */
 
-/* protobuf-c's strings are not const; packing only reads them. */
-static char *lend(const char *s)
-{
-    union {
-        const char *from;
-        char *to;
-    } both = {.from = s};
-    return both.to;
-}
-
-static void fill_sampling(const struct med_req_sampling *s, Medley__Link__Generate *generate)
-{
-    if (s->has_temperature) {
-        generate->temperature_value_case = MEDLEY__LINK__GENERATE__TEMPERATURE_VALUE_TEMPERATURE;
-        generate->temperature = s->temperature;
-    }
-    if (s->has_top_p) {
-        generate->top_p_value_case = MEDLEY__LINK__GENERATE__TOP_P_VALUE_TOP_P;
-        generate->top_p = s->top_p;
-    }
-    if (s->has_top_k) {
-        generate->top_k_value_case = MEDLEY__LINK__GENERATE__TOP_K_VALUE_TOP_K;
-        generate->top_k = s->top_k;
-    }
-    if (s->has_seed) {
-        generate->seed_value_case = MEDLEY__LINK__GENERATE__SEED_VALUE_SEED;
-        generate->seed = s->seed;
-    }
-    generate->ignore_eos = s->ignore_eos;
-}
-
-int med_link_send_generate(struct med_link *link, const struct med_req *req, uint32_t attempt)
-{
-    Medley__Link__Generate generate = MEDLEY__LINK__GENERATE__INIT;
-    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
-
-    if (link->state != LINK_OPEN)
-        return MED_E_CANCELLED;
-    generate.request = req->id;
-    generate.attempt = attempt;
-    generate.n_prompt = req->prompt_count;
-    generate.prompt = req->prompt;
-    generate.max_tokens = req->tokens_max;
-    generate.emulated_output_tokens = req->emulated_output_tokens;
-    generate.request_id = lend(req->request_id);
-    fill_sampling(&req->sampling, &generate);
-    frame.body_case = MEDLEY__LINK__FRAME__BODY_GENERATE;
-    frame.generate = &generate;
-    return frame_send(link, &frame, 0);
-}
-
-void med_link_send_cancel(struct med_link *link, uint64_t request, uint32_t attempt)
-{
-    Medley__Link__Cancel cancel = MEDLEY__LINK__CANCEL__INIT;
-    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
-
-    cancel.request = request;
-    cancel.attempt = attempt;
-    frame.body_case = MEDLEY__LINK__FRAME__BODY_CANCEL;
-    frame.cancel = &cancel;
-    small_send(link, &frame);
-}
-
-static void send_ping(struct med_link *link, uint64_t nonce, bool reply)
-{
-    Medley__Link__Ping ping = MEDLEY__LINK__PING__INIT;
-    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
-
-    ping.nonce = nonce;
-    ping.reply = reply;
-    frame.body_case = MEDLEY__LINK__FRAME__BODY_PING;
-    frame.ping = &ping;
-    small_send(link, &frame);
-}
-
-static void send_welcome(struct med_link *link, bool accepted, const char *reason)
-{
-    Medley__Link__Welcome welcome = MEDLEY__LINK__WELCOME__INIT;
-    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
-
-    welcome.version = MED_LINK_VERSION;
-    welcome.accepted = accepted;
-    welcome.reason = lend(reason);
-    welcome.stats_interval_ms = link->server->config.stats_interval_ms;
-    frame.body_case = MEDLEY__LINK__FRAME__BODY_WELCOME;
-    frame.welcome = &welcome;
-    small_send(link, &frame);
-}
-
-/* ---- frames that come in ---- */
-
-static void on_ping_timer(uv_timer_t *timer)
+void med_link_on_patience_over(uv_timer_t *timer)
 {
     struct med_link *link = timer->data;
-    link->ping_sent_ns = uv_hrtime();
-    send_ping(link, ++link->ping_nonce, false);
+    med_link_end(link, "no Hello within %" PRIu64 " ms", link->server->config.hello_timeout_ms);
 }
 
-static void on_patience_over(uv_timer_t *timer)
-{
-    struct med_link *link = timer->data;
-    link_end(link, "no Hello within %" PRIu64 " ms", link->server->config.hello_timeout_ms);
-}
-
-static void timer_set(struct med_link *link, uv_timer_cb callback, uint64_t ms, uint64_t repeat_ms)
+void med_link_timer_set(struct med_link *link, uv_timer_cb callback, uint64_t ms,
+                        uint64_t repeat_ms)
 {
     int rc = uv_timer_start(&link->timer, callback, ms, repeat_ms);
     MED_ASSERT(rc == 0);
 }
 
-/* Sends the reason and closes when it has gone out. */
-static void refuse(struct med_link *link, const char *reason)
-{
-    (void)snprintf(link->reason, sizeof(link->reason), "refused: %s", reason);
-    link->server->refused++;
-    send_welcome(link, false, reason);
-    if (link->state == LINK_CLOSING)
-        return;
-    (void)uv_read_stop(&link->socket.stream); // always succeeds
-    link->state = LINK_GOODBYE;
-    timer_set(link, on_patience_over, GOODBYE_MS, 0);
-    if (!link->writing)
-        link_end(link, "refused");
-}
-
-/* Sends Welcome, then what was written while the link was corked. */
-static void welcome_first(struct med_link *link)
-{
-    struct med_buf early = link->out;
-    med_buf_init(&link->out, early.max_bytes);
-    send_welcome(link, true, "");
-    if (early.length > 0 && link->state == LINK_OPEN) {
-        int rc = med_buf_append(&link->out, early.data, early.length);
-        if (rc < 0)
-            link_end(link, "a frame cannot be written: %s", med_err_text(rc));
-        flush(link);
-    }
-    med_buf_release(&early);
-}
-
-static int64_t clamp(uint64_t value)
-{
-    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
-}
-
-static void on_hello(struct med_link *link, const Medley__Link__Hello *hello)
-{
-    const struct med_link_ops *ops = &link->server->ops;
-    char text[REASON_MAX];
-    if (hello->version != MED_LINK_VERSION) {
-        (void)snprintf(text, sizeof(text),
-                       "protocol version %" PRIu32 " of worker program %.32s, expected %d",
-                       hello->version, hello->program_version, MED_LINK_VERSION);
-        refuse(link, text);
-        return;
-    }
-    size_t id_bytes = strlen(hello->worker_id);
-    if (id_bytes == 0 || id_bytes > MED_LIMIT_NAME_BYTES) {
-        (void)snprintf(text, sizeof(text), "worker_id has %zu bytes, expected 1 to %d", id_bytes,
-                       MED_LIMIT_NAME_BYTES);
-        refuse(link, text);
-        return;
-    }
-    struct med_link_hello said = {
-        .worker_id = hello->worker_id,
-        .worker_type = hello->worker_type,
-        .model = hello->model,
-        .program_version = hello->program_version,
-        .backend = hello->backend,
-        .incarnation = hello->incarnation,
-        .model_len_max = clamp(hello->max_model_len),
-        .sequences_max = clamp(hello->max_num_seqs),
-        .kv_tokens = clamp(hello->kv_tokens),
-    };
-    struct med_err err = {0};
-    /* The owner may send work from inside hello; Welcome goes before it. */
-    link->state = LINK_OPEN;
-    link->corked = true;
-    int rc = ops->hello(ops->self, link, &said, &err);
-    link->corked = false;
-    if (rc < 0) {
-        refuse(link, err.text);
-        return;
-    }
-    link->welcomed = true;
-    welcome_first(link);
-    timer_set(link, on_ping_timer, link->server->config.ping_interval_ms,
-              link->server->config.ping_interval_ms);
-}
-
-static void on_stats(struct med_link *link, const Medley__Link__Stats *stats)
-{
-    const struct med_link_ops *ops = &link->server->ops;
-    struct med_link_stats s = {
-        .heartbeat_ns = stats->heartbeat_ns,
-        .running = clamp(stats->running),
-        .waiting = clamp(stats->waiting),
-        .kv_blocks_free = clamp(stats->kv_blocks_free),
-        .kv_blocks_total = clamp(stats->kv_blocks_total),
-        .iterations = stats->iterations,
-        .prompt_tokens = stats->prompt_tokens,
-        .generated_tokens = stats->generated_tokens,
-        .finished = stats->finished,
-        .preemptions = stats->preemptions,
-    };
-    ops->stats(ops->self, link, &s);
-}
-
-static void on_finish(struct med_link *link, const Medley__Link__Finish *finish)
-{
-    const struct med_link_ops *ops = &link->server->ops;
-    static const enum med_link_ending endings[] = {
-        [MEDLEY__LINK__ENDING__ENDING_STOP] = MED_LINK_STOP,
-        [MEDLEY__LINK__ENDING__ENDING_LENGTH] = MED_LINK_LENGTH,
-        [MEDLEY__LINK__ENDING__ENDING_CANCELLED] = MED_LINK_CANCELLED,
-        [MEDLEY__LINK__ENDING__ENDING_ERROR] = MED_LINK_ERROR,
-        [MEDLEY__LINK__ENDING__ENDING_REFUSED] = MED_LINK_REFUSED,
-    };
-    int ending = (int)finish->ending;
-    if (ending <= 0 || ending > (int)MEDLEY__LINK__ENDING__ENDING_REFUSED) {
-        link_broken(link, "a Finish with an ending that this version does not know");
-        return;
-    }
-    if (ops->finish(ops->self, link, finish->request, finish->attempt, endings[ending],
-                    finish->message) < 0)
-        link_broken(link, "a Finish that does not fit its request");
-}
-
-static void on_tokens(struct med_link *link, const Medley__Link__Tokens *tokens)
-{
-    const struct med_link_ops *ops = &link->server->ops;
-    if (tokens->n_ids == 0) {
-        link_broken(link, "a Tokens frame without tokens");
-        return;
-    }
-    if (ops->tokens(ops->self, link, tokens->request, tokens->attempt, tokens->position,
-                    tokens->ids, tokens->n_ids) < 0)
-        link_broken(link, "tokens at a position that is not the next one, or more than asked for");
-}
-
-static void on_ping(struct med_link *link, const Medley__Link__Ping *ping)
-{
-    if (!ping->reply) {
-        send_ping(link, ping->nonce, true);
-    } else if (ping->nonce == link->ping_nonce) {
-        link->round_trip_s = (double)(uv_hrtime() - link->ping_sent_ns) / 1e9;
-    }
-}
-
-static void on_frame(struct med_link *link, const Medley__Link__Frame *frame)
-{
-    const struct med_link_ops *ops = &link->server->ops;
-    link->frames_in++;
-    if (link->state == LINK_GREETING) {
-        if (frame->body_case == MEDLEY__LINK__FRAME__BODY_HELLO) {
-            on_hello(link, frame->hello);
-        } else {
-            link_broken(link, "the first frame is not Hello");
-        }
-        return;
-    }
-    switch (frame->body_case) {
-    case MEDLEY__LINK__FRAME__BODY_TOKENS:
-        on_tokens(link, frame->tokens);
-        break;
-    case MEDLEY__LINK__FRAME__BODY_FINISH:
-        on_finish(link, frame->finish);
-        break;
-    case MEDLEY__LINK__FRAME__BODY_STATS:
-        on_stats(link, frame->stats);
-        break;
-    case MEDLEY__LINK__FRAME__BODY_DRAIN:
-        ops->drain(ops->self, link);
-        break;
-    case MEDLEY__LINK__FRAME__BODY_PING:
-        on_ping(link, frame->ping);
-        break;
-    default:
-        link_broken(link, "a frame that only a router sends, or a second Hello");
-    }
-}
+/* ---- reading ---- */
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
@@ -522,11 +182,11 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
     struct med_err err = {0};
     if (count < 0) {
         if (link->reader.buf.length > link->reader.start) {
-            link_broken(link, "the connection ended in the middle of a frame");
+            med_link_broken(link, "the connection ended in the middle of a frame");
         } else {
-            link_end(link, "%s",
-                     count == UV_EOF ? "the worker closed the connection"
-                                     : uv_strerror((int)count));
+            med_link_end(link, "%s",
+                         count == UV_EOF ? "the worker closed the connection"
+                                         : uv_strerror((int)count));
         }
         return;
     }
@@ -536,11 +196,11 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
         rc = med_frame_reader_next(&link->reader, &frame, &err);
         if (rc <= 0)
             break;
-        on_frame(link, frame);
+        med_link_on_frame(link, frame);
         med_frame_free(frame);
     }
     if (rc < 0)
-        link_broken(link, err.text);
+        med_link_broken(link, err.text);
 }
 
 /* ---- accepting ---- */
@@ -608,7 +268,7 @@ static void on_connection(uv_stream_t *listener, int status)
     link->timer.data = link;
     link->round_trip_s = -1;
     med_frame_reader_init(&link->reader);
-    size_t out_max = (size_t)2 * (MED_LIMIT_LINK_WRITE_BYTES + SMALL_RESERVE_BYTES);
+    size_t out_max = (size_t)2 * (MED_LIMIT_LINK_WRITE_BYTES + LINK_SMALL_RESERVE_BYTES);
     med_buf_init(&link->out, out_max); // frame_send keeps the tighter limit on both together
     med_buf_init(&link->on_way, out_max);
     link->next = server->links;
@@ -621,12 +281,12 @@ static void on_connection(uv_stream_t *listener, int status)
         rc = uv_read_start(&link->socket.stream, on_alloc, on_read);
     peer_name(link, listener->type == UV_TCP);
     if (rc < 0) {
-        link_end(link, "cannot be accepted: %s", uv_strerror(rc));
+        med_link_end(link, "cannot be accepted: %s", uv_strerror(rc));
         return;
     }
     if (listener->type == UV_TCP)
         (void)uv_tcp_nodelay(&link->socket.tcp, 1); // only a matter of speed
-    timer_set(link, on_patience_over, server->config.hello_timeout_ms, 0);
+    med_link_timer_set(link, med_link_on_patience_over, server->config.hello_timeout_ms, 0);
 }
 
 /* ---- life ---- */
@@ -737,7 +397,7 @@ void med_link_server_close(struct med_link_server *server, void (*on_closed)(voi
     bool has_tcp = server->has_tcp;
     bool has_pipe = server->has_pipe;
     for (struct med_link *link = server->links; link != NULL; link = link->next)
-        link_end(link, "the router is stopping");
+        med_link_end(link, "the router is stopping");
     if (has_tcp)
         uv_close((uv_handle_t *)&server->tcp, on_listener_closed);
     if (has_pipe)
@@ -759,7 +419,7 @@ void med_link_get_view(const struct med_link *link, struct med_link_view *ret_vi
 {
     *ret_view = (struct med_link_view){
         .peer = link->peer,
-        .unsent_bytes = unsent(link),
+        .unsent_bytes = med_link_unsent(link),
         .frames_in = link->frames_in,
         .frames_out = link->frames_out,
         .round_trip_s = link->round_trip_s,

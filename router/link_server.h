@@ -34,12 +34,14 @@ struct med_link_hello {
     const char *worker_id, *worker_type, *model, *program_version, *backend;
     uint64_t incarnation;
     int64_t model_len_max, sequences_max, kv_tokens;
+    int64_t vocab_tokens; /* 0: not said */
 };
 
 struct med_link_stats {
     uint64_t heartbeat_ns; /* the worker's own clock: only its changes mean something here */
     int64_t running, waiting, kv_blocks_free, kv_blocks_total;
     uint64_t iterations, prompt_tokens, generated_tokens, finished, preemptions;
+    uint64_t prefix_queries, prefix_hits;
 };
 
 enum med_link_ending {
@@ -50,15 +52,40 @@ enum med_link_ending {
     MED_LINK_REFUSED
 };
 
+/* Of one token. */
+struct med_link_logprobs {
+    float logprob;
+    const uint32_t *top_ids; /* the likeliest, by falling logprob */
+    const float *top_logprobs;
+    size_t top_count;
+};
+
+/* Tokens of a request; lent for the callback. */
+struct med_link_tokens {
+    uint64_t request;
+    uint32_t attempt;
+    uint32_t position; /* of the first */
+    const uint32_t *ids;
+    size_t count;
+    const struct med_link_logprobs *logprobs; /* as many; NULL: the worker sent none */
+};
+
+struct med_link_finish {
+    uint64_t request;
+    uint32_t attempt;
+    enum med_link_ending ending;
+    const char *message;
+    uint32_t cached_tokens; /* of the prompt, found in the prefix cache */
+};
+
 struct med_link_ops {
     /* 0: welcome; the owner may keep `link` until closed. < 0: refused, err says why. */
     int (*hello)(void *self, struct med_link *link, const struct med_link_hello *hello,
                  struct med_err *err);
-    /* < 0: the worker broke the protocol; the link ends. */
-    int (*tokens)(void *self, struct med_link *link, uint64_t request, uint32_t attempt,
-                  uint32_t position, const uint32_t *ids, size_t count);
-    int (*finish)(void *self, struct med_link *link, uint64_t request, uint32_t attempt,
-                  enum med_link_ending ending, const char *message);
+    /* MED_E_INVALID: without the logprobs that were asked for; other < 0: they do not fit the request.
+     * Either breaks the protocol, and the link ends. */
+    int (*tokens)(void *self, struct med_link *link, const struct med_link_tokens *tokens);
+    int (*finish)(void *self, struct med_link *link, const struct med_link_finish *finish);
     void (*stats)(void *self, struct med_link *link, const struct med_link_stats *stats);
     void (*drain)(void *self, struct med_link *link);
     /* A link that was welcomed has closed: the last callback about it. */

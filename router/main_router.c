@@ -2,7 +2,7 @@
 /*
  * medley-router: the front door of a fleet.
  *
- * Reads the plan, starts the router on one libuv loop, prints where it listens, and runs until a
+ * Reads the plan and the model's text files, starts the router on one libuv loop, prints where it listens, and runs until a
  * signal.  The first SIGTERM or SIGINT drains; a second one ends the drain.  The order of shutdown:
  * the router closes its doors, links and timers (router.c), the signal handles go, the loop returns,
  * and is closed empty.
@@ -10,8 +10,10 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "base/thread.h"
+#include "router/model.h"
 #include "router/router.h"
 
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +21,7 @@
 /* thread: main, which is the loop's */
 struct options {
     const char *grpc_listen, *http_listen, *link_listen, *link_socket;
+    const char *model;
     int64_t queue_max, queue_wait_ns;
     double time_scale;
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
@@ -39,6 +42,9 @@ static const struct med_option option_table[] = {
      .default_text = "127.0.0.1:7072", .help = "Where workers dial in."},
     {.name = "link-socket", .type = MED_OPT_STRING, .offset = FIELD(link_socket), .unit = "PATH",
      .help = "A Unix socket on which workers may dial in too."},
+    {.name = "model", .type = MED_OPT_STRING, .offset = FIELD(model), .unit = "DIR", .group = "Text",
+     .help = "The model's folder as its publisher left it; tokenizer.json and the chat template are "
+             "read. Default: the plan's model path, if a tokenizer.json is there."},
     {.name = "queue-max", .type = MED_OPT_INTEGER, .offset = FIELD(queue_max), .unit = "REQUESTS",
      .default_text = "4096", .min = 0, .max = 16384, .group = "Queue",
      .help = "Most requests that wait for a worker; more are refused with RESOURCE_EXHAUSTED."},
@@ -72,11 +78,14 @@ static const struct med_program program = {
         "PLAN is the file that `medley plan --json` wrote. When the doors are open, one line on "
         "standard error says where:\n"
         "    READY grpc=127.0.0.1:7070 http=127.0.0.1:7071 link=127.0.0.1:7072\n"
+        "With a model's folder, clients may send text and chats and get text; without, token ids "
+        "alone.\n"
         "Workers dial in at any time; until one has, requests get UNAVAILABLE and /health says "
         "503.\n\n"
         "SIGTERM and SIGINT drain: new requests get UNAVAILABLE, those that were accepted go on.\n"
-        "Exit status: 0 after a signal, 1 failed, 2 wrong usage or a bad plan, 3 the plan is\n"
-        "infeasible.",
+        "Exit status: 0 after a signal, 1 failed, 2 wrong usage, a bad plan or a bad model "
+        "folder,\n"
+        "3 the plan is infeasible.",
     .options = option_table,
     .positional_min = 1,
     .positional_max = 1,
@@ -128,10 +137,11 @@ static void print_ready(const struct med_router_addresses *a, const struct optio
 
 /* Returns when everything has closed. */
 static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan *plan,
-                 struct med_err *err)
+                 struct med_router_model *model, struct med_err *err)
 {
     const struct med_router_config config = {
         .plan = plan,
+        .model = model,
         .grpc_listen = o->grpc_listen,
         .http_listen = o->http_listen,
         .link_listen = o->link_listen,
@@ -167,9 +177,30 @@ static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan
     return rc;
 }
 
+/* *ret_model NULL and 0: there is none, and the user named none. */
+static int load_model(const struct options *o, const struct med_plan *plan,
+                      struct med_router_model **ret_model, struct med_err *err)
+{
+    const char *dir = o->model;
+    if (dir == NULL && plan->model_path != NULL && med_router_model_is_there(plan->model_path))
+        dir = plan->model_path;
+    if (dir == NULL)
+        return 0;
+    int rc = med_router_model_load(dir, ret_model, err);
+    if (rc < 0) {
+        (void)med_err_prefix(err, "--model %s", dir);
+        return rc == MED_E_NOMEM ? rc : MED_E_INVALID;
+    }
+    MED_INFO("model %s: %" PRId64 " token ids, %s", dir,
+             med_tokenizer_vocab((*ret_model)->tokenizer),
+             (*ret_model)->chat_template != NULL ? "with a chat template" : "no chat template");
+    return 0;
+}
+
 static int run(const struct options *o, const char *path, struct med_err *err)
 {
     struct med_plan plan = {0};
+    struct med_router_model *model = NULL;
     uv_loop_t loop;
     if (o->gone_after_ns < o->suspect_after_ns) {
         return med_err_set(err, MED_E_USAGE,
@@ -179,14 +210,21 @@ static int run(const struct options *o, const char *path, struct med_err *err)
     int rc = med_plan_read_file(path, &plan, err);
     if (rc < 0)
         return rc;
-    rc = uv_loop_init(&loop);
-    if (rc < 0) {
-        med_plan_release(&plan);
-        return med_err_set(err, rc, "cannot make an event loop: %s", uv_strerror(rc));
+    rc = load_model(o, &plan, &model, err);
+    if (rc == 0) {
+        rc = uv_loop_init(&loop);
+        if (rc < 0)
+            (void)med_err_set(err, rc, "cannot make an event loop: %s", uv_strerror(rc));
     }
-    rc = serve(&loop, o, &plan, err);
+    if (rc < 0) {
+        med_router_model_free(model);
+        med_plan_release(&plan);
+        return rc;
+    }
+    rc = serve(&loop, o, &plan, model, err);
     int closed = uv_loop_close(&loop);
     MED_ASSERT(closed == 0);
+    med_router_model_free(model);
     med_plan_release(&plan);
     return rc;
 }

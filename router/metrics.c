@@ -93,9 +93,10 @@ static void number_of(struct med_prom *prom, const char *label, const char *valu
 static void write_requests(struct med_prom *prom, const struct med_router_metrics_view *view)
 {
     static const char *const refusal_names[MED_REFUSAL_COUNT] = {
-        [MED_REFUSAL_OVERLOAD] = "overload", [MED_REFUSAL_NO_WORKER] = "no_worker",
-        [MED_REFUSAL_INVALID] = "invalid",   [MED_REFUSAL_NOT_FOUND] = "not_found",
-        [MED_REFUSAL_DEADLINE] = "deadline", [MED_REFUSAL_DRAINING] = "draining",
+        [MED_REFUSAL_OVERLOAD] = "overload",   [MED_REFUSAL_NO_WORKER] = "no_worker",
+        [MED_REFUSAL_INVALID] = "invalid",     [MED_REFUSAL_NOT_FOUND] = "not_found",
+        [MED_REFUSAL_DEADLINE] = "deadline",   [MED_REFUSAL_DRAINING] = "draining",
+        [MED_REFUSAL_CANCELLED] = "cancelled",
     };
     const struct med_router_metrics *m = view->metrics;
     struct med_dispatch_totals totals;

@@ -69,6 +69,7 @@ enum med_router_refusal {
     MED_REFUSAL_NOT_FOUND,
     MED_REFUSAL_DEADLINE,
     MED_REFUSAL_DRAINING,
+    MED_REFUSAL_CANCELLED, /* while its prompt was encoded */
     MED_REFUSAL_COUNT
 };
 

@@ -1,102 +1,114 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One request, see request.h: its memory, and the checks on what the client asked for.
- * Runs on the loop. It knows neither doors nor links.
+ * Queries and their choices, see request.h: memory, and what is added to them.  The checks of their
+ * values are in request_check.c.  Runs on the loop. It knows neither doors nor links.
  */
 #include "router/request.h"
 
 #include "base/alloc.h"
 #include "base/assert.h"
 
-#include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 enum {
     OUTPUT_CAPACITY_MIN = 64
 };
 
-struct med_req *med_req_new(void)
+struct med_query *med_query_new(void)
 {
-    return med_calloc(1, sizeof(struct med_req));
+    return med_calloc(1, sizeof(struct med_query));
 }
 
-void med_req_free(struct med_req *req)
+static void free_strings(char **strings, size_t count)
 {
-    if (req == NULL)
+    for (size_t i = 0; strings != NULL && i < count; i++)
+        med_free(strings[i]);
+    med_free(strings);
+}
+
+/* The strings of a message are ours, whatever its type says of their constness. */
+static void free_owned(const char *s)
+{
+    union {
+        const char *from;
+        char *to;
+    } both = {.from = s};
+    med_free(both.to);
+}
+
+void med_input_release(struct med_input *input)
+{
+    med_free(input->text);
+    for (size_t i = 0; input->messages != NULL && i < input->message_count; i++) {
+        free_owned(input->messages[i].role);
+        free_owned(input->messages[i].content);
+    }
+    med_free(input->messages);
+    *input = (struct med_input){.kind = input->kind};
+}
+
+size_t med_input_bytes(const struct med_input *input)
+{
+    size_t bytes = input->text_bytes;
+    for (size_t i = 0; i < input->message_count; i++)
+        bytes += input->messages[i].content_bytes;
+    return bytes;
+}
+
+const char *med_input_kind_field(enum med_input_kind kind)
+{
+    return kind == MED_INPUT_TEXT ? "text" : kind == MED_INPUT_CHAT ? "chat" : "tokens.ids";
+}
+
+void med_query_free(struct med_query *query)
+{
+    if (query == NULL)
         return;
-    MED_ASSERT(req->id == 0); // the router does not hold it any more
-    med_free(req->model);
-    med_free(req->prompt);
-    med_free(req->output);
-    med_free(req);
+    MED_ASSERT(!query->taken); // the router does not hold it any more
+    MED_ASSERT(query->encoding == NULL);
+    MED_ASSERT(!query->doomed);
+    for (uint32_t i = 0; query->choices != NULL && i < query->choice_count; i++) {
+        MED_ASSERT(query->choices[i].id == 0);
+        med_free(query->choices[i].output);
+        med_free(query->choices[i].logprobs);
+        med_answer_release(&query->choices[i].answer);
+    }
+    med_free(query->choices);
+    med_free(query->model);
+    med_free(query->prompt);
+    med_input_release(&query->input);
+    med_free(query->sampling.bias_ids);
+    med_free(query->sampling.biases);
+    free_strings(query->sampling.stops, query->sampling.stop_count);
+    med_free(query->sampling.stop_ids);
+    med_free(query);
 }
 
-static int check_request_id(const struct med_req *req, struct med_err *err)
+/* source: the finalizer of splitmix64 (Steele, Lea and Flood 2014). */
+uint64_t med_query_choice_seed(uint64_t seed, uint32_t index)
 {
-    for (size_t i = 0; req->request_id[i] != '\0'; i++) {
-        unsigned char c = (unsigned char)req->request_id[i];
-        if (c < 0x21 || c > 0x7e) {
-            return med_err_set(err, MED_E_INVALID,
-                               "request_id: found byte 0x%02x at position %zu, expected printable "
-                               "ASCII without spaces",
-                               c, i);
-        }
+    if (index == 0)
+        return seed;
+    uint64_t x = seed + index * UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+int med_query_make_choices(struct med_query *query, uint64_t drawn_seed)
+{
+    MED_ASSERT(query->choices == NULL);
+    MED_ASSERT(query->choice_count >= 1);
+    query->choices = med_calloc(query->choice_count, sizeof(*query->choices));
+    if (query->choices == NULL)
+        return MED_E_NOMEM;
+    uint64_t seed = query->sampling.has_seed ? query->sampling.seed : drawn_seed;
+    for (uint32_t i = 0; i < query->choice_count; i++) {
+        query->choices[i].query = query;
+        query->choices[i].index = i;
+        query->choices[i].seed = med_query_choice_seed(seed, i);
     }
     return 0;
-}
-
-static int check_sampling(const struct med_req_sampling *s, struct med_err *err)
-{
-    if (s->has_temperature && !(s->temperature >= 0 && s->temperature <= 2)) {
-        return med_err_set(err, MED_E_INVALID,
-                           "sampling.temperature: found %g, expected a number from 0 to 2",
-                           (double)s->temperature);
-    }
-    if (s->has_top_p && !(s->top_p > 0 && s->top_p <= 1)) {
-        return med_err_set(err, MED_E_INVALID,
-                           "sampling.top_p: found %g, expected a number above 0 and at most 1",
-                           (double)s->top_p);
-    }
-    if (s->has_top_k && s->top_k > INT32_MAX) {
-        return med_err_set(err, MED_E_INVALID,
-                           "sampling.top_k: found %u, expected 0 (off) to 2147483647", s->top_k);
-    }
-    return 0;
-}
-
-int med_req_check(struct med_req *req, int64_t vocab_tokens, struct med_err *err)
-{
-    MED_ASSERT(vocab_tokens > 0 && vocab_tokens <= (int64_t)INT32_MAX + 1);
-    if (req->prompt_count == 0) {
-        return med_err_set(err, MED_E_INVALID, "tokens.ids: found none, expected 1 to %d token ids",
-                           MED_LIMIT_PROMPT_TOKENS);
-    }
-    if (req->prompt_count > MED_LIMIT_PROMPT_TOKENS) {
-        return med_err_set(err, MED_E_INVALID, "tokens.ids: found %zu, expected 1 to %d token ids",
-                           req->prompt_count, MED_LIMIT_PROMPT_TOKENS);
-    }
-    for (size_t i = 0; i < req->prompt_count; i++) {
-        if (req->prompt[i] >= vocab_tokens) {
-            return med_err_set(err, MED_E_INVALID,
-                               "tokens.ids[%zu]: found %" PRIu32 ", expected 0 to %" PRId64
-                               ", the model's vocabulary",
-                               i, req->prompt[i], vocab_tokens - 1);
-        }
-    }
-    if (req->tokens_max == 0)
-        req->tokens_max = MED_REQ_TOKENS_MAX_DEFAULT;
-    if (req->tokens_max > MED_LIMIT_OUTPUT_TOKENS) {
-        return med_err_set(err, MED_E_INVALID, "max_tokens: found %u, expected 1 to %d (0: %d)",
-                           req->tokens_max, MED_LIMIT_OUTPUT_TOKENS, MED_REQ_TOKENS_MAX_DEFAULT);
-    }
-    if (req->emulated_output_tokens > MED_LIMIT_OUTPUT_TOKENS) {
-        return med_err_set(err, MED_E_INVALID,
-                           "emulated_output_tokens: found %u, expected 0 (none) to %d",
-                           req->emulated_output_tokens, MED_LIMIT_OUTPUT_TOKENS);
-    }
-    int rc = check_request_id(req, err);
-    return rc < 0 ? rc : check_sampling(&req->sampling, err);
 }
 
 int med_req_append_output(struct med_req *req, const uint32_t *ids, size_t count)
@@ -116,4 +128,28 @@ int med_req_append_output(struct med_req *req, const uint32_t *ids, size_t count
     memcpy(req->output + req->output_count, ids, count * sizeof(*ids));
     req->output_count += count;
     return 0;
+}
+
+size_t med_req_logprob_rows(const struct med_req *req)
+{
+    const struct med_req_sampling *s = &req->query->sampling;
+    return s->has_logprobs ? 1 + (size_t)s->logprobs : 0;
+}
+
+struct med_req_logprob *med_req_add_logprobs(struct med_req *req, size_t token)
+{
+    size_t rows = med_req_logprob_rows(req);
+    if (token >= req->logprob_capacity) {
+        size_t capacity = token < OUTPUT_CAPACITY_MIN ? OUTPUT_CAPACITY_MIN : token * 2;
+        struct med_req_logprob *grown =
+            med_realloc_array(req->logprobs, capacity, rows * sizeof(*grown));
+        if (grown == NULL)
+            return NULL;
+        req->logprobs = grown;
+        req->logprob_capacity = capacity;
+    }
+    struct med_req_logprob *first = req->logprobs + token * rows;
+    for (size_t i = 0; i < rows; i++)
+        first[i] = (struct med_req_logprob){.logprob = 1};
+    return first;
 }

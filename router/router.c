@@ -16,7 +16,6 @@
 #include "allocator/dispatch_config.h"
 #include "base/alloc.h"
 #include "base/log.h"
-#include "base/rng.h"
 #include "base/thread.h"
 #include "router/router_internal.h"
 
@@ -49,6 +48,7 @@ static void on_tick(uv_timer_t *timer)
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct med_router *router = prepare->data;
+    med_router_end_doomed(router);
     int64_t at_ns = med_dispatch_next_tick_ns(router->dispatch);
     if (at_ns == router->tick_at_ns || router->state == MED_ROUTER_CLOSING)
         return;
@@ -182,6 +182,29 @@ void med_router_stop(struct med_router *router)
 
 /* ---- start ---- */
 
+/* Any worker of the plan may get a request, so the smallest vocabulary counts. */
+static int set_vocabulary(struct med_router *router, struct med_err *err)
+{
+    const struct med_plan *plan = router->config.plan;
+    const struct med_profile *smallest = NULL;
+    router->vocab_tokens = INT32_MAX;
+    for (size_t i = 0; i < plan->profile_count; i++) {
+        if (plan->profiles[i].model.vocab < router->vocab_tokens) {
+            smallest = &plan->profiles[i];
+            router->vocab_tokens = smallest->model.vocab;
+        }
+    }
+    const struct med_router_model *model = router->config.model;
+    if (model == NULL || smallest == NULL ||
+        med_tokenizer_vocab(model->tokenizer) <= router->vocab_tokens)
+        return 0;
+    return med_err_set(err, MED_E_INVALID,
+                       "--model: its tokenizer makes ids up to %" PRId64 ", but worker type %s of "
+                       "the plan has a vocabulary of %" PRId64 ": they are of different models",
+                       med_tokenizer_vocab(model->tokenizer) - 1, smallest->worker_type,
+                       router->vocab_tokens);
+}
+
 static int make_dispatch(struct med_router *router, struct med_err *err)
 {
     const struct med_router_config *c = &router->config;
@@ -265,10 +288,11 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->retry_after_ms = RETRY_MS_UNKNOWN;
     med_clock_init_real(&router->clock, config->time_scale);
     med_router_metrics_init(&router->metrics, &config->plan->slos);
-    struct med_rng rng;
-    med_rng_init(&rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
-    router->boot = med_rng_u32(&rng);
-    int rc = make_dispatch(router, err);
+    med_rng_init(&router->rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
+    router->boot = med_rng_u32(&router->rng);
+    int rc = set_vocabulary(router, err);
+    if (rc == 0)
+        rc = make_dispatch(router, err);
     if (rc == 0) {
         rc = make_tables(router);
         if (rc < 0)

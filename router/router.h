@@ -14,6 +14,7 @@
 
 #include "allocator/plan.h"
 #include "base/err.h"
+#include "router/model.h"
 #include "router/net.h"
 
 #include <stdint.h>
@@ -22,6 +23,7 @@
 /* Durations are real time: they are about processes and people, not about the emulated fleet. */
 struct med_router_config {
     const struct med_plan *plan;                         /* borrowed until free */
+    struct med_router_model *model;                      /* likewise; NULL: token ids only */
     const char *grpc_listen, *http_listen, *link_listen; /* "HOST:PORT" */
     const char *link_socket;                             /* NULL: none */
     double time_scale;

@@ -3,7 +3,9 @@
  * Inside the router: the state that its files share.  thread: loop.
  *
  * router.c            life: start, timers, drain, close
- * router_requests.c   from doors to dispatch, and dispatch's callbacks
+ * router_queries.c    from doors to dispatch, and the end of queries
+ * router_encode.c     prompts that the thread pool encodes
+ * router_requests.c   slots, dispatch's callbacks, tokens
  * router_links.c      from worker links to dispatch
  * router_pages.c      the HTTP door's pages
  */
@@ -11,6 +13,7 @@
 #define MED_ROUTER_ROUTER_INTERNAL_H
 
 #include "base/clock.h"
+#include "base/rng.h"
 #include "router/dispatch/dispatch.h"
 #include "router/grpc_server.h"
 #include "router/http_server.h"
@@ -56,6 +59,11 @@ struct med_router {
     struct med_router_slot *slots; // [MED_LIMIT_CALLS]
     uint32_t slot_free;            // first free one; UINT32_MAX: none
     size_t active;                 // requests that dispatch has
+    struct med_query *doomed;      // queries of which a choice failed: the others are to end
+    struct med_router_encoding *encodings; // jobs of the thread pool
+    size_t encoding_bytes;                 // their text
+    struct med_rng rng;                    // seeds of queries that name none
+    int64_t vocab_tokens;                  // what clients may send as ids is below it
     uint64_t request_counter;
     uint32_t boot;                     // makes request ids differ between starts
     struct med_router_worker *workers; // [workers_max]
@@ -80,9 +88,31 @@ struct med_router {
     int parts_open;          // doors, links and handles that have not closed yet
 };
 
+/* router_queries.c; the first two are the doors' host, self is the router */
+int med_router_submit(void *self, struct med_query *query, struct med_err *err);
+/* Every choice ends with this outcome, and the query before this returns. */
+void med_router_cancel(void *self, struct med_query *query, enum med_outcome outcome);
+/* The pool has encoded the prompt, or says why not. */
+void med_router_encoded(struct med_router *router, struct med_query *query, int rc,
+                        const struct med_err *err);
+/* One of its choices has ended; the last one ends the query. */
+void med_router_choice_ended(struct med_router *router, struct med_req *req);
+/* Ends the choices that are left of queries that have failed.  Not from a callback of dispatch. */
+void med_router_end_doomed(struct med_router *router);
+/* Ends all queries that are left: the drain's time is over. */
+void med_router_abort_all(struct med_router *router);
+
+/* router_encode.c */
+struct med_router_encoding;
+/* Gives the prompt to the thread pool; med_router_encoded comes, unless it is forgotten. */
+int med_router_encode(struct med_router *router, struct med_query *query,
+                      struct med_err *err) MED_MUST_CHECK;
+void med_router_encode_forget(struct med_router *router, struct med_query *query);
+void med_router_encode_abort_all(struct med_router *router);
+
 /* router_requests.c */
-int med_router_submit(void *self, struct med_req *req, struct med_err *err);
-void med_router_cancel(void *self, struct med_req *req, enum med_outcome outcome);
+/* Gives a choice a slot and to dispatch.  Results as of med_dispatch_submit, or MED_E_OVERLOAD. */
+int med_router_dispatch(struct med_router *router, struct med_req *req) MED_MUST_CHECK;
 /* Dispatch's callbacks; arg is the router. */
 int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t index);
 void med_router_on_cancel(void *arg, uint64_t request, uint32_t attempt, uint32_t index);
@@ -90,10 +120,8 @@ void med_router_on_end(void *arg, uint64_t request, enum med_outcome outcome, in
 /* The request with this id, or NULL. */
 struct med_req *med_router_find(struct med_router *router, uint64_t request);
 /* A worker's tokens, after dispatch has taken them. */
-void med_router_tokens(struct med_router *router, struct med_req *req, const uint32_t *ids,
-                       size_t count);
-/* Ends all requests that are left: the drain's time is over. */
-void med_router_abort_all(struct med_router *router);
+void med_router_tokens(struct med_router *router, struct med_req *req,
+                       const struct med_link_tokens *tokens);
 
 /* router_links.c: ops of the link server, self is the router */
 extern const struct med_link_ops MED_ROUTER_LINK_OPS;

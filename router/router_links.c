@@ -80,6 +80,14 @@ static int check_hello(const struct med_router *router, const struct med_link_he
         return med_err_set(err, MED_E_NOT_FOUND, "worker type is \"%s\", but the plan names %s",
                            shown, types);
     }
+    const struct med_router_model *model = router->config.model;
+    if (model != NULL && hello->vocab_tokens != 0 &&
+        hello->vocab_tokens < med_tokenizer_vocab(model->tokenizer)) {
+        return med_err_set(err, MED_E_INVALID,
+                           "its model has %" PRId64 " token ids, but the router's tokenizer makes "
+                           "ids up to %" PRId64 ": they are of different models",
+                           hello->vocab_tokens, med_tokenizer_vocab(model->tokenizer) - 1);
+    }
     return 0;
 }
 
@@ -121,41 +129,48 @@ static int on_hello(void *self, struct med_link *link, const struct med_link_hel
     return 0;
 }
 
-static int on_tokens(void *self, struct med_link *link, uint64_t request, uint32_t attempt,
-                     uint32_t position, const uint32_t *ids, size_t count)
+static int on_tokens(void *self, struct med_link *link, const struct med_link_tokens *tokens)
 {
     struct med_router *router = self;
+    struct med_req *req = med_router_find(router, tokens->request);
+    if (req != NULL && req->attempts == tokens->attempt && req->query->sampling.has_logprobs &&
+        tokens->logprobs == NULL)
+        return MED_E_INVALID;
     int rc = med_dispatch_tokens(router->dispatch, med_clock_now_ns(&router->clock),
-                                 (uint32_t)med_link_user(link), request, attempt, position,
-                                 (int64_t)count);
+                                 (uint32_t)med_link_user(link), tokens->request, tokens->attempt,
+                                 tokens->position, (int64_t)tokens->count);
     if (rc == MED_E_NOT_FOUND)
         return 0; // stale: its request has ended or gone elsewhere
     if (rc < 0)
-        return rc;
-    struct med_req *req = med_router_find(router, request);
+        return rc == MED_E_INVALID ? MED_E_PROTO : rc;
     MED_ASSERT(req != NULL);
-    med_router_tokens(router, req, ids, count);
+    med_router_tokens(router, req, tokens);
     return 0;
 }
 
-static int on_finish(void *self, struct med_link *link, uint64_t request, uint32_t attempt,
-                     enum med_link_ending ending, const char *message)
+static int on_finish(void *self, struct med_link *link, const struct med_link_finish *finish)
 {
     struct med_router *router = self;
     /* A worker that stops a request nobody cancelled has failed it; of others this is stale. */
-    enum med_outcome outcome = ending == MED_LINK_STOP     ? MED_OUTCOME_STOP
-                               : ending == MED_LINK_LENGTH ? MED_OUTCOME_LENGTH
-                                                           : MED_OUTCOME_ERROR;
+    enum med_outcome outcome = finish->ending == MED_LINK_STOP     ? MED_OUTCOME_STOP
+                               : finish->ending == MED_LINK_LENGTH ? MED_OUTCOME_LENGTH
+                                                                   : MED_OUTCOME_ERROR;
     uint32_t worker = (uint32_t)med_link_user(link);
-    struct med_req *req = med_router_find(router, request);
-    if (req != NULL && outcome == MED_OUTCOME_ERROR && message[0] != '\0') {
-        char shown[128];
-        show(shown, sizeof(shown), message);
-        (void)snprintf(req->end_text, sizeof(req->end_text), "worker %.64s: %s",
-                       router->workers[worker].id, shown);
+    struct med_req *req = med_router_find(router, finish->request);
+    if (req != NULL && req->attempts == finish->attempt) {
+        if (finish->cached_tokens > req->query->prompt_count)
+            return MED_E_PROTO;
+        req->cached_tokens = finish->cached_tokens;
+        req->worker_message[0] = '\0';
+        if (outcome == MED_OUTCOME_ERROR && finish->message[0] != '\0') {
+            char shown[128];
+            show(shown, sizeof(shown), finish->message);
+            (void)snprintf(req->worker_message, sizeof(req->worker_message), "worker %.64s: %s",
+                           router->workers[worker].id, shown);
+        }
     }
     int rc = med_dispatch_finish(router->dispatch, med_clock_now_ns(&router->clock), worker,
-                                 request, attempt, outcome);
+                                 finish->request, finish->attempt, outcome);
     return rc == MED_E_NOT_FOUND ? 0 : rc;
 }
 

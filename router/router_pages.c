@@ -154,7 +154,7 @@ static size_t oldest(const struct med_router *router, const struct med_req **ret
         if (req == NULL)
             continue;
         size_t at = count;
-        while (at > 0 && ret_list[at - 1]->arrived_ns > req->arrived_ns)
+        while (at > 0 && ret_list[at - 1]->query->arrived_ns > req->query->arrived_ns)
             at--;
         if (at == SLOW_REQUESTS_SHOWN)
             continue;
@@ -176,9 +176,10 @@ static void put_requests(struct med_json_writer *w, const struct med_router *rou
     med_json_begin_array(w, "oldest_requests");
     for (size_t i = 0; i < count; i++) {
         med_json_begin_row_object(w, NULL);
-        med_json_put_string(w, "request_id", list[i]->request_id);
-        med_json_put_number(w, "age_s", seconds(now_ns - list[i]->arrived_ns));
-        med_json_put_integer(w, "prompt_tokens", (int64_t)list[i]->prompt_count);
+        med_json_put_string(w, "request_id", list[i]->query->request_id);
+        med_json_put_number(w, "age_s", seconds(now_ns - list[i]->query->arrived_ns));
+        med_json_put_integer(w, "choice", list[i]->index);
+        med_json_put_integer(w, "prompt_tokens", (int64_t)list[i]->query->prompt_count);
         med_json_put_integer(w, "output_tokens", (int64_t)list[i]->output_count);
         med_json_put_integer(w, "attempts", list[i]->attempts);
         med_json_put_string(w, "worker", list[i]->worker_id);
@@ -197,6 +198,7 @@ static int page_admin(struct med_router *router, struct med_http_answer *answer)
     med_json_put_string(&w, "status", status_name(router));
     med_json_put_number(&w, "fleet_time_s", seconds(med_clock_now_ns(&router->clock)));
     med_json_put_number(&w, "time_scale", router->clock.scale);
+    med_json_put_integer(&w, "encoding_bytes", (int64_t)router->encoding_bytes);
     med_json_put_integer(&w, "accepted", (int64_t)totals.accepted);
     med_json_put_integer(&w, "in_flight", totals.in_flight);
     med_json_put_integer(&w, "queued", totals.queued);

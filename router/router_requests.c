@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests between doors and dispatch.
+ * Requests, the choices of queries, and dispatch.
  *
  * A request gets a slot while dispatch has it; its id holds the slot's generation, so that a message
  * about an earlier request of the same slot finds nothing.  What a client sees of time is measured
@@ -11,10 +11,8 @@
 #include "router/router_internal.h"
 
 #include "base/assert.h"
-#include "base/log.h"
-#include "base/utf8.h"
 
-#include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -61,147 +59,24 @@ static void slot_return(struct med_router *router, struct med_req *req)
     req->id = 0;
 }
 
-/* ---- submit ---- */
-
-static int refuse(struct med_router *router, enum med_router_refusal reason, int code)
+int med_router_dispatch(struct med_router *router, struct med_req *req)
 {
-    router->metrics.refused[reason]++;
-    return code;
-}
-
-static int64_t fit_tokens_max(const struct med_router *router)
-{
-    int64_t most = 0;
-    for (size_t i = 0; i < router->config.plan->worker_count; i++) {
-        const struct med_profile *profile =
-            &router->config.plan->profiles[router->config.plan->workers[i].worker_type];
-        int64_t fits = profile->limits.model_len_max < profile->limits.kv_tokens
-                           ? profile->limits.model_len_max
-                           : profile->limits.kv_tokens;
-        if (fits > most)
-            most = fits;
-    }
-    return most;
-}
-
-/* The sentence for dispatch's refusal. */
-static int refused(struct med_router *router, struct med_req *req, int code, struct med_err *err)
-{
-    struct med_dispatch_totals totals;
-    switch (code) {
-    case MED_E_INVALID:
-        return med_err_set(err, code,
-                           "tokens.ids, max_tokens: found a prompt of %zu and at most %" PRIu32
-                           " output tokens, expected at most %" PRId64 " together",
-                           req->prompt_count, req->tokens_max, fit_tokens_max(router));
-    case MED_E_NO_WORKER:
-        return med_err_set(err, code, "no worker that serves %s is connected",
-                           router->config.plan->model_name);
-    case MED_E_OVERLOAD:
-        med_dispatch_get_totals(router->dispatch, &totals);
-        req->retry_after_ms = router->retry_after_ms;
-        return med_err_set(err, code,
-                           "the fleet cannot take this request now: %" PRId64 " wait already; try "
-                           "again in %" PRIu32 " ms",
-                           totals.queued, req->retry_after_ms);
-    default:
-        return med_err_set(err, code, "%s", med_err_text(code));
-    }
-}
-
-/* Any worker of the plan may get the request, so the smallest vocabulary counts. */
-static int64_t vocab_tokens(const struct med_plan *plan)
-{
-    int64_t least = INT32_MAX;
-    for (size_t i = 0; i < plan->profile_count; i++) {
-        if (plan->profiles[i].model.vocab < least)
-            least = plan->profiles[i].model.vocab;
-    }
-    return least;
-}
-
-static int check(struct med_router *router, struct med_req *req, struct med_err *err)
-{
-    const char *model = router->config.plan->model_name;
-    if (router->state != MED_ROUTER_RUNNING) {
-        (void)med_err_set(err, MED_E_DRAINING, "this router is draining; ask another one");
-        return refuse(router, MED_REFUSAL_DRAINING, MED_E_DRAINING);
-    }
-    /* The model first: what the rest may be depends on it. */
-    if (req->model != NULL && req->model[0] != '\0' && strcmp(req->model, model) != 0) {
-        char shown[MED_LIMIT_NAME_BYTES + 1];
-        (void)med_utf8_escape(shown, sizeof(shown), req->model, strlen(req->model));
-        (void)med_err_set(err, MED_E_NOT_FOUND,
-                          "model: found \"%s\", expected \"%s\", which is served here", shown,
-                          model);
-        return refuse(router, MED_REFUSAL_NOT_FOUND, MED_E_NOT_FOUND);
-    }
-    if (med_req_check(req, vocab_tokens(router->config.plan), err) < 0)
-        return refuse(router, MED_REFUSAL_INVALID, MED_E_INVALID);
-    if (req->deadline_ns != 0 && req->deadline_ns <= req->arrived_ns) {
-        (void)med_err_set(err, MED_E_DEADLINE, "the deadline had passed when the request came");
-        return refuse(router, MED_REFUSAL_DEADLINE, MED_E_DEADLINE);
-    }
-    return 0;
-}
-
-static int dispatch_it(struct med_router *router, struct med_req *req, struct med_err *err)
-{
-    if (!slot_take(router, req)) {
-        (void)refuse(router, MED_REFUSAL_OVERLOAD, MED_E_OVERLOAD);
-        return refused(router, req, MED_E_OVERLOAD, err);
-    }
+    struct med_query *query = req->query;
+    if (!slot_take(router, req))
+        return MED_E_OVERLOAD;
     struct med_dispatch_request request = {.request = req->id,
-                                           .prompt_tokens = (int64_t)req->prompt_count,
-                                           .output_tokens_max = req->tokens_max,
-                                           .deadline_ns = req->deadline_ns};
-    int rc = med_dispatch_submit(router->dispatch, req->arrived_ns, &request);
+                                           .prompt_tokens = (int64_t)query->prompt_count,
+                                           .output_tokens_max = query->tokens_max,
+                                           .deadline_ns = query->deadline_ns};
+    query->choices_open++;
+    int rc = med_dispatch_submit(router->dispatch, med_clock_now_ns(&router->clock), &request);
     if (rc < 0) {
         slot_return(router, req);
-        return refused(router, req, rc, err);
+        query->choices_open--;
+        return rc;
     }
-    router->metrics.prompt_tokens += req->prompt_count;
+    router->metrics.prompt_tokens += query->prompt_count;
     return 0;
-}
-
-int med_router_submit(void *self, struct med_req *req, struct med_err *err)
-{
-    struct med_router *router = self;
-    req->arrived_ns = med_clock_now_ns(&router->clock);
-    if (req->request_id[0] == '\0') {
-        (void)snprintf(req->request_id, sizeof(req->request_id), "r%08" PRIx32 "-%" PRIu64,
-                       router->boot, ++router->request_counter);
-    }
-    int rc = check(router, req, err);
-    if (rc == 0)
-        rc = dispatch_it(router, req, err);
-    if (rc < 0) {
-        /* Overload is counted; a line for each would be load of its own. */
-        med_log(rc == MED_E_OVERLOAD ? MED_LOG_DEBUG : MED_LOG_INFO, req->request_id,
-                "refused (%s): %s", med_err_label(rc), err != NULL ? err->text : "");
-    }
-    return rc;
-}
-
-void med_router_cancel(void *self, struct med_req *req, enum med_outcome outcome)
-{
-    struct med_router *router = self;
-    if (req->id == 0)
-        return;
-    int rc =
-        med_dispatch_cancel(router->dispatch, med_clock_now_ns(&router->clock), req->id, outcome);
-    MED_ASSERT(rc == 0); // it has an id, so dispatch has it
-}
-
-void med_router_abort_all(struct med_router *router)
-{
-    for (uint32_t i = 0; i < MED_LIMIT_CALLS && router->active > 0; i++) {
-        struct med_req *req = router->slots[i].req;
-        if (req == NULL)
-            continue;
-        req->abort_code = MED_E_DRAINING;
-        med_router_cancel(router, req, MED_OUTCOME_ABORT_DEADLINE);
-    }
 }
 
 /* ---- dispatch's callbacks ---- */
@@ -237,7 +112,7 @@ static void measure_end(struct med_router *router, const struct med_req *req, in
     struct med_router_metrics *m = &router->metrics;
     if (req->end_code < 0 || req->output_count == 0)
         return;
-    double e2e_s = seconds(now_ns - req->arrived_ns);
+    double e2e_s = seconds(now_ns - req->query->arrived_ns);
     med_hist_add(&m->e2e, e2e_s);
     med_hist_add(&m->e2e_per_token, e2e_s / (double)req->output_count);
     if (req->output_count < 2)
@@ -254,57 +129,20 @@ static void measure_end(struct med_router *router, const struct med_req *req, in
     }
 }
 
-static void describe_end(const struct med_router *router, struct med_req *req)
-{
-    char *text = req->end_text;
-    size_t bytes = sizeof(req->end_text);
-    switch (req->end_code) {
-    case MED_E_WORKER_LOST:
-        (void)snprintf(text, bytes, "worker %.64s was lost after %zu tokens", req->worker_id,
-                       req->output_count);
-        break;
-    case MED_E_OVERLOAD:
-        req->retry_after_ms = router->retry_after_ms;
-        (void)snprintf(text, bytes,
-                       "no worker could start this request in time; try again in %" PRIu32 " ms",
-                       req->retry_after_ms);
-        break;
-    case MED_E_LIMIT:
-        (void)snprintf(text, bytes, "the client lags more than %d tokens behind",
-                       MED_LIMIT_CALL_TOKENS_UNSENT);
-        break;
-    case MED_E_DRAINING:
-        (void)snprintf(text, bytes, "this router stops, and the time for finishing is over");
-        break;
-    case MED_E_INTERNAL:
-        if (text[0] == '\0')
-            (void)snprintf(text, bytes, "worker %.64s failed the request", req->worker_id);
-        break;
-    default:
-        (void)snprintf(text, bytes, "%s", med_err_text(req->end_code));
-    }
-}
-
 void med_router_on_end(void *arg, uint64_t request, enum med_outcome outcome, int code)
 {
     struct med_router *router = arg;
     struct med_req *req = med_router_find(router, request);
     MED_ASSERT(req != NULL);
     MED_ASSERT(!req->ended);
+    /* Also of one that failed: what came is the client's. */
+    int rc = med_answer_end(&req->answer);
     req->ended = true;
     req->outcome = outcome;
-    req->end_code = req->abort_code < 0 ? req->abort_code : code;
+    req->end_code = code == 0 ? rc : code;
     slot_return(router, req);
     measure_end(router, req, med_clock_now_ns(&router->clock));
-    if (req->end_code < 0) {
-        describe_end(router, req);
-        med_log(outcome == MED_OUTCOME_ABORT_CLIENT ? MED_LOG_INFO : MED_LOG_WARN, req->request_id,
-                "ended as %s after %zu tokens: %s", med_outcome_name(outcome), req->output_count,
-                req->end_text);
-    } else {
-        req->end_text[0] = '\0';
-    }
-    req->door->on_end(req);
+    med_router_choice_ended(router, req);
 }
 
 /* ---- tokens ---- */
@@ -314,7 +152,7 @@ static void measure_first(struct med_router *router, struct med_req *req, int64_
     struct med_router_metrics *m = &router->metrics;
     struct med_dispatch_lease_view lease;
     req->first_token_ns = now_ns;
-    med_hist_add(&m->ttft, seconds(now_ns - req->arrived_ns));
+    med_hist_add(&m->ttft, seconds(now_ns - req->query->arrived_ns));
     if (!med_dispatch_get_lease(router->dispatch, req->id, &lease))
         return;
     req->predicted_ttft_ns = lease.predicted_ttft_ns;
@@ -327,23 +165,65 @@ static void measure_first(struct med_router *router, struct med_req *req, int64_
     }
 }
 
-void med_router_tokens(struct med_router *router, struct med_req *req, const uint32_t *ids,
-                       size_t count)
+/* Logprobs of tokens that are in req->output already, from position `first`. */
+static int add_logprobs(struct med_req *req, size_t first, const struct med_link_logprobs *from)
 {
+    size_t rows = med_req_logprob_rows(req);
+    for (size_t i = first; rows > 0 && i < req->output_count; i++, from++) {
+        struct med_req_logprob *row = med_req_add_logprobs(req, i);
+        if (row == NULL)
+            return MED_E_NOMEM;
+        /* Rounding may have left a logarithm of 1 a little above 0. */
+        row[0] = (struct med_req_logprob){req->output[i], fminf(from->logprob, 0)};
+        for (size_t k = 0; k < from->top_count && k + 1 < rows; k++)
+            row[k + 1] =
+                (struct med_req_logprob){from->top_ids[k], fminf(from->top_logprobs[k], 0)};
+    }
+    return 0;
+}
+
+/* The tokens' text, the tokens that belong to it, and their logprobs. */
+static int add_to_answer(struct med_req *req, const struct med_link_tokens *tokens,
+                         size_t *ret_taken)
+{
+    size_t first = req->output_count;
+    int rc = med_answer_add(&req->answer, tokens->ids, tokens->count, ret_taken);
+    if (rc == 0)
+        rc = med_req_append_output(req, tokens->ids, *ret_taken);
+    return rc == 0 ? add_logprobs(req, first, tokens->logprobs) : rc;
+}
+
+void med_router_tokens(struct med_router *router, struct med_req *req,
+                       const struct med_link_tokens *tokens)
+{
+    struct med_query *query = req->query;
     int64_t now_ns = med_clock_now_ns(&router->clock);
-    if (req->output_count == 0) {
+    size_t taken = 0;
+    if (req->output_count == 0)
         measure_first(router, req, now_ns);
-    } else {
+    bool first = req->output_count == 0;
+    int rc = add_to_answer(req, tokens, &taken);
+    if (!first && taken > 0) {
         med_hist_add_many(&router->metrics.itl,
-                          seconds(now_ns - req->last_token_ns) / (double)count, count);
+                          seconds(now_ns - req->last_token_ns) / (double)taken, taken);
     }
     req->last_token_ns = now_ns;
-    router->metrics.output_tokens[req->type] += count;
-    int rc = med_req_append_output(req, ids, count);
-    if (rc == 0)
-        rc = req->door->on_tokens(req);
+    router->metrics.output_tokens[req->type] += taken;
+    if (rc == 0 && med_answer_stop(&req->answer) != NULL) {
+        /* The answer is whole: its worker stops, and it ends from inside this call. */
+        int cancelled = med_dispatch_cancel(router->dispatch, now_ns, req->id, MED_OUTCOME_STOP);
+        MED_ASSERT(cancelled == 0);
+        return;
+    }
     if (rc < 0) {
-        req->abort_code = rc;
-        med_router_cancel(router, req, MED_OUTCOME_ABORT_CLIENT);
+        (void)snprintf(query->end_text, sizeof(query->end_text),
+                       "the answer cannot be held: %s (at most %d bytes of text)", med_err_text(rc),
+                       MED_LIMIT_ANSWER_BYTES);
+    } else {
+        rc = query->door->on_progress(query, req);
+    }
+    if (rc < 0) {
+        query->abort_code = rc;
+        med_router_cancel(router, query, MED_OUTCOME_ABORT_CLIENT);
     }
 }

@@ -398,13 +398,18 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
 int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request,
                         enum med_outcome outcome)
 {
-    MED_ASSERT(outcome == MED_OUTCOME_ABORT_CLIENT || outcome == MED_OUTCOME_ABORT_DEADLINE);
+    static const int codes[MED_OUTCOME_COUNT] = {
+        [MED_OUTCOME_STOP] = 0,
+        [MED_OUTCOME_ABORT_CLIENT] = MED_E_CANCELLED,
+        [MED_OUTCOME_ABORT_DEADLINE] = MED_E_DEADLINE,
+        [MED_OUTCOME_ERROR] = MED_E_INTERNAL,
+    };
+    MED_ASSERT(outcome == MED_OUTCOME_STOP || codes[outcome] < 0);
     uint32_t lease = leases_find(&d->leases, request);
     if (lease == NONE)
         return MED_E_NOT_FOUND;
     tell_cancel(d, &d->leases.rows[lease]);
-    dispatch_end(d, now_ns, lease, outcome,
-                 outcome == MED_OUTCOME_ABORT_CLIENT ? MED_E_CANCELLED : MED_E_DEADLINE);
+    dispatch_end(d, now_ns, lease, outcome, codes[outcome]);
     dispatch_drain_queue(d, now_ns);
     return 0;
 }

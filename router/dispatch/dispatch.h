@@ -130,8 +130,10 @@ void med_dispatch_free(struct med_dispatch *d); /* nothing may be outstanding */
  * MED_E_OVERLOAD: queue or table full; MED_E_NO_WORKER: no worker is connected at all. */
 int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
                         const struct med_dispatch_request *request) MED_MUST_CHECK;
-/* The client went away, or its deadline passed (outcome says which); idempotent:
- * MED_E_NOT_FOUND when it has ended. */
+/* The shell ends it, and its worker is told to stop.  outcome: ABORT_CLIENT the client went away,
+ * ABORT_DEADLINE its deadline passed, STOP its answer is whole (a stop string: code 0), ERROR the
+ * shell cannot go on with it (code MED_E_INTERNAL).  Idempotent: MED_E_NOT_FOUND when it has ended.
+ */
 int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request,
                         enum med_outcome outcome);
 
@@ -191,6 +193,13 @@ struct med_dispatch_worker_view {
 /* false: no such worker (indices are < workers_max, with holes). */
 bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t worker,
                              struct med_dispatch_worker_view *ret_view);
+/* The most tokens, prompt and output together, that one worker holds. */
+struct med_dispatch_context {
+    int64_t connected; /* of those that are connected; 0: none is */
+    int64_t planned;   /* of all types, connected or not: more is refused; 0: not known */
+};
+void med_dispatch_get_context(const struct med_dispatch *d,
+                              struct med_dispatch_context *ret_context);
 size_t med_dispatch_type_count(const struct med_dispatch *d);
 const char *med_dispatch_type_name(const struct med_dispatch *d, size_t type);
 /* Requests sent to a type for a (predicted) bucket. */

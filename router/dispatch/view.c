@@ -70,6 +70,23 @@ bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t index,
     return true;
 }
 
+void med_dispatch_get_context(const struct med_dispatch *d,
+                              struct med_dispatch_context *ret_context)
+{
+    struct med_dispatch_context context = {0};
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        if (d->types[t].fit_tokens > context.planned)
+            context.planned = d->types[t].fit_tokens;
+        for (uint32_t i = d->workers.type_first[t]; i != NONE; i = d->workers.rows[i].next) {
+            if (d->workers.rows[i].fit_tokens > context.connected)
+                context.connected = d->workers.rows[i].fit_tokens;
+        }
+    }
+    if (context.planned == INT64_MAX)
+        context.planned = 0;
+    *ret_context = context;
+}
+
 size_t med_dispatch_type_count(const struct med_dispatch *d)
 {
     return d->config.type_count;

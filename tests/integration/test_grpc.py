@@ -150,7 +150,7 @@ class Answers(RouterTest):
         call = self.client.generate.future(request([5]))
         got = worker.next_generate()
         self.assertIsNone(got.WhichOneof("temperature_value"))
-        self.assertIsNone(got.WhichOneof("seed_value"))
+        self.assertEqual(got.WhichOneof("seed_value"), "seed")  # drawn here
         worker.tokens(got, 0, [1])
         worker.finish(got)
         self.assertTrue(call.result().request_id)
