@@ -139,6 +139,11 @@ void med_cpu_pool_run(struct med_cpu_pool *pool, med_cpu_piece *piece, void *arg
         wait_for_members(pool);
 }
 
+int med_cpu_pool_sleepers(struct med_cpu_pool *pool)
+{
+    return atomic_load(&pool->shared.sleepers);
+}
+
 int med_cpu_pool_new(int threads, const int *cores, size_t core_count,
                      struct med_cpu_pool **ret_pool, struct med_err *err)
 {

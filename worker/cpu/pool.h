@@ -21,5 +21,7 @@ int med_cpu_pool_new(int threads, const int *cores, size_t core_count,
 void med_cpu_pool_free(struct med_cpu_pool *pool);
 /* Returns when every piece has returned; what they wrote is visible to the caller then. */
 void med_cpu_pool_run(struct med_cpu_pool *pool, med_cpu_piece *piece, void *arg);
+/* Workers that sleep at this moment. For tests. */
+int med_cpu_pool_sleepers(struct med_cpu_pool *pool);
 
 #endif
