@@ -37,6 +37,9 @@ enum {
     MED_LIMIT_REGEX_STEPS = 10000000,               /* one search of a pre-tokenizer's pattern */
     MED_LIMIT_CHAT_TEMPLATE_BYTES = 256 << 10,      /* text of a chat template */
     MED_LIMIT_CHAT_MESSAGES = 16384,                /* messages of one request */
+    MED_LIMIT_CHAT_PROGRAM_BYTES = 64 << 20,        /* a parsed chat template */
+    MED_LIMIT_CHAT_RENDER_BYTES = 64 << 20,         /* what one render may hold besides its output */
+    MED_LIMIT_CHAT_STEPS = 20000000,                /* work of one render; more ends it */
 
     /* Sampling: outside is INVALID_ARGUMENT. */
     MED_LIMIT_TOP_LOGPROBS = 20,    /* alternatives per token */

@@ -4,8 +4,8 @@
  *
  * The text of a stream comes in pieces; a stop string may begin in one and end in another.  The
  * matcher lets out what can no longer be part of a match; on a match, the text before it (or through
- * it, with `include`) is the last that comes out.  The earliest match wins; of those that begin at
- * the same byte, the longest that is complete when the first of them completes.
+ * it, with `include`) is the last that comes out.  The match that is complete first wins; of those
+ * that end at the same byte, the longest.  So the answer does not depend on how the text is cut.
  *
  * owns: copies of the strings and the held-back bytes. thread: one at a time.
  * limits: MED_LIMIT_STOP_STRINGS of MED_LIMIT_STOP_BYTES each; the caller has checked them.
@@ -19,11 +19,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct med_stops_string;
+
 struct med_stops {
     char **strings; /* owned */
     size_t *bytes, count, longest;
     bool include;
     struct med_buf held;
+    struct med_stops_string *progress; /* owned; per string: what of it the text's end matches */
 };
 
 int med_stops_init(struct med_stops *stops, const char *const *strings, size_t count,
