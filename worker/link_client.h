@@ -29,6 +29,8 @@ enum {
     MED_UPLINK_VERSION = 1
 };
 
+#define MED_UPLINK_NO_ID UINT32_MAX /* from here on, a token has no more alternatives */
+
 /* What the worker says of itself; strings are borrowed for the link's life. */
 struct med_uplink_hello {
     const char *worker_id;
@@ -36,29 +38,44 @@ struct med_uplink_hello {
     const char *worker_type;
     const char *model;
     const char *backend;
-    int64_t model_len_max, sequences_max, kv_tokens;
+    int64_t model_len_max, sequences_max, kv_tokens, vocab_tokens;
 };
 
-/* A request as it came, within the limits of base/limits.h; borrowed during the call. */
+/* A request as it came: no value is checked, but all of it fitted a frame; borrowed during the call. */
 struct med_uplink_generate {
     uint64_t request;
     uint32_t attempt;
     const uint32_t *prompt;
     size_t prompt_count;
-    uint32_t tokens_max;
-    bool has_temperature, has_top_p, has_top_k, has_seed;
-    float temperature, top_p;
-    uint32_t top_k;
+    uint32_t tokens_max, tokens_min;
+    bool has_temperature, has_top_p, has_top_k, has_min_p, has_repetition_penalty, has_seed,
+        has_logprobs;
+    float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    uint32_t top_k, logprobs;
     uint64_t seed;
     bool ignore_eos;
+    const uint32_t *bias_ids; // [bias_id_count]
+    const float *biases;      // [bias_count]; as many, if the router is right
+    size_t bias_id_count, bias_count;
+    const uint32_t *stop_ids; // [stop_count]
+    size_t stop_count;
     uint32_t emulated_output_tokens;
     const char *request_id;
+};
+
+/* Logprobs of tokens that are sent, arrays of as many; what MED_UPLINK_NO_ID stands for is left out. */
+struct med_uplink_logprobs {
+    const float *logprobs;     // [count]
+    const uint32_t *ranks;     // [count]
+    size_t top;                /* alternatives per token */
+    const uint32_t *top_ids;   // [count][top]
+    const float *top_logprobs; // [count][top]
 };
 
 struct med_uplink_stats {
     int64_t heartbeat_ns;
     uint64_t running, waiting, kv_blocks_free, kv_blocks_total, iterations, prompt_tokens,
-        generated_tokens, finished, preemptions;
+        generated_tokens, finished, preemptions, prefix_queries, prefix_hits;
 };
 
 enum med_uplink_ending {
@@ -107,11 +124,28 @@ void *med_uplink_user(const struct med_uplink *link);
 const char *med_uplink_address(const struct med_uplink *link);
 bool med_uplink_is_up(const struct med_uplink *link); /* greeted and welcome */
 
+/* Tokens of one request, at output positions position, position + 1, ... */
+struct med_uplink_tokens {
+    uint64_t request;
+    uint32_t attempt;
+    int64_t position;
+    const uint32_t *ids; // [count]
+    size_t count;
+    int64_t at_ns;
+    const struct med_uplink_logprobs *logprobs; /* NULL: none */
+};
+
+struct med_uplink_finish {
+    uint64_t request;
+    uint32_t attempt;
+    enum med_uplink_ending ending;
+    const char *message;   /* NULL: none */
+    int64_t cached_tokens; /* of the prompt, found in the prefix cache */
+};
+
 /* These do nothing on a link that is not up. */
-void med_uplink_send_tokens(struct med_uplink *link, uint64_t request, uint32_t attempt,
-                            int64_t position, const uint32_t *ids, size_t count, int64_t at_ns);
-void med_uplink_send_finish(struct med_uplink *link, uint64_t request, uint32_t attempt,
-                            enum med_uplink_ending ending, const char *message);
+void med_uplink_send_tokens(struct med_uplink *link, const struct med_uplink_tokens *tokens);
+void med_uplink_send_finish(struct med_uplink *link, const struct med_uplink_finish *finish);
 void med_uplink_send_drain(struct med_uplink *link);
 /* Writes what was sent since the last flush, in one go. */
 void med_uplink_flush(struct med_uplink *link);

@@ -50,6 +50,7 @@ void med_uplink_put_hello(struct med_uplink *link)
     body.kv_tokens = (uint64_t)hello->kv_tokens;
     body.program_version = (char *)MED_VERSION;
     body.backend = (char *)hello->backend;
+    body.vocab_tokens = (uint64_t)hello->vocab_tokens;
     frame.body_case = MEDLEY__LINK__FRAME__BODY_HELLO;
     frame.hello = &body;
     send_frame(link, &frame);
@@ -71,31 +72,76 @@ void med_uplink_put_stats(struct med_uplink *link)
     body.generated_tokens = stats.generated_tokens;
     body.finished = stats.finished;
     body.preemptions = stats.preemptions;
+    body.prefix_queries = stats.prefix_queries;
+    body.prefix_hits = stats.prefix_hits;
     frame.body_case = MEDLEY__LINK__FRAME__BODY_STATS;
     frame.stats = &body;
     send_frame(link, &frame);
 }
 
-void med_uplink_send_tokens(struct med_uplink *link, uint64_t request, uint32_t attempt,
-                            int64_t position, const uint32_t *ids, size_t count, int64_t at_ns)
+enum {
+    LOGPROB_TOKENS_MAX = 64 /* of one frame with logprobs */
+};
+
+/* Bodies of the logprobs of `count` tokens from `from` on. */
+static void fill_logprobs(Medley__Link__TokenLogprobs *bodies,
+                          const struct med_uplink_logprobs *logprobs, size_t from, size_t count)
 {
-    if (link->state != MED_UPLINK_STATE_UP)
-        return;
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t *ids =
+            logprobs->top > 0 ? logprobs->top_ids + (from + i) * logprobs->top : NULL;
+        size_t top = 0;
+        while (top < logprobs->top && ids[top] != MED_UPLINK_NO_ID)
+            top++;
+        medley__link__token_logprobs__init(&bodies[i]);
+        bodies[i].logprob = logprobs->logprobs[from + i];
+        bodies[i].rank = logprobs->ranks[from + i];
+        if (top == 0)
+            continue;
+        bodies[i].n_top_ids = bodies[i].n_top_logprobs = top;
+        bodies[i].top_ids = (uint32_t *)ids; /* only read when packed, as all here */
+        bodies[i].top_logprobs = (float *)logprobs->top_logprobs + (from + i) * logprobs->top;
+    }
+}
+
+/* One frame: `count` of the tokens, from `from` on. */
+static void send_some_tokens(struct med_uplink *link, const struct med_uplink_tokens *tokens,
+                             size_t from, size_t count)
+{
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Tokens body = MEDLEY__LINK__TOKENS__INIT;
-    body.request = request;
-    body.attempt = attempt;
-    body.position = (uint32_t)position;
+    Medley__Link__TokenLogprobs bodies[LOGPROB_TOKENS_MAX];
+    Medley__Link__TokenLogprobs *pointers[LOGPROB_TOKENS_MAX];
+    body.request = tokens->request;
+    body.attempt = tokens->attempt;
+    body.position = (uint32_t)tokens->position + (uint32_t)from;
     body.n_ids = count;
-    body.ids = (uint32_t *)ids; /* only read when packed */
-    body.at_ns = (uint64_t)at_ns;
+    body.ids = (uint32_t *)tokens->ids + from;
+    body.at_ns = (uint64_t)tokens->at_ns;
+    if (tokens->logprobs) {
+        fill_logprobs(bodies, tokens->logprobs, from, count);
+        for (size_t i = 0; i < count; i++)
+            pointers[i] = &bodies[i];
+        body.n_logprobs = count;
+        body.logprobs = pointers;
+    }
     frame.body_case = MEDLEY__LINK__FRAME__BODY_TOKENS;
     frame.tokens = &body;
     send_frame(link, &frame);
 }
 
-void med_uplink_send_finish(struct med_uplink *link, uint64_t request, uint32_t attempt,
-                            enum med_uplink_ending ending, const char *message)
+void med_uplink_send_tokens(struct med_uplink *link, const struct med_uplink_tokens *tokens)
+{
+    if (link->state != MED_UPLINK_STATE_UP)
+        return;
+    size_t step = tokens->logprobs ? LOGPROB_TOKENS_MAX : tokens->count;
+    for (size_t from = 0; from < tokens->count; from += step) {
+        size_t left = tokens->count - from;
+        send_some_tokens(link, tokens, from, left < step ? left : step);
+    }
+}
+
+void med_uplink_send_finish(struct med_uplink *link, const struct med_uplink_finish *finish)
 {
     static const Medley__Link__Ending endings[] = {
         [MED_UPLINK_STOP] = MEDLEY__LINK__ENDING__ENDING_STOP,
@@ -108,10 +154,11 @@ void med_uplink_send_finish(struct med_uplink *link, uint64_t request, uint32_t 
         return;
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Finish body = MEDLEY__LINK__FINISH__INIT;
-    body.request = request;
-    body.attempt = attempt;
-    body.ending = endings[ending];
-    body.message = (char *)(message ? message : "");
+    body.request = finish->request;
+    body.attempt = finish->attempt;
+    body.ending = endings[finish->ending];
+    body.message = (char *)(finish->message ? finish->message : "");
+    body.cached_tokens = (uint32_t)finish->cached_tokens;
     frame.body_case = MEDLEY__LINK__FRAME__BODY_FINISH;
     frame.finish = &body;
     send_frame(link, &frame);
@@ -171,12 +218,26 @@ static int take_generate(struct med_uplink *link, const Medley__Link__Generate *
         .prompt = g->prompt,
         .prompt_count = g->n_prompt,
         .tokens_max = g->max_tokens,
+        .tokens_min = g->min_tokens,
         .has_temperature =
             g->temperature_value_case == MEDLEY__LINK__GENERATE__TEMPERATURE_VALUE_TEMPERATURE,
         .has_top_p = g->top_p_value_case == MEDLEY__LINK__GENERATE__TOP_P_VALUE_TOP_P,
         .has_top_k = g->top_k_value_case == MEDLEY__LINK__GENERATE__TOP_K_VALUE_TOP_K,
+        .has_min_p = g->min_p_value_case == MEDLEY__LINK__GENERATE__MIN_P_VALUE_MIN_P,
+        .has_repetition_penalty =
+            g->repetition_penalty_value_case ==
+            MEDLEY__LINK__GENERATE__REPETITION_PENALTY_VALUE_REPETITION_PENALTY,
         .has_seed = g->seed_value_case == MEDLEY__LINK__GENERATE__SEED_VALUE_SEED,
+        .has_logprobs = g->logprobs_value_case == MEDLEY__LINK__GENERATE__LOGPROBS_VALUE_LOGPROBS,
+        .presence_penalty = g->presence_penalty,
+        .frequency_penalty = g->frequency_penalty,
         .ignore_eos = g->ignore_eos,
+        .bias_ids = g->bias_ids,
+        .biases = g->biases,
+        .bias_id_count = g->n_bias_ids,
+        .bias_count = g->n_biases,
+        .stop_ids = g->stop_token_ids,
+        .stop_count = g->n_stop_token_ids,
         .emulated_output_tokens = g->emulated_output_tokens,
         .request_id = g->request_id,
     };
@@ -186,8 +247,14 @@ static int take_generate(struct med_uplink *link, const Medley__Link__Generate *
         generate.top_p = g->top_p;
     if (generate.has_top_k)
         generate.top_k = g->top_k;
+    if (generate.has_min_p)
+        generate.min_p = g->min_p;
+    if (generate.has_repetition_penalty)
+        generate.repetition_penalty = g->repetition_penalty;
     if (generate.has_seed)
         generate.seed = g->seed;
+    if (generate.has_logprobs)
+        generate.logprobs = g->logprobs;
     return link->config.ops.on_generate(link->config.ops.arg, link, &generate, err);
 }
 

@@ -45,6 +45,8 @@ static void write_values(const struct med_metrics *m, struct med_prom *prom,
          "KV blocks that a prompt can find, in use or not.", (double)s->kv_blocks_cached},
         {"medley_worker_prefix_cache_evictions_total", "counter",
          "KV blocks that the prefix cache gave up for others.", (double)s->prefix_evictions_total},
+        {"medley_worker_request_bytes", "gauge", "Memory of the requests that are held.",
+         (double)m->request_bytes},
         {"medley_worker_iterations_total", "counter", "Engine iterations.", (double)s->iterations},
         {"medley_worker_step_seconds_total", "counter", "Time spent in engine iterations.",
          m->engine.step_seconds},
@@ -91,14 +93,16 @@ static void write_infos(const struct med_metrics *m, struct med_prom *prom)
     (void)snprintf(block_size, sizeof block_size, "%" PRId64, m->block_tokens);
     (void)snprintf(blocks, sizeof blocks, "%" PRId64, m->engine.scheduler.kv_blocks_total);
     const struct med_prom_label sizes[] = {
-        {"block_size", block_size}, {"num_gpu_blocks", blocks}, {0}};
+        {"block_size", block_size},
+        {"num_gpu_blocks", blocks},
+        {"enable_prefix_caching", m->prefix_cache ? "True" : "False"},
+        {0}};
     med_prom_family(prom, "vllm:cache_config_info", "gauge", "Sizes of the KV cache.");
     med_prom_number(prom, sizes, 1);
-    const struct med_prom_label worker[] = {{"worker_id", m->worker_id},
-                                            {"worker_type", m->worker_type},
-                                            {"model", m->model},
-                                            {"backend", m->backend},
-                                            {0}};
+    const struct med_prom_label worker[] = {
+        {"worker_id", m->worker_id}, {"worker_type", m->worker_type},
+        {"model", m->model},         {"backend", m->backend},
+        {"dtype", m->dtype},         {0}};
     med_prom_family(prom, "medley_worker_info", "gauge", "What this worker is.");
     med_prom_number(prom, worker, 1);
     const struct med_prom_label build[] = {{"version", MED_VERSION}, {0}};

@@ -16,7 +16,8 @@ struct med_metrics_link {
 };
 
 struct med_metrics {
-    const char *model, *worker_id, *worker_type, *backend;
+    const char *model, *worker_id, *worker_type, *backend, *dtype;
+    bool prefix_cache; /* it is on */
     int64_t block_tokens;
     struct med_engine_stats engine;
     int64_t waiting;          /* with the engine and not running */
@@ -24,6 +25,7 @@ struct med_metrics {
     int64_t lateness_ns;      /* of an emulated device; < 0: not emulated */
     uint64_t refused;         /* requests not started: full or draining */
     uint64_t rejected;        /* requests that were not valid */
+    size_t request_bytes;     /* of those that are held */
     bool draining;
     const struct med_metrics_link *links;
     size_t link_count;

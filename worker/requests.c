@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The requests that a worker holds (see requests.h): chained buckets of pointers, as many as there
- * can be requests.  thread: loop.  Does not speak to engine or link.
+ * can be requests.  thread: loop.  Does not speak to engine or link, and
+ * does not make requests: that is request.c.
  */
 #include "worker/requests.h"
 
 #include "base/alloc.h"
 #include "base/assert.h"
-
-#include <stdio.h>
-#include <string.h>
 
 int med_requests_init(struct med_requests *table, int64_t count_max)
 {
@@ -26,36 +24,6 @@ void med_requests_release(struct med_requests *table)
     MED_ASSERT(table->count == 0);
     med_free(table->buckets);
     *table = (struct med_requests){0};
-}
-
-struct med_request *med_request_new(const struct med_uplink_generate *generate,
-                                    struct med_uplink *link)
-{
-    struct med_request *r = med_calloc(1, sizeof *r);
-    size_t tokens = generate->prompt_count + generate->tokens_max;
-    uint32_t *ids = med_calloc(tokens, sizeof ids[0]);
-    if (!r || !ids) {
-        med_free(r);
-        med_free(ids);
-        return NULL;
-    }
-    memcpy(ids, generate->prompt, generate->prompt_count * sizeof ids[0]);
-    r->link = link;
-    r->request = generate->request;
-    r->attempt = generate->attempt;
-    r->engine.tokens = ids;
-    r->engine.sequence.prompt_tokens = (int64_t)generate->prompt_count;
-    r->engine.output_tokens_max = generate->tokens_max;
-    (void)snprintf(r->request_id, sizeof r->request_id, "%s", generate->request_id);
-    return r;
-}
-
-void med_request_free(struct med_request *request)
-{
-    if (!request)
-        return;
-    med_free(request->engine.tokens);
-    med_free(request);
 }
 
 static struct med_request **bucket_of(const struct med_requests *table, uint64_t request)
@@ -87,6 +55,7 @@ void med_requests_add(struct med_requests *table, struct med_request *request)
         table->first->prev = request;
     table->first = request;
     table->count++;
+    table->bytes += request->bytes;
 }
 
 void med_requests_detach(struct med_requests *table, struct med_request *request)
@@ -113,4 +82,5 @@ void med_requests_remove(struct med_requests *table, struct med_request *request
     if (request->next)
         request->next->prev = request->prev;
     table->count--;
+    table->bytes -= request->bytes;
 }

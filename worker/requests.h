@@ -19,6 +19,7 @@ struct med_request {
     struct med_uplink *link;          /* NULL: nobody to answer to */
     uint64_t request;
     uint32_t attempt;
+    size_t bytes;                    /* of memory, all in all */
     int64_t sent;                    /* tokens sent to the router */
     bool stopped_by_us;              /* cancelled because this worker stops */
     struct med_request *same;        /* next in its bucket */
@@ -31,14 +32,32 @@ struct med_requests {
     uint64_t mask;
     struct med_request *first;
     int64_t count;
+    size_t bytes; /* of those that are held */
 };
 
 int med_requests_init(struct med_requests *table, int64_t count_max) MED_MUST_CHECK;
 void med_requests_release(struct med_requests *table); /* must be empty */
 
-/* A request with room for prompt and output, not in the table yet. NULL: no memory. */
-struct med_request *med_request_new(const struct med_uplink_generate *generate,
-                                    struct med_uplink *link);
+/* What a worker can serve, and what holds when a request is silent. */
+struct med_request_rules {
+    int64_t tokens_max;           /* of prompt and output */
+    int64_t vocab_tokens;         /* ids are below it */
+    struct med_sampling sampling; /* without arrays */
+    bool logprobs;                /* the backend knows them; else nobody gets any */
+    size_t bytes_max;             /* of all requests that are held; 0: no maximum */
+};
+
+/* Bytes of a request with so many tokens of prompt and output, `top` logprobs on each of the output
+ * (-1: none), and so many logit biases and stop ids. */
+size_t med_request_bytes(int64_t prompt_tokens, int64_t output_tokens, int32_t top, size_t biases,
+                         size_t stops);
+
+/* A request with room for prompt and output, not in the table yet.  bytes_left: what it may take.
+ * errors: MED_E_INVALID with a sentence, it can never be served; MED_E_NOMEM, MED_E_AGAIN over
+ * bytes_left. */
+int med_request_new(const struct med_uplink_generate *generate,
+                    const struct med_request_rules *rules, size_t bytes_left,
+                    struct med_request **ret_request, struct med_err *err) MED_MUST_CHECK;
 void med_request_free(struct med_request *request);
 
 struct med_request *med_requests_find(const struct med_requests *table,

@@ -27,60 +27,63 @@ enum {
     BUSY_LINE_MS = 10000, /* real time */
     BEAT_NS = 1000 * 1000 * 1000,
     BEAT_MS_MIN = 50,
-    MESSAGE_BYTES = 256,
-    TEMPERATURE_MAX = 100,
+    SEED_STREAM = 17, /* of the generator; any number */
 };
 
 static void advance(struct med_service *service);
 
 /* ---- from the routers ----------------------------------------------------------------------- */
 
-static int64_t room(const struct med_service *service)
-{
-    const struct med_scheduler_config *c = &service->config->scheduler;
-    int64_t cache = c->kv_tokens / c->block_tokens * c->block_tokens;
-    return cache < c->model_len_max ? cache : c->model_len_max;
-}
-
-/* Why a request cannot be served; false: it can. */
-static bool is_invalid(const struct med_service *service, const struct med_uplink_generate *g,
-                       char message[MESSAGE_BYTES])
-{
-    int64_t tokens_max = room(service);
-    message[0] = '\0';
-    if (g->prompt_count < 1) {
-        (void)snprintf(message, MESSAGE_BYTES, "prompt: has no tokens, expected at least 1");
-    } else if (g->tokens_max < 1) {
-        (void)snprintf(message, MESSAGE_BYTES, "max_tokens: is 0, expected at least 1");
-    } else if (g->prompt_count > (size_t)tokens_max ||
-               g->tokens_max > tokens_max - (int64_t)g->prompt_count) {
-        (void)snprintf(message, MESSAGE_BYTES,
-                       "prompt of %zu tokens and max_tokens of %" PRIu32
-                       " exceed this worker's %" PRId64 " tokens",
-                       g->prompt_count, g->tokens_max, tokens_max);
-    } else if (g->has_temperature && !(g->temperature >= 0 && g->temperature <= TEMPERATURE_MAX)) {
-        (void)snprintf(message, MESSAGE_BYTES, "temperature: is %g, expected 0 to %d",
-                       (double)g->temperature, TEMPERATURE_MAX);
-    } else if (g->has_top_p && !(g->top_p > 0 && g->top_p <= 1)) {
-        (void)snprintf(message, MESSAGE_BYTES, "top_p: is %g, expected above 0, at most 1",
-                       (double)g->top_p);
-    }
-    for (size_t i = 0; i < g->prompt_count && message[0] == '\0'; i++) {
-        if (g->prompt[i] >= service->config->vocab_tokens) {
-            (void)snprintf(message, MESSAGE_BYTES,
-                           "prompt[%zu]: is %" PRIu32 ", expected 0 to %" PRId64
-                           ", the model's vocabulary",
-                           i, g->prompt[i], service->config->vocab_tokens - 1);
-        }
-    }
-    return message[0] != '\0';
-}
-
 static void refuse(struct med_service *service, struct med_uplink *link,
                    const struct med_uplink_generate *g, const char *why)
 {
+    struct med_uplink_finish answer = {
+        .request = g->request, .attempt = g->attempt, .ending = MED_UPLINK_REFUSED, .message = why};
     service->refused++;
-    med_uplink_send_finish(link, g->request, g->attempt, MED_UPLINK_REFUSED, why);
+    med_uplink_send_finish(link, &answer);
+}
+
+static void reject(struct med_service *service, struct med_uplink *link,
+                   const struct med_uplink_generate *g, const char *why)
+{
+    struct med_uplink_finish answer = {
+        .request = g->request, .attempt = g->attempt, .ending = MED_UPLINK_ERROR, .message = why};
+    service->rejected++;
+    med_uplink_send_finish(link, &answer);
+}
+
+/* Makes the request and gives it to the engine; < 0: it was answered. */
+static int take_request(struct med_service *service, struct med_uplink *link,
+                        const struct med_uplink_generate *g, struct med_request **ret_request)
+{
+    const struct med_request_rules *rules = &service->config->rules;
+    struct med_err err = {0};
+    size_t bytes_left = SIZE_MAX;
+    if (rules->bytes_max > 0)
+        bytes_left = rules->bytes_max - service->requests.bytes;
+    int rc = med_request_new(g, rules, bytes_left, ret_request, &err);
+    if (rc == MED_E_INVALID) {
+        reject(service, link, g, err.text);
+        return rc;
+    }
+    if (rc >= 0) {
+        struct med_request *request = *ret_request;
+        request->link = link;
+        request->engine.arrival_ns = med_clock_now_ns(service->config->clock);
+        if (service->config->seeds_differ && !g->has_seed)
+            request->engine.sequence.sampling.seed =
+                (uint64_t)med_rng_u32(&service->rng) << 32 | med_rng_u32(&service->rng);
+        rc = med_engine_submit(service->engine, &request->engine);
+        MED_ASSERT(rc >= 0 || rc == MED_E_AGAIN); /* its size was checked */
+        if (rc < 0)
+            med_request_free(request);
+    }
+    if (rc < 0) {
+        refuse(service, link, g,
+               rc == MED_E_AGAIN ? "the worker holds as many requests as it can"
+                                 : med_err_text(rc));
+    }
+    return rc;
 }
 
 static int on_generate(void *arg, struct med_uplink *link, const struct med_uplink_generate *g,
@@ -88,7 +91,6 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
 {
     struct med_service *service = arg;
     struct med_service_route *route = med_uplink_user(link);
-    char message[MESSAGE_BYTES];
     if (med_requests_find(&service->requests, link, g->request, g->attempt)) {
         return med_err_set(err, MED_E_PROTO,
                            "Generate: request %" PRIu64 " attempt %" PRIu32
@@ -99,32 +101,9 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
         refuse(service, link, g, "the worker is draining");
         return 0;
     }
-    if (is_invalid(service, g, message)) {
-        service->rejected++;
-        med_uplink_send_finish(link, g->request, g->attempt, MED_UPLINK_ERROR, message);
+    struct med_request *request;
+    if (take_request(service, link, g, &request) < 0)
         return 0;
-    }
-    struct med_request *request = med_request_new(g, link);
-    if (!request) {
-        refuse(service, link, g, med_err_text(MED_E_NOMEM));
-        return 0;
-    }
-    request->engine.arrival_ns = med_clock_now_ns(service->config->clock);
-    request->engine.sequence.sampling = (struct med_sampling){
-        .temperature = g->has_temperature ? g->temperature : 1.0F,
-        .top_p = g->has_top_p ? g->top_p : 1.0F,
-        .top_k = g->top_k,
-        .seed = g->has_seed ? g->seed : service->config->seed,
-        .ignore_eos = g->ignore_eos,
-        .emulated_output_tokens = g->emulated_output_tokens,
-    };
-    int rc = med_engine_submit(service->engine, &request->engine);
-    if (rc < 0) {
-        MED_ASSERT(rc == MED_E_AGAIN); /* its size was checked */
-        med_request_free(request);
-        refuse(service, link, g, "the worker holds as many requests as it can");
-        return 0;
-    }
     med_requests_add(&service->requests, request);
     route->held++;
     med_log(MED_LOG_DEBUG, request->request_id, "request %" PRIu64 ": %zu prompt tokens",
@@ -206,29 +185,58 @@ static void get_stats(void *arg, struct med_uplink_stats *ret_stats)
         .generated_tokens = s->generated_tokens_total,
         .finished = s->finished_total,
         .preemptions = s->preemptions,
+        .prefix_queries = s->prefix_queries_total,
+        .prefix_hits = s->prefix_hits_total,
     };
 }
 
 /* ---- from the engine ------------------------------------------------------------------------ */
 
-static void finish(struct med_service *service, struct med_request *r, enum med_engine_end end)
+static void finish(struct med_service *service, struct med_request *r,
+                   const struct med_engine_event *event)
 {
     static const enum med_uplink_ending endings[] = {[MED_ENGINE_STOP] = MED_UPLINK_STOP,
                                                      [MED_ENGINE_LENGTH] = MED_UPLINK_LENGTH,
                                                      [MED_ENGINE_CANCEL] = MED_UPLINK_CANCELLED,
                                                      [MED_ENGINE_ERROR] = MED_UPLINK_ERROR};
-    enum med_uplink_ending ending = endings[end];
-    const char *message = NULL;
-    if (end == MED_ENGINE_ERROR) {
-        message = service->failure_err.text;
+    struct med_uplink_finish answer = {.request = r->request,
+                                       .attempt = r->attempt,
+                                       .ending = endings[event->end],
+                                       .cached_tokens = event->cached_prompt_tokens};
+    if (event->end == MED_ENGINE_ERROR) {
+        answer.message = service->failure_err.text;
     } else if (r->stopped_by_us) {
         /* Without a token it may begin anew elsewhere, and the client never knows. */
-        ending = r->sent == 0 ? MED_UPLINK_REFUSED : MED_UPLINK_ERROR;
-        message = "the worker is stopping";
+        answer.ending = r->sent == 0 ? MED_UPLINK_REFUSED : MED_UPLINK_ERROR;
+        answer.message = "the worker is stopping";
     } else if (r->engine.cancelling) {
-        ending = MED_UPLINK_CANCELLED;
+        answer.ending = MED_UPLINK_CANCELLED;
     }
-    med_uplink_send_finish(r->link, r->request, r->attempt, ending, message);
+    med_uplink_send_finish(r->link, &answer);
+}
+
+static void send_tokens(struct med_request *r, const struct med_engine_event *event)
+{
+    const struct med_engine_logprobs *kept = &r->engine.logprobs;
+    struct med_uplink_logprobs logprobs;
+    struct med_uplink_tokens tokens = {.request = r->request,
+                                       .attempt = r->attempt,
+                                       .position = r->sent,
+                                       .ids = r->engine.tokens + r->engine.sequence.prompt_tokens +
+                                              r->sent,
+                                       .count = (size_t)(event->generated - r->sent),
+                                       .at_ns = event->at_ns};
+    if (kept->logprobs) {
+        logprobs =
+            (struct med_uplink_logprobs){.logprobs = kept->logprobs + r->sent,
+                                         .ranks = kept->ranks + r->sent,
+                                         .top = (size_t)kept->top,
+                                         .top_ids = kept->top_ids + r->sent * kept->top,
+                                         .top_logprobs = kept->top_logprobs + r->sent * kept->top};
+        tokens.logprobs = &logprobs;
+    }
+    med_uplink_send_tokens(r->link, &tokens);
+    r->sent = event->generated;
 }
 
 static void note_failure(struct med_service *service)
@@ -246,18 +254,14 @@ static void on_event(void *arg, const struct med_engine_event *event)
     struct med_request *r = (struct med_request *)event->request;
     if (event->end == MED_ENGINE_ERROR)
         note_failure(service);
-    if (r->link && !r->engine.cancelling && event->generated > r->sent) {
-        med_uplink_send_tokens(r->link, r->request, r->attempt, r->sent,
-                               r->engine.tokens + r->engine.sequence.prompt_tokens + r->sent,
-                               (size_t)(event->generated - r->sent), event->at_ns);
-        r->sent = event->generated;
-    }
+    if (r->link && !r->engine.cancelling && event->generated > r->sent)
+        send_tokens(r, event);
     if (event->end == MED_ENGINE_GOES_ON)
         return;
     if (r->link) {
         struct med_service_route *route = med_uplink_user(r->link);
         route->held--;
-        finish(service, r, event->end);
+        finish(service, r, event);
     }
     med_requests_remove(&service->requests, r);
     med_request_free(r);
@@ -496,7 +500,8 @@ static int start(struct med_service *service, struct med_err *err)
 int med_service_run(const struct med_service_config *config, struct med_err *err)
 {
     MED_ASSERT(config->clock->scale > 0);
-    MED_ASSERT(config->vocab_tokens > 0);
+    MED_ASSERT(config->rules.vocab_tokens > 0);
+    MED_ASSERT(config->rules.tokens_max > 0);
     if (config->router_count > MED_SERVICE_ROUTERS_MAX) {
         config->backend.ops->release(config->backend.self);
         return med_err_set(err, MED_E_LIMIT, "%zu routers, expected at most %d",
@@ -510,6 +515,7 @@ int med_service_run(const struct med_service_config *config, struct med_err *err
         return med_err_set(err, rc, "cannot make an event loop");
     }
     service->config = config;
+    med_rng_init(&service->rng, config->rules.sampling.seed, SEED_STREAM);
     rc = start(service, err);
     if (rc >= 0) {
         med_service_print_ready(service);

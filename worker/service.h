@@ -12,7 +12,7 @@
 
 #include "base/clock.h"
 #include "worker/engine_thread.h"
-#include "worker/link_client.h"
+#include "worker/requests.h"
 
 #include <sys/socket.h>
 
@@ -26,12 +26,16 @@ struct med_service_config {
     size_t router_count;
     const struct sockaddr_storage *metrics_address; /* NULL: none */
     int64_t drain_ns;                               /* real time, as whoever stops us counts it */
-    uint64_t seed;                                  /* of requests that bring none */
-    const double *ttft_bounds_s, *tpot_bounds_s;    /* objectives, as exact histogram bounds */
+    struct med_request_rules rules;
+    bool seeds_differ; /* requests that bring no seed get one each, else all rules.sampling.seed */
+    const double *ttft_bounds_s, *tpot_bounds_s; /* objectives, as exact histogram bounds */
     size_t ttft_bound_count, tpot_bound_count;
-    int64_t vocab_tokens; /* of the model; prompt ids are below it */
-    double weight_bytes;  /* for the READY line */
-    int64_t started_ns;   /* CLOCK_MONOTONIC, for the READY line */
+    double weight_bytes; /* for the READY line */
+    int64_t started_ns;  /* CLOCK_MONOTONIC, for the READY line */
+    const char *dtype;   /* for metrics */
+    /* NULL: nothing. Appends " key=value" words of the backend to the READY line. */
+    void (*describe)(void *arg, char *out, size_t out_bytes);
+    void *describe_arg;
 };
 
 int med_service_run(const struct med_service_config *config, struct med_err *err) MED_MUST_CHECK;

@@ -7,6 +7,7 @@
 #ifndef MED_WORKER_SERVICE_INTERNAL_H
 #define MED_WORKER_SERVICE_INTERNAL_H
 
+#include "base/rng.h"
 #include "router/http_server.h"
 #include "worker/requests.h"
 #include "worker/service.h"
@@ -47,6 +48,7 @@ struct med_service {
     int failure; /* the engine's; what run returns */
     struct med_err failure_err;
     uint64_t refused, rejected;
+    struct med_rng rng; /* of seeds */
     /* Of the last busy line. */
     int64_t line_ns;
     uint64_t line_prompt, line_generated;

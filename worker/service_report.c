@@ -18,7 +18,8 @@
 #include <time.h>
 
 enum {
-    STALLED_S = 30 /* an engine that is silent for longer, on both clocks, is not healthy */
+    STALLED_S = 30, /* an engine that is silent for longer, on both clocks, is not healthy */
+    READY_WORDS_BYTES = 512
 };
 
 void med_service_print_ready(const struct med_service *service)
@@ -33,13 +34,16 @@ void med_service_print_ready(const struct med_service *service)
         med_http_server_address(service->http, &address);
         med_net_format(&address, metrics);
     }
+    char backend[READY_WORDS_BYTES] = "";
+    if (c->describe)
+        c->describe(c->describe_arg, backend, sizeof backend);
     (void)fprintf(stderr,
                   "READY worker_id=%s worker_type=%s model=%s backend=%s weights_gb=%.2f "
                   "kv_tokens=%" PRId64 " max_model_len=%" PRId64
-                  " max_concurrency=%.2f graph_capture=none metrics=%s seconds=%.3f\n",
+                  " max_concurrency=%.2f graph_capture=none metrics=%s%s seconds=%.3f\n",
                   c->hello.worker_id, c->hello.worker_type, c->hello.model, c->hello.backend,
                   c->weight_bytes / 1e9, c->hello.kv_tokens, c->hello.model_len_max,
-                  (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics,
+                  (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics, backend,
                   (double)(now_ns - c->started_ns) / (double)MED_NS_PER_S);
 }
 
@@ -80,10 +84,13 @@ static int answer_metrics(struct med_service *service, struct med_http_answer *a
         .worker_id = c->hello.worker_id,
         .worker_type = c->hello.worker_type,
         .backend = c->hello.backend,
+        .dtype = c->dtype,
+        .prefix_cache = c->scheduler.prefix_cache,
         .block_tokens = c->scheduler.block_tokens,
         .lateness_ns = c->emulated ? med_emulated_lateness_ns(&c->backend) : -1,
         .refused = service->refused,
         .rejected = service->rejected,
+        .request_bytes = service->requests.bytes,
         .draining = service->phase != MED_SERVICE_SERVING,
         .links = links,
         .link_count = c->router_count,
