@@ -29,8 +29,34 @@ enum {
     STATUS_WRONG_INPUT = 2
 };
 
-int med_fleet_check(const struct med_plan *plan, const char *plan_path, struct med_err *err)
+bool med_fleet_is_emulated(const struct med_fleet_options *options)
 {
+    return options->backend == NULL || strcmp(options->backend, "emulated") == 0;
+}
+
+static int check_computing(const struct med_plan *plan, const struct med_fleet_options *options,
+                           struct med_err *err)
+{
+    if (options->model == NULL && plan->model_path == NULL) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--backend %s: expected --model DIR, the folder of the model, since %s "
+                           "does not say where it is",
+                           options->backend, options->plan_path);
+    }
+    if (options->time_scale != 1) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--time-scale: found %g, expected 1 with --backend %s, which takes the "
+                           "time that it takes",
+                           options->time_scale, options->backend);
+    }
+    return 0;
+}
+
+int med_fleet_check(const struct med_plan *plan, const struct med_fleet_options *options,
+                    struct med_err *err)
+{
+    const char *plan_path = options->plan_path;
+    const bool emulated = med_fleet_is_emulated(options);
     if (plan->status == MED_PLAN_INFEASIBLE) {
         return med_err_set(err, MED_E_INFEASIBLE, "%s: an infeasible plan has no fleet to run",
                            plan_path);
@@ -38,7 +64,7 @@ int med_fleet_check(const struct med_plan *plan, const char *plan_path, struct m
     int64_t workers = 0;
     for (size_t i = 0; i < plan->worker_count; i++) {
         const struct med_profile *profile = &plan->profiles[plan->workers[i].worker_type];
-        if (!profile->has_step_model) {
+        if (emulated && !profile->has_step_model) {
             return med_err_set(
                 err, MED_E_INVALID,
                 "%s: worker type %s has serving points alone and cannot be emulated; "
@@ -55,7 +81,7 @@ int med_fleet_check(const struct med_plan *plan, const char *plan_path, struct m
     }
     if (workers == 0)
         return med_err_set(err, MED_E_INVALID, "%s: the plan has no workers to run", plan_path);
-    return 0;
+    return emulated ? 0 : check_computing(plan, options, err);
 }
 
 /* ---- arguments ---- */
@@ -93,6 +119,8 @@ static int set_router_args(struct med_fleet *fleet)
     push(&args, "--grpc-listen", fleet->grpc);
     push(&args, "--http-listen", fleet->http);
     push(&args, "--link-listen", fleet->link);
+    if (o->model)
+        push(&args, "--model", o->model);
     push_list(&args, &o->router_arguments);
     return med_child_set_args(&fleet->router, args.items);
 }
@@ -109,6 +137,11 @@ static int set_worker_args(struct med_fleet *fleet, struct med_fleet_worker *wor
     push(&args, "--worker-id", worker->child.name);
     push(&args, "--router", fleet->link);
     push(&args, "--time-scale", scale);
+    if (o->backend)
+        push(&args, "--backend", o->backend);
+    /* An emulated worker has no use for it. */
+    if (o->model && !med_fleet_is_emulated(o))
+        push(&args, "--model", o->model);
     push_list(&args, &o->worker_arguments);
     return med_child_set_args(&worker->child, args.items);
 }

@@ -30,6 +30,8 @@ struct med_fleet_options {
     const char *plan_path;
     const char *router_program, *worker_program; /* paths */
     const char *grpc_listen, *http_listen, *link_listen;
+    const char *backend; /* of the workers; NULL: their own default */
+    const char *model;   /* the model's folder, for router and workers; NULL: the plan's, if any */
     double time_scale;
     struct med_option_list router_arguments, worker_arguments; /* passed on as they are */
     int64_t start_timeout_ns, stop_timeout_ns;                 /* real time */
@@ -71,9 +73,12 @@ struct med_fleet {
     void *user;
 };
 
-/* Checks that the plan can be run here: it has workers, and each has a step model to emulate.
- * errors: MED_E_INFEASIBLE, MED_E_UNCOVERED, MED_E_LIMIT, MED_E_INVALID with a sentence. */
-int med_fleet_check(const struct med_plan *plan, const char *plan_path,
+/* True if the workers take the time that the plan says, instead of computing. */
+bool med_fleet_is_emulated(const struct med_fleet_options *options);
+/* Checks that the plan can be run here: it has workers; each has a step model, where they are
+ * emulated; there is a model to compute, and the time scale is 1, where they are not.
+ * errors: MED_E_INFEASIBLE, MED_E_USAGE, MED_E_INVALID with a sentence. */
+int med_fleet_check(const struct med_plan *plan, const struct med_fleet_options *options,
                     struct med_err *err) MED_MUST_CHECK;
 int med_fleet_init(struct med_fleet *fleet, uv_loop_t *loop, const struct med_plan *plan,
                    const struct med_fleet_options *options, struct med_err *err) MED_MUST_CHECK;

@@ -33,6 +33,7 @@ enum {
 struct up_options {
     double time_scale;
     const char *grpc_listen, *http_listen, *link_listen;
+    const char *backend, *model;
     const char *ready_file;
     const char *router_program, *worker_program;
     struct med_option_list router_arguments, worker_arguments;
@@ -61,6 +62,19 @@ static const struct med_option option_table[] = {
      .max = 1000,
      .help = "Fleet seconds per real second, for router, workers and, given again there, bench.",
      .group = "Fleet"},
+    {.name = "backend",
+     .type = MED_OPT_CHOICE,
+     .offset = AT(backend),
+     .choices = "emulated|cpu",
+     .default_text = "emulated",
+     .help = "What workers do: take the time that the plan's profiles say, or compute the model on "
+             "this machine's CPU."},
+    {.name = "model",
+     .type = MED_OPT_STRING,
+     .offset = AT(model),
+     .unit = "DIR",
+     .help = "The model's folder: its tokenizer for the router, its weights for workers that "
+             "compute. Default: the plan's model path."},
     {.name = "grpc-listen",
      .type = MED_OPT_STRING,
      .offset = AT(grpc_listen),
@@ -132,15 +146,17 @@ static const struct med_program program = {
     .synopsis = "[options] PLAN",
     .summary = "Runs the router and the workers of a plan on this machine.",
     .details =
-        "Workers are emulated: they take the time that the plan's profiles say. A process\n"
-        "that ends is started again, after a pause that doubles from 0.25 s to 10 s.\n"
+        "Workers are emulated, unless --backend says otherwise: they take the time that the\n"
+        "plan's profiles say. With --model the router takes and gives text. A process that\n"
+        "ends is started again, after a pause that doubles from 0.25 s to 10 s.\n"
         "SIGINT or SIGTERM lets running requests finish; a second one kills.\n"
         "\n"
         "Exit status: 0 stopped by a signal, 1 the fleet could not be started, 2 wrong usage\n"
         "or bad input, 3 the plan is infeasible.\n"
         "\n"
         "Example:\n"
-        "  medley up plan.json --time-scale 10\n",
+        "  medley up plan.json --time-scale 10\n"
+        "  medley up plan.json --backend cpu --model models/medley-austen\n",
     .options = option_table,
     .positional_min = 1,
     .positional_max = 1,
@@ -224,6 +240,8 @@ static void show_table(const struct up *up)
     (void)printf("gRPC     %s\n", fleet->grpc);
     (void)printf("metrics  http://%s/metrics   health  http://%s/health\n", fleet->http,
                  fleet->http);
+    if (fleet->options->model || fleet->plan->model_path)
+        (void)printf("Ask it:     medley ask --target %s \"Who are you?\"\n", fleet->grpc);
     (void)printf("Send load:  medley bench --plan %s --target %s", fleet->options->plan_path,
                  fleet->grpc);
     if (fleet->options->time_scale != 1)
@@ -318,11 +336,6 @@ static int run_fleet(struct up *up)
 static int prepare(struct up *up, const char *plan_path, struct med_err *err)
 {
     const struct up_options *o = up->options;
-    int rc = med_fleet_check(&up->plan, plan_path, err);
-    if (rc >= 0)
-        rc = find_program(o->router_program, "medley-router", up->router_program, err);
-    if (rc >= 0)
-        rc = find_program(o->worker_program, "medley-worker", up->worker_program, err);
     up->fleet_options = (struct med_fleet_options){
         .plan_path = plan_path,
         .router_program = up->router_program,
@@ -330,12 +343,19 @@ static int prepare(struct up *up, const char *plan_path, struct med_err *err)
         .grpc_listen = o->grpc_listen,
         .http_listen = o->http_listen,
         .link_listen = o->link_listen,
+        .backend = o->backend,
+        .model = o->model,
         .time_scale = o->time_scale,
         .router_arguments = o->router_arguments,
         .worker_arguments = o->worker_arguments,
         .start_timeout_ns = o->start_timeout_ns,
         .stop_timeout_ns = o->stop_timeout_ns,
     };
+    int rc = med_fleet_check(&up->plan, &up->fleet_options, err);
+    if (rc >= 0)
+        rc = find_program(o->router_program, "medley-router", up->router_program, err);
+    if (rc >= 0)
+        rc = find_program(o->worker_program, "medley-worker", up->worker_program, err);
     return rc;
 }
 
