@@ -72,15 +72,13 @@ int64_t med_kv_blocks_available(const struct med_kv_blocks *kv)
     return kv->free_count + kv->cache.idle_count;
 }
 
-/* A block that nobody uses; one is available. */
-static int32_t take(struct med_kv_blocks *kv)
+/* A block that nobody uses, with its first reference. One is available. */
+static int32_t take_shared(struct med_kv_blocks *kv)
 {
     int32_t block =
         kv->free_count > 0 ? kv->free[--kv->free_count] : med_prefix_cache_evict(&kv->cache);
-    if (kv->sharing) {
-        MED_ASSERT(kv->references[block] == 0);
-        kv->references[block] = 1;
-    }
+    MED_ASSERT(kv->references[block] == 0);
+    kv->references[block] = 1;
     return block;
 }
 
@@ -88,11 +86,20 @@ bool med_kv_blocks_grow(struct med_kv_blocks *kv, int64_t lane, int64_t count)
 {
     MED_ASSERT(lane >= 0 && lane < kv->lanes);
     MED_ASSERT(count >= kv->counts[lane] && count <= kv->lane_blocks_max);
-    if (count - kv->counts[lane] > med_kv_blocks_available(kv))
+    int64_t held = kv->counts[lane];
+    if (count == held) /* a decode inside its last block: nearly every call */
+        return true;
+    if (count - held > med_kv_blocks_available(kv))
         return false;
     int32_t *table = kv->tables + lane * kv->lane_blocks_max;
-    while (kv->counts[lane] < count)
-        table[kv->counts[lane]++] = take(kv);
+    if (kv->sharing) {
+        while (held < count)
+            table[held++] = take_shared(kv);
+    } else {
+        while (held < count)
+            table[held++] = kv->free[--kv->free_count];
+    }
+    kv->counts[lane] = count;
     return true;
 }
 

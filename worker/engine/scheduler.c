@@ -387,7 +387,7 @@ static void put_item(struct med_scheduler *s, int32_t slot, int64_t tokens)
     const struct sequence *q = &s->slots[slot];
     MED_ASSERT((int64_t)s->batch.count < s->lanes);
     MED_ASSERT(tokens > 0 && q->cached + tokens <= known(q));
-    MED_ASSERT(s->kv.counts[q->lane] >= blocks_for(s, q->cached + tokens));
+    MED_ASSERT(s->kv.counts[q->lane] * s->config.block_tokens >= q->cached + tokens);
     s->item_slots[s->batch.count] = slot;
     s->items[s->batch.count++] = (struct med_batch_item){
         .id = q->id,
@@ -414,6 +414,8 @@ static void put_item(struct med_scheduler *s, int32_t slot, int64_t tokens)
 static bool make_room(struct med_scheduler *s, int32_t slot)
 {
     const struct sequence *q = &s->slots[slot];
+    if (q->cached < s->kv.counts[q->lane] * s->config.block_tokens) /* nearly always */
+        return true;
     while (!med_kv_blocks_grow(&s->kv, q->lane, blocks_for(s, q->cached + 1))) {
         int32_t newest = s->running.tail;
         preempt(s, newest);
@@ -589,11 +591,22 @@ static enum med_sequence_end end_of(const struct sequence *q, bool stop)
     return q->generated == q->output_tokens_max ? MED_END_LENGTH : MED_END_NONE;
 }
 
+/* What the sequence has computed can be found from now on. */
+static void publish(struct med_scheduler *s, int32_t slot)
+{
+    const struct sequence *q = &s->slots[slot];
+    const struct prefix *p = prefix_of(s, slot);
+    if (!p)
+        return;
+    med_kv_blocks_publish(&s->kv, q->lane, p->salt, p->tokens, q->cached / s->config.block_tokens);
+}
+
 size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
                             const struct med_sequence_event **ret_events)
 {
     MED_ASSERT(s->planned);
     s->planned = false;
+    const struct prefix *prefixes = s->prefixes;
     size_t count = 0;
     for (size_t i = 0; i < s->batch.count; i++) {
         const struct med_batch_item *item = &s->items[i];
@@ -604,24 +617,19 @@ size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
         if (q->place == PLACE_CANCELLED)
             continue;
         q->cached += item->tokens;
-        const struct prefix *p = prefix_of(s, slot);
-        if (p) {
-            med_kv_blocks_publish(&s->kv, q->lane, p->salt, p->tokens,
-                                  q->cached / s->config.block_tokens);
-        }
+        if (prefixes)
+            publish(s, slot);
         if (!item->samples)
             continue;
         q->prefilling = false;
         q->generated++;
         s->generated_tokens++;
         enum med_sequence_end end = end_of(q, stop && stop[i]);
-        s->events[count++] =
-            (struct med_sequence_event){.id = item->id,
-                                        .user = item->user,
-                                        .position = item->position,
-                                        .end = end,
-
-                                        .cached_prompt_tokens = p ? p->cached_prompt_tokens : 0};
+        s->events[count] = (struct med_sequence_event){
+            .id = item->id, .user = item->user, .position = item->position, .end = end};
+        if (prefixes)
+            s->events[count].cached_prompt_tokens = prefixes[slot].cached_prompt_tokens;
+        count++;
         if (end != MED_END_NONE)
             forget(s, slot);
     }
