@@ -13,15 +13,22 @@
  * freed at commit, since the running batch still uses them.
  *
  * KV is paged in blocks of block_tokens.  A sequence is admitted when blocks for its prompt (and
- * tokens generated before a preemption) plus one are free; when blocks run out for a decode the
+ * tokens generated before a preemption) plus one can be had; when blocks run out for a decode the
  * newest running sequence is preempted: its blocks are freed, and it goes back to the head of the
  * waiting queue to be recomputed (prompt and generated tokens become its prefill). A token that was
  * delivered is never delivered again.  First come, first admitted.
  *
+ * With prefix_cache, full blocks stay findable by their tokens and all before them until others need
+ * the room: a sequence of the same beginning is admitted with those in its table and computes the
+ * rest, one token at least.  A find is exact, and a block can be found only after the commit of the
+ * batch that computed it.  Load and prompt_tokens_total count what is computed.
+ *
+ * Dynamic and static batching run one batch to its end before the next one starts; nobody joins.
+ *
  * thread: engine (live) or the simulation's. owns: all arrays, sequences and block tables.
  * errors: add: MED_E_INVALID can never fit, MED_E_AGAIN the table is full; caller still owns.
  * source: Orca (OSDI'22) iteration-level scheduling; Sarathi-Serve (OSDI'24) chunked prefill;
- * vLLM (SOSP'23) paged KV and preemption by recompute.
+ * vLLM (SOSP'23) paged KV and preemption by recompute; docs/internals/engine.md.
  */
 #ifndef MED_WORKER_ENGINE_SCHEDULER_H
 #define MED_WORKER_ENGINE_SCHEDULER_H
