@@ -28,7 +28,7 @@ struct med_prom_label {
 };
 
 enum {
-    MED_PROM_LABELS_MAX = 4
+    MED_PROM_LABELS_MAX = 6
 };
 
 void med_prom_init(struct med_prom *prom, struct med_buf *buf);
