@@ -33,7 +33,7 @@ enum {
     THREAD_MIB = 16,          /* a stack and the BLAS's buffers */
     ROUTER_MIB = 32,          /* a frame that comes, unpacked, and what waits to be sent */
     SMALL_REQUESTS_MIB = 16,  /* requests that wait */
-    TABLE_ROW_BYTES = 384,    /* of the scheduler's and the loop's tables, per request */
+    TABLE_ROW_BYTES = 256,    /* of the scheduler's and the loop's tables, per request */
     LANE_ROW_BYTES = 320,     /* per sequence of a batch */
     BLOCK_ROW_BYTES = 8,      /* per KV block */
     CACHED_ROW_BYTES = 8 + 80 /* and with the prefix cache, its tokens aside */
@@ -78,7 +78,7 @@ int64_t med_memory_scheduler_bytes(const struct med_memory_sizes *sizes, int64_t
     int64_t lane =
         plus(times(blocks_of(sizes->model_len_max, block_tokens), sizeof(int32_t)), LANE_ROW_BYTES);
     return plus(times(table_max, TABLE_ROW_BYTES),
-                plus(times(sizes->sequences_max, lane), times(blocks, row)));
+                plus(times(least(sizes->sequences_max, table_max), lane), times(blocks, row)));
 }
 
 /* Full batches twice over, one running and one waiting, or the largest request that there can be;
