@@ -16,8 +16,10 @@
     X("worker",   "serve one model on one device group") \
     X("router",   "take requests and send each to the worker that suits it") \
     X("up",       "run the router and the workers of a plan on this machine") \
+    X("ask",      "ask a running router something and stream the answer") \
     X("bench",    "generate load and report latency, throughput and cost") \
     X("deploy",   "render a plan for Kubernetes, Slurm or systemd") \
+    X("engine-bench", "time the engine's iterations on this machine's CPU") \
     X("gpu-limits", "measure the read bandwidth and the matrix rate of a GPU (CUDA builds)")
 // clang-format on
 

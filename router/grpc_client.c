@@ -6,8 +6,8 @@
  * one message read that is posted again after every message.  The call has ended when all three are
  * over; only then is its end posted, so no completion can come for a call that the owner may free.
  *
- * thread: `bench-cq` runs run_queue and everything that it calls; the owner runs the public
- * functions.  What a chunk tells (worker type, usage) is written to the call by bench-cq and read by
+ * thread: `client-cq` runs run_queue and everything that it calls; the owner runs the public
+ * functions.  What a chunk tells (worker type, usage) is written to the call by client-cq and read by
  * the owner after the end event; the mailbox's lock orders the two.
  * It does no retries: a load test wants to see each failure.
  */
@@ -51,7 +51,6 @@ struct med_grpc_call {
     struct med_grpc_client *client;
     grpc_call *call;
     void *user;
-    struct med_grpc_event end; /* posted once */
     struct tag sent, message, status_tag;
     int batches_running;
     grpc_metadata_array initial, trailing;
@@ -62,8 +61,12 @@ struct med_grpc_call {
     const char *own_failure;
     char details[DETAILS_MAX];
     char worker_type[MED_LIMIT_NAME_BYTES + 1];
+    char request_id[MED_LIMIT_REQUEST_ID_BYTES + 1];
+    char stop[MED_LIMIT_STOP_BYTES + 1];
+    bool wants_text;
     int finish_reason;
-    uint32_t prompt_tokens, completion_tokens;
+    uint32_t prompt_tokens, completion_tokens, cached_tokens;
+    struct med_grpc_event end; /* posted once */
 };
 
 struct med_grpc_client {
@@ -77,7 +80,7 @@ struct med_grpc_client {
     size_t call_count; /* thread: owner */
     struct {
         /* Calls started. The owner adds with release after it has filled a call and before gRPC gets
-         * it; bench-cq loads with acquire before it looks at one. gRPC orders the two as well, but
+         * it; client-cq loads with acquire before it looks at one. gRPC orders the two as well, but
          * that is its own affair, which no tool that watches our memory can see. */
         atomic_size_t calls_started;
     } shared;
@@ -108,7 +111,7 @@ const char *med_grpc_status_name(int status)
     return status >= 0 && status < MED_GRPC_STATUS_COUNT ? status_names[status] : "UNKNOWN";
 }
 
-/* ---- bench-cq ---- */
+/* ---- client-cq ---- */
 
 /* Waits for room: a slow owner must slow the streams down, not lose them. */
 static void post(struct med_grpc_client *client, struct med_grpc_event *event)
@@ -139,15 +142,22 @@ static void on_chunk(struct med_grpc_call *call, const Medley__V1__GenerateChunk
 {
     if (chunk->worker_type && chunk->worker_type[0])
         (void)strncpy(call->worker_type, chunk->worker_type, sizeof(call->worker_type) - 1);
+    if (chunk->request_id && chunk->request_id[0])
+        (void)strncpy(call->request_id, chunk->request_id, sizeof(call->request_id) - 1);
+    if (chunk->stop && chunk->stop[0])
+        (void)strncpy(call->stop, chunk->stop, sizeof(call->stop) - 1);
     if (chunk->finish_reason)
         call->finish_reason = (int)chunk->finish_reason;
     if (chunk->usage) {
         call->prompt_tokens = chunk->usage->prompt_tokens;
         call->completion_tokens = chunk->usage->completion_tokens;
+        call->cached_tokens = chunk->usage->cached_tokens;
     }
-    if (!chunk->tokens || chunk->tokens->n_ids == 0)
+    size_t count = chunk->tokens ? chunk->tokens->n_ids : 0;
+    size_t text_bytes = call->wants_text ? strlen(chunk->text) : 0;
+    if (count == 0 && text_bytes == 0)
         return;
-    struct med_grpc_event *event = med_calloc(1, sizeof(*event));
+    struct med_grpc_event *event = med_calloc(1, sizeof(*event) + text_bytes + 1);
     if (!event) {
         break_off(call, "the client's memory is exhausted");
         return;
@@ -155,7 +165,13 @@ static void on_chunk(struct med_grpc_call *call, const Medley__V1__GenerateChunk
     event->call = call;
     event->at_ns = at_ns;
     event->position = chunk->position;
-    event->count = (uint32_t)chunk->tokens->n_ids;
+    event->count = (uint32_t)count;
+    if (text_bytes > 0) {
+        char *text = (char *)(event + 1);
+        memcpy(text, chunk->text, text_bytes + 1);
+        event->text = text;
+        event->text_bytes = text_bytes;
+    }
     post(call->client, event);
 }
 
@@ -282,7 +298,7 @@ int med_grpc_client_new(const char *target, const struct med_clock *clock,
 
     int rc = connect_channel(client, target, connect_timeout_real_ns, err);
     if (rc >= 0) {
-        rc = med_thread_start(&client->thread, "bench-cq", run_queue, client);
+        rc = med_thread_start(&client->thread, "client-cq", run_queue, client);
         client->thread_runs = rc >= 0;
         if (rc < 0)
             (void)med_err_set(err, rc, "a thread could not be started");
@@ -316,33 +332,101 @@ void med_grpc_client_free(struct med_grpc_client *client)
     med_free(client);
 }
 
-static grpc_byte_buffer *pack_request(const struct med_grpc_client_request *request)
+/* protobuf-c's strings are not const; packing only reads them. */
+static char *lend(const char *s)
+{
+    union {
+        const char *from;
+        char *to;
+    } both = {.from = s};
+    return both.to;
+}
+
+static void fill_sampling(const struct med_grpc_client_request *request,
+                          Medley__V1__Sampling *sampling)
+{
+    if (request->has_seed) {
+        sampling->seed_value_case = MEDLEY__V1__SAMPLING__SEED_VALUE_SEED;
+        sampling->seed = request->seed;
+    }
+    if (request->has_temperature) {
+        sampling->temperature_value_case = MEDLEY__V1__SAMPLING__TEMPERATURE_VALUE_TEMPERATURE;
+        sampling->temperature = request->temperature;
+    }
+    if (request->has_top_p) {
+        sampling->top_p_value_case = MEDLEY__V1__SAMPLING__TOP_P_VALUE_TOP_P;
+        sampling->top_p = request->top_p;
+    }
+    sampling->n_stop = request->stop_count;
+    sampling->stop = (char **)request->stops;
+}
+
+static grpc_byte_buffer *pack_message(const Medley__V1__GenerateRequest *message)
+{
+    size_t bytes = medley__v1__generate_request__get_packed_size(message);
+    if (bytes > MED_LIMIT_GRPC_MESSAGE_BYTES)
+        return NULL;
+    grpc_slice slice = grpc_slice_malloc(bytes);
+    (void)medley__v1__generate_request__pack(message, GRPC_SLICE_START_PTR(slice));
+    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
+    grpc_slice_unref(slice);
+    return buffer;
+}
+
+/* Messages as protobuf-c wants them: an array of pointers. errors: MED_E_NOMEM. */
+static int fill_chat(const struct med_grpc_client_request *request, Medley__V1__Chat *chat)
+{
+    chat->messages = med_calloc(request->message_count, sizeof(*chat->messages));
+    for (; chat->messages && chat->n_messages < request->message_count; chat->n_messages++) {
+        Medley__V1__ChatMessage *message = med_alloc(sizeof(*message));
+        if (!message)
+            return MED_E_NOMEM;
+        medley__v1__chat_message__init(message);
+        message->role = lend(request->messages[chat->n_messages].role);
+        message->content = lend(request->messages[chat->n_messages].content);
+        chat->messages[chat->n_messages] = message;
+    }
+    return chat->messages ? 0 : MED_E_NOMEM;
+}
+
+static int pack_request(const struct med_grpc_client_request *request,
+                        grpc_byte_buffer **ret_buffer)
 {
     Medley__V1__GenerateRequest message = MEDLEY__V1__GENERATE_REQUEST__INIT;
     Medley__V1__TokenIds prompt = MEDLEY__V1__TOKEN_IDS__INIT;
     Medley__V1__Sampling sampling = MEDLEY__V1__SAMPLING__INIT;
-    prompt.n_ids = request->prompt_count;
-    prompt.ids = (uint32_t *)request->prompt;
-    message.input_case = MEDLEY__V1__GENERATE_REQUEST__INPUT_TOKENS;
-    message.tokens = &prompt;
+    Medley__V1__Chat chat = MEDLEY__V1__CHAT__INIT;
+    int rc = 0;
+    if (request->message_count > 0) {
+        message.input_case = MEDLEY__V1__GENERATE_REQUEST__INPUT_CHAT;
+        message.chat = &chat;
+        rc = fill_chat(request, &chat);
+    } else if (request->text) {
+        message.input_case = MEDLEY__V1__GENERATE_REQUEST__INPUT_TEXT;
+        message.text = lend(request->text);
+    } else {
+        prompt.n_ids = request->prompt_count;
+        prompt.ids = (uint32_t *)request->prompt;
+        message.input_case = MEDLEY__V1__GENERATE_REQUEST__INPUT_TOKENS;
+        message.tokens = &prompt;
+    }
     if (request->model)
-        message.model = (char *)request->model;
+        message.model = lend(request->model);
     if (request->request_id)
-        message.request_id = (char *)request->request_id;
+        message.request_id = lend(request->request_id);
     message.max_tokens = request->max_tokens;
     message.emulated_output_tokens = request->emulated_output_tokens;
-    sampling.seed_value_case = MEDLEY__V1__SAMPLING__SEED_VALUE_SEED;
-    sampling.seed = request->seed;
+    message.echo = request->echo;
+    fill_sampling(request, &sampling);
     message.sampling = &sampling;
-
-    size_t bytes = medley__v1__generate_request__get_packed_size(&message);
-    if (bytes > MED_LIMIT_GRPC_MESSAGE_BYTES)
-        return NULL;
-    grpc_slice slice = grpc_slice_malloc(bytes);
-    (void)medley__v1__generate_request__pack(&message, GRPC_SLICE_START_PTR(slice));
-    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
-    grpc_slice_unref(slice);
-    return buffer;
+    if (rc >= 0) {
+        *ret_buffer = pack_message(&message);
+        rc = *ret_buffer ? 0 : MED_E_LIMIT;
+    }
+    for (size_t i = 0; i < chat.n_messages; i++)
+        med_free(chat.messages[i]);
+    med_free(chat.messages);
+    return rc;
 }
 
 static void start_batches(struct med_grpc_call *call, grpc_byte_buffer *request)
@@ -371,11 +455,13 @@ int med_grpc_client_start(struct med_grpc_client *client,
     struct med_grpc_call *call = med_calloc(1, sizeof(*call));
     if (!call)
         return MED_E_NOMEM;
-    grpc_byte_buffer *message = pack_request(request);
-    if (!message) {
+    grpc_byte_buffer *message = NULL;
+    int rc = pack_request(request, &message);
+    if (rc < 0) {
         med_free(call);
-        return MED_E_LIMIT;
+        return rc;
     }
+    call->wants_text = request->wants_text;
     call->client = client;
     call->user = user;
     call->sent = (struct tag){call, TAG_SENT};
@@ -420,6 +506,9 @@ void med_grpc_call_get_end(const struct med_grpc_call *call, struct med_grpc_cal
         .finish_reason = call->finish_reason,
         .prompt_tokens = call->prompt_tokens,
         .completion_tokens = call->completion_tokens,
+        .cached_tokens = call->cached_tokens,
+        .request_id = call->request_id,
+        .stop = call->stop,
     };
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A client of medley.v1.Inference/GenerateStream, for load tests: many streams at a time on one
- * connection, on gRPC core's C API.
+ * A client of medley.v1.Inference/GenerateStream, for `medley bench` and `medley ask`: many streams at
+ * a time on one connection, on gRPC core's C API.
  *
- * A thread of its own ("bench-cq") waits on the completion queue and turns what comes into events
+ * A thread of its own ("client-cq") waits on the completion queue and turns what comes into events
  * in a mailbox; the owner starts and cancels calls and takes events.  One message of a call is read
  * at a time; when the mailbox is full the thread waits, and gRPC's flow control holds the server.
  *
@@ -26,14 +26,29 @@
 struct med_grpc_client;
 struct med_grpc_call;
 
+struct med_grpc_client_message {
+    const char *role, *content;
+};
+
+/* All of it is copied into the message. The prompt is the first of messages, text and ids that is
+ * there. */
 struct med_grpc_client_request {
-    const char *model;      /* NULL: the one that is served */
-    const uint32_t *prompt; /* token ids; copied into the message */
+    const char *model; /* NULL: the one that is served */
+    const struct med_grpc_client_message *messages;
+    size_t message_count;
+    const char *text;
+    const uint32_t *prompt;
     size_t prompt_count;
     uint32_t max_tokens;
     uint32_t emulated_output_tokens; /* 0: none */
     const char *request_id;          /* NULL: the router makes one */
+    bool has_seed, has_temperature, has_top_p;
     uint64_t seed;
+    float temperature, top_p;
+    const char *const *stops;
+    size_t stop_count;
+    bool echo;
+    bool wants_text;         /* events carry text, and come for text alone too */
     int64_t timeout_real_ns; /* 0: no deadline */
 };
 
@@ -45,6 +60,8 @@ struct med_grpc_event {
     uint32_t position; /* of the first token; unused at the end */
     uint32_t count;    /* tokens; unused at the end */
     bool end;
+    const char *text; /* lies behind the event: whole characters of UTF-8; NULL: none */
+    size_t text_bytes;
 };
 
 /* What is known of a call when its end event has been taken. */
@@ -53,7 +70,8 @@ struct med_grpc_call_end {
     const char *details;     /* the peer's sentence; borrowed from the call */
     const char *worker_type; /* "" when no chunk named it; borrowed from the call */
     int finish_reason;       /* 0: none came */
-    uint32_t prompt_tokens, completion_tokens; /* the server's own counts */
+    uint32_t prompt_tokens, completion_tokens, cached_tokens; /* the server's own counts */
+    const char *request_id, *stop; /* "" when not told; borrowed from the call */
 };
 
 enum {

@@ -207,6 +207,7 @@ static void send_request(struct loop *l, struct med_bench_record *record,
         .max_tokens = (uint32_t)arrival->output_tokens_max,
         .emulated_output_tokens = c->tell_output_tokens ? (uint32_t)arrival->output_tokens : 0,
         .request_id = id,
+        .has_seed = true,
         .seed = c->seed + index,
     };
     l->run->sent++;

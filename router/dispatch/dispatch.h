@@ -196,7 +196,8 @@ bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t worker,
 /* The most tokens, prompt and output together, that one worker holds. */
 struct med_dispatch_context {
     int64_t connected; /* of those that are connected; 0: none is */
-    int64_t planned;   /* of all types, connected or not: more is refused; 0: not known */
+    int64_t planned;   /* of all types: by its workers, or by the plan where none is connected; no
+                        * worker will take more; 0: not known */
 };
 void med_dispatch_get_context(const struct med_dispatch *d,
                               struct med_dispatch_context *ret_context);

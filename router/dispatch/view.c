@@ -75,12 +75,17 @@ void med_dispatch_get_context(const struct med_dispatch *d,
 {
     struct med_dispatch_context context = {0};
     for (size_t t = 0; t < d->config.type_count; t++) {
-        if (d->types[t].fit_tokens > context.planned)
-            context.planned = d->types[t].fit_tokens;
+        int64_t most = 0;
         for (uint32_t i = d->workers.type_first[t]; i != NONE; i = d->workers.rows[i].next) {
-            if (d->workers.rows[i].fit_tokens > context.connected)
-                context.connected = d->workers.rows[i].fit_tokens;
+            if (d->workers.rows[i].fit_tokens > most)
+                most = d->workers.rows[i].fit_tokens;
         }
+        if (most > context.connected)
+            context.connected = most;
+        if (most == 0)
+            most = d->types[t].fit_tokens;
+        if (most > context.planned)
+            context.planned = most;
     }
     if (context.planned == INT64_MAX)
         context.planned = 0;
