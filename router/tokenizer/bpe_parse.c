@@ -84,8 +84,8 @@ int bpe_parse_vocab(struct bpe *bpe, struct vocab *vocab, const struct med_json_
     struct med_json_at item = {0};
     const char *text;
     size_t index;
-    size_t entries;
-    size_t id_end;
+    size_t entries = 0;
+    size_t id_end = 0;
     bpe->vocab = vocab;
     int rc = med_json_object(root, "model", &model, err);
     if (rc == 0)
