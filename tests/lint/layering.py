@@ -23,6 +23,7 @@ PARTS = {
     "worker/model": {"base"},
     "worker/cpu": {"base", "profiles", "worker/engine", "worker/model", "worker"},
     "worker/cuda": {"base", "profiles", "worker/engine", "worker"},
+    "worker/bench": {"base", "profiles", "worker/engine", "worker/model", "worker/cpu", "worker"},
     "worker": {"base", "proto", "profiles", "worker/engine", "worker/emulated", "worker/cuda",
                "worker/cpu", "worker/model",
                "allocator/formats", "http"},
@@ -56,7 +57,7 @@ THIRD_PARTY = {
         [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]", r"worker/link_[a-z_]+\.[ch]"],
     r"protobuf-c/.*": [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]",
                        r"worker/link_[a-z_]+\.[ch]"],
-    r"cblas\.h": [r"worker/cpu/matmul\.c"],
+    r"cblas\.h": [r"worker/cpu/(matmul|limits)\.c"],
     r"immintrin\.h": [r"worker/cpu/kernels_avx[a-z0-9]*\.c"],
     r"cuda.*\.h|cublas.*\.h|nccl\.h": [r"worker/cuda/.*"],
 }

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Models of a known shape with random weights: speed does not depend on what the weights are.
+ *
+ * thread: main. owns: a shaped checkpoint's weights lie in one allocation.
+ */
+#ifndef MED_WORKER_BENCH_SHAPE_H
+#define MED_WORKER_BENCH_SHAPE_H
+
+#include "worker/model/checkpoint.h"
+
+/* The names, separated by |, for an option's choices. */
+extern const char MED_BENCH_SHAPES[];
+
+/* dtype: of the weights.  errors: MED_E_INVALID no such shape, MED_E_NOMEM. */
+int med_bench_shape_new(const char *name, enum med_dtype dtype, uint64_t seed,
+                        struct med_checkpoint *ret_checkpoint, void **ret_memory,
+                        struct med_err *err) MED_MUST_CHECK;
+void med_bench_shape_free(struct med_checkpoint *checkpoint, void *memory);
+
+#endif
