@@ -116,6 +116,33 @@ static void test_cancel_in_each_state_then_ends_and_frees(void)
     shell_free(s);
 }
 
+static void test_the_shell_ends_it_by_a_stop_or_an_error(void)
+{
+    uint32_t w;
+    struct shell *s = new_single(&w);
+    for (uint64_t r = 0; r < 2; r++) {
+        CHECK_INT(shell_submit(s, r, 100, 10, 0), 0);
+        CHECK_INT(shell_tokens(s, s->sends[r], 0, 3), 0);
+    }
+    CHECK_INT(med_dispatch_cancel(s->d, s->now_ns, 0, MED_OUTCOME_STOP), 0);
+    check_end(s, 0, MED_OUTCOME_STOP, 0);
+    CHECK_UINT(s->last_cancel.request, 0);
+    CHECK_INT(s->last_cancel.worker, w);
+    CHECK_INT(med_dispatch_cancel(s->d, s->now_ns, 0, MED_OUTCOME_STOP), MED_E_NOT_FOUND);
+    CHECK_INT(med_dispatch_cancel(s->d, s->now_ns, 1, MED_OUTCOME_ERROR), 0);
+    check_end(s, 1, MED_OUTCOME_ERROR, MED_E_INTERNAL);
+    CHECK_INT(s->cancel_count, 2);
+    CHECK_UINT(shell_totals(s).outcomes[MED_OUTCOME_STOP], 1);
+    CHECK_UINT(shell_totals(s).outcomes[MED_OUTCOME_ERROR], 1);
+    /* What the worker says of them now is stale. */
+    CHECK_INT(shell_tokens(s, s->sends[0], 3, 1), MED_E_NOT_FOUND);
+    struct med_dispatch_context context;
+    med_dispatch_get_context(s->d, &context);
+    CHECK(context.connected > 0);
+    CHECK_INT(context.connected, context.planned);
+    shell_free(s);
+}
+
 static void test_deadline_when_in_flight_then_cancelled(void)
 {
     uint32_t w;
@@ -561,6 +588,7 @@ int main(void)
     RUN(test_submit_when_nobody_is_there_then_no_worker);
     RUN(test_submit_when_sizes_do_not_fit_then_invalid);
     RUN(test_cancel_in_each_state_then_ends_and_frees);
+    RUN(test_the_shell_ends_it_by_a_stop_or_an_error);
     RUN(test_deadline_when_in_flight_then_cancelled);
     RUN(test_queue_when_full_then_overload);
     RUN(test_queue_when_places_free_then_earliest_deadline_first);
