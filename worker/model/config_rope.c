@@ -16,7 +16,6 @@
 #include "worker/model/config.h"
 #include "worker/model/internal.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -25,7 +24,9 @@ enum {
 };
 
 static const double default_theta = 10000.0;
-static const double number_max = FLT_MAX; // the arithmetic is float32's
+static const double number_max = 1e30; // the arithmetic is float32's, and 1 / x must not be 0
+static const double turns_min = 1e-3;  // of llama3's low_freq_factor and high_freq_factor
+static const double turns_max = 1e6;
 
 static int refuse_partial(const struct med_json_at *at, struct med_err *err)
 {
@@ -94,9 +95,11 @@ static int read_llama3(const struct med_json_at *root, const struct med_json_at 
                        const struct med_model_config *c, struct med_rope *rope, struct med_err *err)
 {
     static const char key[] = "original_max_position_embeddings";
-    int rc = med_json_positive(at, "low_freq_factor", number_max, &rope->low_freq_factor, err);
+    int rc =
+        med_json_number(at, "low_freq_factor", turns_min, turns_max, &rope->low_freq_factor, err);
     if (rc == 0)
-        rc = med_json_positive(at, "high_freq_factor", number_max, &rope->high_freq_factor, err);
+        rc = med_json_number(at, "high_freq_factor", turns_min, turns_max, &rope->high_freq_factor,
+                             err);
     if (rc == 0 && rope->high_freq_factor <= rope->low_freq_factor) {
         return med_json_fail(at, "high_freq_factor", err,
                              "found %g, expected more than low_freq_factor, which is %g",
@@ -128,9 +131,9 @@ int med_model_rope_read(const struct med_json_at *root, struct med_model_config 
         return rc;
     const struct med_json_at *place = any && med_json_has(&at, "rope_theta") ? &at : root;
     if (med_json_has(place, "rope_theta"))
-        rc = med_json_positive(place, "rope_theta", number_max, &rope.theta, err);
+        rc = med_json_number(place, "rope_theta", 1, number_max, &rope.theta, err);
     if (rc == 0 && rope.kind != MED_ROPE_DEFAULT)
-        rc = med_json_positive(&at, "factor", number_max, &rope.factor, err);
+        rc = med_json_number(&at, "factor", 1, number_max, &rope.factor, err);
     if (rc == 0 && rope.kind == MED_ROPE_LLAMA3)
         rc = read_llama3(root, &at, config, &rope, err);
     if (rc == 0)

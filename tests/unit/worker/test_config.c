@@ -263,7 +263,7 @@ static void test_refusals_when_not_supported_then_named(void)
         {"{L,'partial_rotary_factor':0.5}", "$.partial_rotary_factor: found 0.5, expected 1"},
         {"{L,'rope_parameters':{'partial_rotary_factor':0.25}}",
          "$.rope_parameters.partial_rotary_factor: found 0.25"},
-        {"{L,'rope_theta':-1}", "$.rope_theta: found -1, expected a number > 0"},
+        {"{L,'rope_theta':-1}", "$.rope_theta: found -1, expected a number from 1 to 1e+30"},
         {"{L,'rms_norm_eps':0}", "$.rms_norm_eps: found 0, expected a number > 0 and <= 1"},
         {"{L,'num_hidden_layers':0}", "$.num_hidden_layers: found 0, expected a whole number from "
                                       "1 to 1024"},
