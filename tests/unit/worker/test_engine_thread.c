@@ -32,6 +32,17 @@ static int fake_init(void *self, struct med_err *err)
     return fake->init_rc < 0 ? med_err_set(err, fake->init_rc, "the fake device is missing") : 0;
 }
 
+/* A function of token and position: up to two alternatives. */
+static void fake_logprobs(uint32_t token, uint32_t position, struct med_token_logprobs *out)
+{
+    *out = (struct med_token_logprobs){
+        .logprob = -(float)token, .rank = position + 1, .top_count = position % 3};
+    for (uint32_t k = 0; k < out->top_count; k++) {
+        out->top_ids[k] = token + k;
+        out->top_logprobs[k] = -(float)k;
+    }
+}
+
 static int fake_step(void *self, const struct med_backend_step *step, struct med_err *err)
 {
     struct fake *fake = self;
@@ -47,6 +58,8 @@ static int fake_step(void *self, const struct med_backend_step *step, struct med
             continue;
         step->sampled[i] = sequence->tokens[item->context + item->tokens - 1] + 1;
         step->stop[i] = item->position + 1 == sequence->sampling.emulated_output_tokens;
+        if (step->logprobs && step->logprobs[i])
+            fake_logprobs(step->sampled[i], (uint32_t)item->position, step->logprobs[i]);
     }
     return 0;
 }
@@ -70,7 +83,7 @@ struct loop {
     bool wake;
     int64_t held;
     uint64_t ends[MED_ENGINE_END_COUNT];
-    uint64_t wrong_tokens;
+    uint64_t wrong_tokens, wrong_logprobs;
     int64_t cached_prompt_tokens; /* of the requests that ended */
     int64_t queued_ns_min;        /* from arrival to the first batch */
 };
@@ -139,6 +152,10 @@ static struct med_engine_request *request_new(int64_t prompt, int64_t output, ui
 static void request_free(struct med_engine_request *r)
 {
     med_free(r->tokens);
+    med_free(r->logprobs.logprobs);
+    med_free(r->logprobs.ranks);
+    med_free(r->logprobs.top_ids);
+    med_free(r->logprobs.top_logprobs);
     med_free(r);
 }
 
@@ -154,6 +171,24 @@ static int submit(struct loop *loop, struct med_engine_request *r)
     return rc;
 }
 
+/* Tokens of the event whose logprobs are not what the backend said of them. */
+static uint64_t wrong_logprobs(const struct med_engine_event *event)
+{
+    const struct med_engine_logprobs *kept = &event->request->logprobs;
+    uint64_t wrong = 0;
+    for (int64_t i = 0; kept->logprobs && i < event->generated; i++) {
+        struct med_token_logprobs said;
+        uint32_t token = event->request->tokens[event->request->sequence.prompt_tokens + i];
+        fake_logprobs(token, (uint32_t)i, &said);
+        wrong += kept->logprobs[i] != said.logprob || kept->ranks[i] != said.rank;
+        for (int64_t k = 0; k < kept->top; k++) {
+            uint32_t id = k < said.top_count ? said.top_ids[k] : MED_ENGINE_NO_ID;
+            wrong += kept->top_ids[i * kept->top + k] != id;
+        }
+    }
+    return wrong;
+}
+
 static void on_event(void *arg, const struct med_engine_event *event)
 {
     struct loop *loop = arg;
@@ -161,6 +196,7 @@ static void on_event(void *arg, const struct med_engine_event *event)
     int64_t known = r->sequence.prompt_tokens + event->generated;
     for (int64_t i = 1; i < known; i++)
         loop->wrong_tokens += r->tokens[i] != r->tokens[0] + (uint32_t)i;
+    loop->wrong_logprobs += wrong_logprobs(event);
     if (event->end == MED_ENGINE_GOES_ON)
         return;
     if (event->end == MED_ENGINE_LENGTH)
@@ -255,6 +291,42 @@ static void test_events_when_loop_is_slow_then_steps_coalesce_and_nothing_is_los
     drain(&loop, 0);
     CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], 1);
     CHECK_UINT(loop.wrong_tokens, 0);
+    loop_release(&loop);
+}
+
+static struct med_engine_request *request_with_logprobs(int64_t prompt, int64_t output,
+                                                        uint32_t first, int64_t top)
+{
+    struct med_engine_request *r = request_new(prompt, output, first);
+    struct med_engine_logprobs *p = &r->logprobs;
+    size_t count = (size_t)output, places = (size_t)(output * top);
+    r->sequence.sampling.top_logprobs = (int32_t)top;
+    p->top = top;
+    p->logprobs = med_calloc(count, sizeof p->logprobs[0]);
+    p->ranks = med_calloc(count, sizeof p->ranks[0]);
+    p->top_ids = med_calloc(places + 1, sizeof p->top_ids[0]);
+    p->top_logprobs = med_calloc(places + 1, sizeof p->top_logprobs[0]);
+    REQUIRE(p->logprobs && p->ranks && p->top_ids && p->top_logprobs);
+    return r;
+}
+
+static void test_logprobs_when_some_ask_then_they_get_their_own_whatever_is_preempted(void)
+{
+    struct loop loop;
+    struct med_engine_stats stats;
+    REQUIRE(loop_init(&loop, 0, -1, NULL) == 0);
+    for (uint32_t i = 0; i < 24; i++) {
+        /* With 0, 1 and 2 alternatives, or without logprobs at all. */
+        struct med_engine_request *r = i % 4 == 3 ? request_new(40, 100, i * 1000)
+                                                  : request_with_logprobs(40, 100, i * 1000, i % 4);
+        CHECK_INT(submit(&loop, r), 0);
+    }
+    drain(&loop, 0);
+    med_engine_get_stats(loop.engine, &stats);
+    CHECK(stats.scheduler.preemptions > 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], 24);
+    CHECK_UINT(loop.wrong_tokens, 0);
+    CHECK_UINT(loop.wrong_logprobs, 0);
     loop_release(&loop);
 }
 
@@ -444,6 +516,7 @@ int main(void)
     RUN(test_new_when_any_allocation_fails_then_no_memory_and_no_leak);
     RUN(test_submit_when_it_cannot_be_then_caller_still_owns);
     RUN(test_events_when_loop_is_slow_then_steps_coalesce_and_nothing_is_lost);
+    RUN(test_logprobs_when_some_ask_then_they_get_their_own_whatever_is_preempted);
     RUN(test_cancel_when_step_runs_then_ends_with_that_step);
     RUN(test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_too);
     RUN(test_beat_when_idle_then_heartbeat_moves);
