@@ -57,10 +57,11 @@ static int trie_add(struct trie *trie, const char *text, size_t bytes, size_t to
             child = (uint32_t)trie->count++;
             trie->nodes[child] = (struct trie_node){
                 .token = -1, .byte = byte, .next = node ? trie->nodes[node].child : 0};
-            if (node == 0)
+            if (node == 0) {
                 trie->first[byte] = child;
-            else
+            } else {
                 trie->nodes[node].child = child;
+            }
         }
         node = child;
     }
@@ -111,8 +112,8 @@ static int parse_flags(struct added_token *token, const struct med_json_at *at, 
 static int parse_token(struct added_token *token, const struct med_json_at *at, struct vocab *vocab,
                        uint32_t *next, struct med_err *err)
 {
-    const char *content;
-    int64_t id;
+    const char *content = "";
+    int64_t id = 0;
     int rc = parse_flags(token, at, err);
     if (rc == 0)
         rc = med_json_string(at, "content", MED_LIMIT_TOKEN_BYTES, &content, err);
@@ -174,8 +175,8 @@ int added_index(struct added *added, const struct med_json_at *root, const struc
                 const struct normalizer *normalizer, struct med_err *err)
 {
     struct med_buf buffers[2];
-    med_buf_init(&buffers[0], MED_LIMIT_TEXT_BYTES * 16);
-    med_buf_init(&buffers[1], MED_LIMIT_TEXT_BYTES * 16);
+    med_buf_init(&buffers[0], (size_t)MED_LIMIT_TEXT_BYTES * 16);
+    med_buf_init(&buffers[1], (size_t)MED_LIMIT_TEXT_BYTES * 16);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < added->count; i++) {
         const struct added_token *token = &added->tokens[i];

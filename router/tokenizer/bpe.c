@@ -129,7 +129,7 @@ static void word_split(const struct bpe *bpe, struct word *word, const char *tex
 static void merge_short(const struct bpe *bpe, struct word *word)
 {
     uint32_t rank[SHORT_SYMBOLS];
-    uint32_t made[SHORT_SYMBOLS];
+    uint32_t made[SHORT_SYMBOLS] = {0};
     struct bpe_symbol *s = word->symbols;
     size_t count = word->count;
     for (size_t i = 0; i + 1 < count; i++) {

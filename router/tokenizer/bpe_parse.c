@@ -104,9 +104,10 @@ int bpe_parse_vocab(struct bpe *bpe, struct vocab *vocab, const struct med_json_
         if (rc < 0)
             return rc;
         size_t bytes = strlen(text);
-        if (bytes > MED_LIMIT_TOKEN_BYTES)
+        if (bytes > MED_LIMIT_TOKEN_BYTES) {
             return med_json_fail(&item, NULL, err, "a token of more than %d bytes",
                                  MED_LIMIT_TOKEN_BYTES);
+        }
         if (vocab->tokens[id].flags) {
             return med_json_fail(&item, NULL, err, "the id %lld is already that of \"%.64s\"",
                                  (long long)id, vocab_text(vocab, (uint32_t)id));
@@ -144,9 +145,10 @@ static int parse_names(const struct med_json_at *item, struct merge_names *names
     if (med_json_string_here(item, 2L * MED_LIMIT_TOKEN_BYTES + 1, &text, err) < 0)
         return MED_E_FORMAT;
     const char *space = strchr(text, ' ');
-    if (!space || strchr(space + 1, ' '))
+    if (!space || strchr(space + 1, ' ')) {
         return med_json_fail(item, NULL, err, "found \"%.64s\", expected two tokens and a space",
                              text);
+    }
     names->left = text;
     names->left_bytes = (size_t)(space - text);
     names->right = space + 1;
@@ -179,7 +181,7 @@ static void merge_put(struct bpe *bpe, uint64_t pair, uint32_t rank, uint32_t id
 static int parse_merge(struct bpe *bpe, const struct med_json_at *item, uint32_t rank,
                        struct med_err *err)
 {
-    struct merge_names names;
+    struct merge_names names = {0};
     char joined[2 * MED_LIMIT_TOKEN_BYTES + 1];
     if (parse_names(item, &names, err) < 0)
         return MED_E_FORMAT;

@@ -74,7 +74,7 @@ static int parse_metaspace(struct parse *p, const struct med_json_at *at, struct
     static const char *const known[] = {
         "type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep", NULL};
     const char *scheme = "always";
-    bool space;
+    bool space = true;
     int rc = med_json_keys(at, known, err);
     if (rc == 0)
         rc = component_character(at, "replacement", p->decoder->replacement, err);
@@ -82,9 +82,10 @@ static int parse_metaspace(struct parse *p, const struct med_json_at *at, struct
         rc = med_json_string(at, "prepend_scheme", 64, &scheme, err);
     if (rc == 0)
         rc = component_bool(at, "add_prefix_space", true, &space, err);
-    if (rc == 0 && !space && strcmp(scheme, "never") != 0)
+    if (rc == 0 && !space && strcmp(scheme, "never") != 0) {
         rc = med_json_fail(at, "add_prefix_space", err,
                            "found false, expected prepend_scheme \"never\" with it");
+    }
     if (rc < 0)
         return rc;
     p->decoder->metaspace = strcmp(scheme, "never") != 0;
@@ -192,8 +193,8 @@ static int make_piece(const struct parse *p, const char *text, size_t bytes,
 static int make_pieces(const struct parse *p, struct vocab *vocab)
 {
     struct med_buf buffers[2];
-    med_buf_init(&buffers[0], MED_LIMIT_TOKEN_BYTES * TOKENIZER_LITERAL_BYTES);
-    med_buf_init(&buffers[1], MED_LIMIT_TOKEN_BYTES * TOKENIZER_LITERAL_BYTES);
+    med_buf_init(&buffers[0], (size_t)MED_LIMIT_TOKEN_BYTES * TOKENIZER_LITERAL_BYTES);
+    med_buf_init(&buffers[1], (size_t)MED_LIMIT_TOKEN_BYTES * TOKENIZER_LITERAL_BYTES);
     int rc = 0;
     for (size_t id = 0; rc == 0 && id < vocab->count; id++) {
         struct token *token = &vocab->tokens[id];

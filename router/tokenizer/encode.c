@@ -80,12 +80,13 @@ struct encoding {
 /* A normalized text without added tokens. */
 static int encode_plain(struct encoding *e, const char *text, size_t bytes, bool first)
 {
-    const struct split_spans *spans;
-    int rc = splitter_run(&e->tokenizer->splitter, &e->scratch->split, text, bytes, first, &text,
-                          &spans, e->err);
-    for (size_t i = 0; rc == 0 && i < spans->count; i++) {
-        rc = bpe_encode(&e->tokenizer->bpe, &e->scratch->bpe, text + spans->spans[i].start,
-                        spans->spans[i].end - spans->spans[i].start, e->ids_max, e->ids);
+    struct split_result pieces;
+    int rc = splitter_run(&e->tokenizer->splitter, &e->scratch->split, text, bytes, first, &pieces,
+                          e->err);
+    for (size_t i = 0; rc == 0 && i < pieces.spans->count; i++) {
+        struct span piece = pieces.spans->spans[i];
+        rc = bpe_encode(&e->tokenizer->bpe, &e->scratch->bpe, pieces.text + piece.start,
+                        piece.end - piece.start, e->ids_max, e->ids);
     }
     return rc;
 }

@@ -195,10 +195,15 @@ struct split_scratch {
 
 int splitter_parse(struct splitter *splitter, const struct med_json_at *root, struct med_err *err);
 void splitter_release(struct splitter *splitter);
-/* *ret_spans and *ret_text are valid until the next call; first: `text` is the start of the input. */
+/* The pieces of a text; valid until the next call with the scratch. */
+struct split_result {
+    const char *text; /* what the places are of: the text itself, or the scratch's */
+    const struct split_spans *spans;
+};
+
+/* first: `text` is the start of the input. */
 int splitter_run(const struct splitter *splitter, struct split_scratch *scratch, const char *text,
-                 size_t bytes, bool first, const char **ret_text,
-                 const struct split_spans **ret_spans, struct med_err *err);
+                 size_t bytes, bool first, struct split_result *ret_result, struct med_err *err);
 void split_scratch_release(struct split_scratch *scratch);
 /* Gives back storage that only a very long text needs. */
 void split_scratch_trim(struct split_scratch *scratch);

@@ -41,7 +41,7 @@ int component_list(const struct med_json_at *root, const char *key, const char *
     struct med_json_at sequence;
     struct med_json_at item = {0};
     const char *known[] = {"type", list, NULL};
-    const char *type;
+    const char *type = "";
     size_t index;
     *ret_count = 0;
     if (!med_json_has(root, key))

@@ -142,8 +142,8 @@ static int add_configured(uint32_t *ids, size_t *count, const struct med_json_at
 int post_parse_config(struct post *post, const struct med_json_at *config,
                       const struct vocab *vocab, struct med_err *err)
 {
-    bool bos;
-    bool eos;
+    bool bos = false;
+    bool eos = false;
     if (!med_json_has(config, "add_bos_token") && !med_json_has(config, "add_eos_token"))
         return 0;
     int rc = component_bool(config, "add_bos_token", false, &bos, err);

@@ -54,7 +54,7 @@ struct rewrite {
     struct med_buf out;
     bool fold[GROUP_DEPTH_MAX + 1]; /* by depth: inside (?i: */
     int depth;
-    char last_folded; /* the letter before, if literal and inside (?i:; else 0 */
+    int last_folded; /* the letter before, if literal and inside (?i:; else 0 */
     char *why;
     int rc;
 };
@@ -187,6 +187,12 @@ static void rewrite_code_point(struct rewrite *r)
     r->at = digits + count + braces;
 }
 
+static bool is_ascii_symbol(char c)
+{
+    return c > ' ' && c < 0x7f && !(c >= '0' && c <= '9') && !(c >= 'A' && c <= 'Z') &&
+           !(c >= 'a' && c <= 'z');
+}
+
 static void rewrite_escape(struct rewrite *r, bool in_class)
 {
     char c = r->at[1];
@@ -208,10 +214,7 @@ static void rewrite_escape(struct rewrite *r, bool in_class)
     } else if (c == 'v') {
         put_text(r, "\\x{b}");
         r->at += 2;
-    } else if (c && strchr("rntfae", c)) {
-        copy(r, 2);
-    } else if (c > ' ' && c < 0x7f && !(c >= '0' && c <= '9') && !(c >= 'A' && c <= 'Z') &&
-               !(c >= 'a' && c <= 'z')) {
+    } else if (c && (strchr("rntfae", c) || is_ascii_symbol(c))) {
         copy(r, 2);
     } else {
         refuse(r, 2, "which is not among the escapes that are understood");
@@ -239,10 +242,11 @@ static void rewrite_class(struct rewrite *r)
             copy(r, 1);
         }
     }
-    if (r->rc == 0 && !*r->at)
+    if (r->rc == 0 && !*r->at) {
         refuse(r, 0, "but its class has no end");
-    else if (r->rc == 0)
+    } else if (r->rc == 0) {
         copy(r, 1);
+    }
     r->last_folded = 0;
 }
 
@@ -299,7 +303,7 @@ static void rewrite_repeat(struct rewrite *r)
 }
 
 /* Pairs that Oniguruma folds from one character (U+00DF, the fb00 ligatures, U+01F0, U+1E96-1E9A). */
-static bool folds_together(char a, char b)
+static bool folds_together(int a, int b)
 {
     static const char *const pairs[] = {"ss", "ff", "fi", "fl", "st"};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
@@ -312,7 +316,7 @@ static bool folds_together(char a, char b)
 static void rewrite_literal(struct rewrite *r)
 {
     char c = *r->at;
-    char lower = c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+    int lower = c >= 'A' && c <= 'Z' ? c + 32 : c;
     bool letter = lower >= 'a' && lower <= 'z';
     if (r->fold[r->depth]) {
         if ((unsigned char)c >= 0x80) {

@@ -319,8 +319,7 @@ static int run_step(struct run *run, const struct split_step *step)
 }
 
 int splitter_run(const struct splitter *splitter, struct split_scratch *scratch, const char *text,
-                 size_t bytes, bool first, const char **ret_text,
-                 const struct split_spans **ret_spans, struct med_err *err)
+                 size_t bytes, bool first, struct split_result *ret_result, struct med_err *err)
 {
     struct run run = {.scratch = scratch,
                       .text = text,
@@ -338,8 +337,7 @@ int splitter_run(const struct splitter *splitter, struct split_scratch *scratch,
                 MED_LIMIT_REGEX_STEPS);
         }
     }
-    *ret_text = run.text;
-    *ret_spans = run.pieces;
+    *ret_result = (struct split_result){.text = run.text, .spans = run.pieces};
     return rc;
 }
 

@@ -75,7 +75,7 @@ static int parse_prepend(struct split_step *step, const struct med_json_at *at, 
 {
     static const char *const names[] = {"always", "first", "never"}; // as enum split_prepend
     const char *name = "always";
-    bool space;
+    bool space = true;
     int rc = 0;
     if (med_json_has(at, "prepend_scheme"))
         rc = med_json_string(at, "prepend_scheme", 64, &name, err);
@@ -131,8 +131,8 @@ static int parse_byte_level(struct splitter *splitter, const struct med_json_at 
 {
     static const char *const known[] = {"type", "add_prefix_space", "trim_offsets", "use_regex",
                                         NULL};
-    bool prefix;
-    bool use_regex;
+    bool prefix = true;
+    bool use_regex = true;
     bool trim; // changes offsets only, which are not given here
     int rc = med_json_keys(at, known, err);
     if (rc == 0)
@@ -164,9 +164,10 @@ static int parse_step(struct splitter *splitter, const struct med_json_at *at, s
     const char *type;
     if (component_type(at, &type, err) < 0)
         return MED_E_FORMAT;
-    if (splitter->byte_level)
+    if (splitter->byte_level) {
         return med_json_fail(at, "type", err,
                              "found \"%.64s\" behind ByteLevel, which must be the last", type);
+    }
     if (strcmp(type, "ByteLevel") == 0)
         return parse_byte_level(splitter, at, err);
     struct split_step *step = next_step(splitter);
@@ -177,7 +178,7 @@ static int parse_step(struct splitter *splitter, const struct med_json_at *at, s
     if (strcmp(type, "Metaspace") == 0)
         return parse_metaspace(step, at, err);
     if (strcmp(type, "Digits") == 0) {
-        bool single;
+        bool single = false;
         step->kind = SPLIT_DIGITS;
         int rc = med_json_keys(at, digits_known, err);
         if (rc == 0)
