@@ -6,7 +6,8 @@
         worker.tokens(generate, 0, [1, 2, 3])
         worker.finish(generate)
 
-`auto=True` answers by itself, as echo: token i is prompt[i % len(prompt)] + 1, and as many tokens as
+`script=ids` answers every request by itself with those ids, `per_frame` in a frame, logprobs if they are
+asked for, and LENGTH or STOP at the end; it obeys cancels.  `auto=True` answers by itself, as echo: token i is prompt[i % len(prompt)] + 1, and as many tokens as
 emulated_output_tokens says (all of max_tokens without it)."""
 import queue
 import socket
@@ -39,17 +40,26 @@ def hello(link, worker_id, worker_type, **changes):
     return link.receive_body("welcome")
 
 
+def logprob_of(token, count):
+    """Logprobs that can be told apart: the token's own, and of the `count` ids behind it."""
+    top = list(range(token + 1, token + 1 + count))
+    return pb.TokenLogprobs(logprob=-token / 1024, rank=1, top_ids=top,
+                            top_logprobs=[-i / 512 for i in top])
+
+
 class FakeWorker:
     """One link and a thread that reads it; another beats for it."""
 
     def __init__(self, address, worker_id, worker_type, auto=False, token_s=0.0, beat=True,
-                 **changes):
+                 script=None, per_frame=1, cached_tokens=0, **changes):
         self.link = dial(address)
         self.lock = threading.Lock()
         welcome = hello(self.link, worker_id, worker_type, **changes)
         assert welcome.accepted, welcome.reason
         self.worker_id, self.worker_type = worker_id, worker_type
         self.auto, self.token_s, self.beating = auto, token_s, beat
+        self.script, self.per_frame, self.cached_tokens = script, per_frame, cached_tokens
+        self.taken = []
         self.generates, self.cancels = queue.Queue(), queue.Queue()
         self.cancelled = set()
         self.seen = 0
@@ -81,7 +91,11 @@ class FakeWorker:
                 kind = frame.WhichOneof("body")
                 if kind == "generate":
                     self.seen += 1
-                    if self.auto:
+                    self.taken.append(frame.generate)
+                    if self.script is not None:
+                        threading.Thread(target=self._play, args=(frame.generate,),
+                                         daemon=True).start()
+                    elif self.auto:
                         threading.Thread(target=self._answer, args=(frame.generate,),
                                          daemon=True).start()
                     else:
@@ -111,6 +125,21 @@ class FakeWorker:
         except OSError:
             pass
 
+    def _play(self, generate):
+        ids = list(self.script)[:generate.max_tokens]
+        try:
+            for i in range(0, len(ids), self.per_frame):
+                if (generate.request, generate.attempt) in self.cancelled:
+                    self.finish(generate, pb.ENDING_CANCELLED)
+                    return
+                self.tokens(generate, i, ids[i:i + self.per_frame])
+                if self.token_s:
+                    time.sleep(self.token_s)
+            self.finish(generate, pb.ENDING_LENGTH if len(ids) == generate.max_tokens
+                        else pb.ENDING_STOP, cached_tokens=self.cached_tokens)
+        except OSError:
+            pass
+
     def next_generate(self):
         generate = self.generates.get(timeout=PATIENCE_S)
         assert generate is not None, "the router closed the link"
@@ -121,13 +150,18 @@ class FakeWorker:
         assert cancel is not None, "the router closed the link"
         return cancel
 
-    def tokens(self, generate, position, ids):
+    def tokens(self, generate, position, ids, logprobs=None):
+        """logprobs: as they are sent; None: of each token, if the request asks for them."""
+        if logprobs is None:
+            logprobs = []
+            if generate.WhichOneof("logprobs_value"):
+                logprobs = [logprob_of(i, generate.logprobs) for i in ids]
         self.send(tokens=pb.Tokens(request=generate.request, attempt=generate.attempt,
-                                   position=position, ids=ids))
+                                   position=position, ids=ids, logprobs=logprobs))
 
-    def finish(self, generate, ending=pb.ENDING_STOP, message=""):
+    def finish(self, generate, ending=pb.ENDING_STOP, message="", cached_tokens=0):
         self.send(finish=pb.Finish(request=generate.request, attempt=generate.attempt,
-                                   ending=ending, message=message))
+                                   ending=ending, message=message, cached_tokens=cached_tokens))
 
     def wait_closed(self):
         self.threads[0].join(PATIENCE_S)
