@@ -33,7 +33,7 @@ struct bench_options {
 
 #define AT(field) .offset = offsetof(struct bench_options, field)
 
-static const struct med_option OPTIONS[] = {
+static const struct med_option option_table[] = {
     {.name = "shape",
      .type = MED_OPT_CHOICE,
      AT(shape),
@@ -158,7 +158,7 @@ static const struct med_option OPTIONS[] = {
     {.name = NULL},
 };
 
-static const struct med_program PROGRAM = {
+static const struct med_program program_facts = {
     .name = "medley engine-bench",
     .synopsis = "[options]",
     .summary =
@@ -170,7 +170,7 @@ static const struct med_program PROGRAM = {
                "time, as a part of the bandwidth read in the same repeat; \"of BLAS\" is the "
                "BLAS's time as\n"
                "a part of the prefill's. Figures are median (smallest to largest).",
-    .options = OPTIONS,
+    .options = option_table,
 };
 
 struct bench {
@@ -197,10 +197,11 @@ static int parse_numbers(const char *text, const char *what, int64_t max, struct
     ret->count = 0;
     for (const char *at = text;;) {
         size_t length = strcspn(at, ",");
-        if (ret->count == NUMBERS_MAX || length >= sizeof part)
+        if (ret->count == NUMBERS_MAX || length >= sizeof part) {
             return med_err_set(err, MED_E_USAGE,
                                "%s %s: expected at most %d numbers with commas between them", what,
                                text, NUMBERS_MAX);
+        }
         memcpy(part, at, length);
         part[length] = '\0';
         int rc = med_parse_integer(part, what, 1, max, &ret->values[ret->count++], err);
@@ -223,10 +224,11 @@ static int64_t most(const struct numbers *n)
 static int add_case(struct bench *b, int64_t decodes, int64_t context, int64_t prefill,
                     struct med_err *err)
 {
-    if (b->case_count == MED_BENCH_CASES_MAX)
+    if (b->case_count == MED_BENCH_CASES_MAX) {
         return med_err_set(err, MED_E_USAGE,
                            "--batches, --contexts and --prefills make more than %d cases",
                            MED_BENCH_CASES_MAX);
+    }
     b->cases[b->case_count++] =
         (struct med_bench_case){.decodes = decodes, .context = context, .prefill = prefill};
     return 0;
@@ -284,19 +286,21 @@ static int prepare(struct bench *b, struct med_err *err)
                                       .threads = (int)o->threads,
                                       .repeats = (int)o->repeats};
     int rc = 0;
-    if (o->batching)
+    if (o->batching) {
         plan_load(b, &config);
-    else
+    } else {
         rc = plan_cases(b, &config, err);
+    }
     if (rc == 0)
         rc = open_model(b, err);
     if (rc < 0)
         return rc;
-    if (config.model_len_max > b->checkpoint.config.positions_max)
+    if (config.model_len_max > b->checkpoint.config.positions_max) {
         return med_err_set(
             err, MED_E_USAGE,
             "a sequence of %lld tokens is asked for, and the model has %lld positions",
             (long long)config.model_len_max, (long long)b->checkpoint.config.positions_max);
+    }
     int64_t blocks = (config.model_len_max + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     config.kv_tokens = (blocks + 1) * BLOCK_TOKENS * config.sequences_max;
     return med_bench_new(&config, &b->speed, err);
@@ -384,7 +388,7 @@ static void put_cases(struct med_json_writer *w, const struct bench *b)
 
 /* ---- a mixed load --------------------------------------------------------------------------- */
 
-static const char *const BATCHING_NAMES[] = {"continuous", "dynamic", "static"};
+static const char *const batching_names[] = {"continuous", "dynamic", "static"};
 
 static void put_mixed(struct med_json_writer *w, const char *name, const struct med_bench_mixed *m)
 {
@@ -416,7 +420,7 @@ static int run_mixed(struct bench *b, struct med_json_writer *w, struct med_err 
     put_machine(w, b);
     med_json_begin_array(w, "mixed");
     for (int i = 0; i < 3; i++) {
-        if (strcmp(o->batching, "all") != 0 && strcmp(o->batching, BATCHING_NAMES[i]) != 0)
+        if (strcmp(o->batching, "all") != 0 && strcmp(o->batching, batching_names[i]) != 0)
             continue;
         const struct med_scheduler_config scheduler = {
             .block_tokens = BLOCK_TOKENS,
@@ -431,14 +435,15 @@ static int run_mixed(struct bench *b, struct med_json_writer *w, struct med_err 
         int rc = med_bench_mixed_run(med_bench_backend(b->speed), &scheduler, &load, &mixed, err);
         if (rc < 0)
             return rc;
-        put_mixed(w, BATCHING_NAMES[i], &mixed);
-        if (!o->json)
+        put_mixed(w, batching_names[i], &mixed);
+        if (!o->json) {
             printf(
                 "%-10s %7.1f output tokens/s, latency mean %.2f s, p50 %.2f s, p99 %.2f s, first "
                 "token mean %.2f s, p99 %.2f s, %.1f items per iteration\n",
-                BATCHING_NAMES[i], mixed.output_tokens_per_s, mixed.latency_s_mean,
+                batching_names[i], mixed.output_tokens_per_s, mixed.latency_s_mean,
                 mixed.latency_s_p50, mixed.latency_s_p99, mixed.first_s_mean, mixed.first_s_p99,
                 mixed.batch_mean);
+        }
     }
     med_json_end_array(w);
     return 0;
@@ -466,7 +471,7 @@ int main(int argc, char **argv)
     struct med_options options;
     struct med_err err = {0};
     int exit_status = 0;
-    if (med_options_main(&PROGRAM, argc, argv, &bench.options, &options, &exit_status) !=
+    if (med_options_main(&program_facts, argc, argv, &bench.options, &options, &exit_status) !=
         MED_OPTIONS_RUN)
         return exit_status;
     struct med_buf text;
@@ -487,10 +492,11 @@ int main(int argc, char **argv)
         MED_ERROR("%s", err.text[0] ? err.text : med_err_text(rc));
     med_buf_release(&text);
     med_bench_free(bench.speed);
-    if (bench.memory)
+    if (bench.memory) {
         med_bench_shape_free(&bench.checkpoint, bench.memory);
-    else
+    } else {
         med_checkpoint_close(&bench.checkpoint);
+    }
     med_options_release(&options);
     return med_err_exit_status(rc);
 }

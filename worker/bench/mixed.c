@@ -74,10 +74,11 @@ static int add_arrived(struct mixed *m, int64_t now_ns, struct med_err *err)
                                                .arrival_ns = r->arrival_ns,
                                                .user = r};
         int rc = med_scheduler_add(m->scheduler, &spec);
-        if (rc < 0)
+        if (rc < 0) {
             return med_err_set(err, rc, "request %lld of %lld prompt and %lld output tokens: %s",
                                (long long)m->added, (long long)r->sequence.prompt_tokens,
                                (long long)r->output_max, med_err_text(rc));
+        }
     }
     return 0;
 }
@@ -186,15 +187,16 @@ int med_bench_mixed_run(struct med_backend backend, const struct med_scheduler_c
     const size_t n = (size_t)load->requests, lanes = (size_t)scheduler->sequences_max;
     m.requests = med_calloc(n, sizeof m.requests[0]);
     m.tokens = med_calloc(n, (size_t)(load->prompt_max + load->output_max) * sizeof m.tokens[0]);
-    m.sequences = med_calloc(lanes, sizeof m.sequences[0]);
+    m.sequences = med_calloc(lanes, sizeof(void *));
     m.sampled = med_calloc(lanes, sizeof m.sampled[0]);
     m.stop = med_calloc(lanes, sizeof m.stop[0]);
     double *times = med_calloc(2 * n, sizeof times[0]);
     int rc;
-    if (!m.requests || !m.tokens || !m.sequences || !m.sampled || !m.stop || !times)
+    if (!m.requests || !m.tokens || !m.sequences || !m.sampled || !m.stop || !times) {
         rc = med_err_set(err, MED_E_NOMEM, "no memory for %zu requests", n);
-    else
+    } else {
         rc = med_scheduler_new(scheduler, &m.scheduler, err);
+    }
     if (rc == 0) {
         make_requests(&m);
         rc = run(&m, err);

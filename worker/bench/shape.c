@@ -21,7 +21,7 @@ struct shape {
 };
 
 /* From the config.json of each publisher. */
-static const struct shape SHAPES[] = {
+static const struct shape shape_table[] = {
     {"tiny", 6, 192, 6, 2, 32, 576, 3072, 1024, 10000, true}, /* the model that ships */
     {"llama-3.2-1b", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 500000, true},
     {"llama-3.2-3b", 28, 3072, 24, 8, 128, 8192, 128256, 131072, 500000, true},
@@ -108,10 +108,11 @@ static void make_pattern(char *pattern, enum med_dtype dtype, uint64_t seed)
         uint32_t bits;
         memcpy(&bits, &value, sizeof bits);
         uint16_t half = (uint16_t)(bits >> 16);
-        if (dtype == MED_DTYPE_F32)
+        if (dtype == MED_DTYPE_F32) {
             memcpy(pattern + 4 * i, &bits, sizeof bits);
-        else
+        } else {
             memcpy(pattern + 2 * i, &half, sizeof half);
+        }
     }
 }
 
@@ -139,13 +140,14 @@ int med_bench_shape_new(const char *name, enum med_dtype dtype, uint64_t seed,
                         struct med_err *err)
 {
     const struct shape *shape = NULL;
-    for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
-        if (strcmp(SHAPES[i].name, name) == 0)
-            shape = &SHAPES[i];
+    for (size_t i = 0; i < sizeof shape_table / sizeof shape_table[0]; i++) {
+        if (strcmp(shape_table[i].name, name) == 0)
+            shape = &shape_table[i];
     }
-    if (!shape)
+    if (!shape) {
         return med_err_set(err, MED_E_INVALID, "shape \"%s\": expected one of %s", name,
                            MED_BENCH_SHAPES);
+    }
     struct med_checkpoint made = {0};
     set_config(shape, dtype, &made.config);
     struct carver carver = {.dtype = dtype};

@@ -114,7 +114,7 @@ static int take_memory(struct med_bench *b)
     b->out = new_floats(c->batched_tokens_max * widest(m));
     b->items = med_calloc(n, sizeof b->items[0]);
     b->sequences = med_calloc(n, sizeof b->sequences[0]);
-    b->sequence_list = med_calloc(n, sizeof b->sequence_list[0]);
+    b->sequence_list = med_calloc(n, sizeof(void *));
     b->tables = med_calloc((size_t)b->blocks, sizeof b->tables[0]);
     b->tokens = med_calloc((size_t)c->model_len_max, sizeof b->tokens[0]);
     b->sampled = med_calloc(n, sizeof b->sampled[0]);
