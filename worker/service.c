@@ -52,6 +52,12 @@ static void reject(struct med_service *service, struct med_uplink *link,
     med_uplink_send_finish(link, &answer);
 }
 
+static uint64_t new_seed(struct med_service *service)
+{
+    uint64_t high = med_rng_u32(&service->rng);
+    return high << 32 | med_rng_u32(&service->rng);
+}
+
 /* Makes the request and gives it to the engine; < 0: it was answered. */
 static int take_request(struct med_service *service, struct med_uplink *link,
                         const struct med_uplink_generate *g, struct med_request **ret_request)
@@ -71,8 +77,7 @@ static int take_request(struct med_service *service, struct med_uplink *link,
         request->link = link;
         request->engine.arrival_ns = med_clock_now_ns(service->config->clock);
         if (service->config->seeds_differ && !g->has_seed)
-            request->engine.sequence.sampling.seed =
-                (uint64_t)med_rng_u32(&service->rng) << 32 | med_rng_u32(&service->rng);
+            request->engine.sequence.sampling.seed = new_seed(service);
         rc = med_engine_submit(service->engine, &request->engine);
         MED_ASSERT(rc >= 0 || rc == MED_E_AGAIN); /* its size was checked */
         if (rc < 0)

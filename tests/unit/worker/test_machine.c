@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define KIB(n) (INT64_C(1024) * (n))
+
 static char root[64];
 
 static void put(const char *path, const char *text)
@@ -46,12 +48,12 @@ static void check_memory(int64_t total, int64_t available)
 static void test_memory_when_no_group_limits_it_then_the_machines(void)
 {
     put("/proc/meminfo", "MemTotal:       16000 kB\nMemFree:  10 kB\nMemAvailable:   9000 kB\n");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
     put("/proc/self/cgroup", "0::/a/b\n");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
     put("/sys/fs/cgroup/a/b/memory.max", "max\n");
     put("/sys/fs/cgroup/a/b/memory.current", "5000\n");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
 }
 
 static void test_memory_when_a_group_limits_it_then_the_least_on_the_way(void)
@@ -68,7 +70,7 @@ static void test_memory_when_a_group_limits_it_then_the_least_on_the_way(void)
     check_memory(2048000, 0);
     /* In a container the named path is not mounted; the mount's root is the group's own. */
     put("/proc/self/cgroup", "0::/elsewhere/x\n");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
     put("/sys/fs/cgroup/memory.max", "1024000\n");
     put("/sys/fs/cgroup/memory.current", "24000\n");
     check_memory(1024000, 1000000);
@@ -78,13 +80,13 @@ static void test_memory_when_a_group_limits_it_then_the_least_on_the_way(void)
 static void test_memory_when_version_1_limits_it_then_that(void)
 {
     put("/proc/self/cgroup", "9:cpu,cpuacct:/c\n4:memory:/d\n0::/\n");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
     put("/sys/fs/cgroup/memory/d/memory.limit_in_bytes", "3000000\n");
     put("/sys/fs/cgroup/memory/d/memory.usage_in_bytes", "1000000\n");
     put("/sys/fs/cgroup/memory/d/memory.stat", "inactive_file 1\ntotal_inactive_file 500000\n");
     check_memory(3000000, 2500000);
     put("/sys/fs/cgroup/memory/d/memory.limit_in_bytes", "9223372036854771712\n"); /* none */
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
 }
 
 static void test_memory_when_files_are_odd_then_no_limit_or_a_sentence(void)
@@ -92,12 +94,12 @@ static void test_memory_when_files_are_odd_then_no_limit_or_a_sentence(void)
     struct med_machine_memory m;
     struct med_err err = {0};
     put("/proc/self/cgroup", "\n:\n::\nmemory\n4:memory:\n0::");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
     put("/proc/self/cgroup", "4:memory:/d\n");
     put("/sys/fs/cgroup/memory/d/memory.limit_in_bytes", "-5\n");
-    check_memory(16000 * 1024, 9000 * 1024);
+    check_memory(KIB(16000), KIB(9000));
     put("/proc/meminfo", "MemTotal: 16000 kB\n"); /* an old kernel */
-    check_memory(16000 * 1024, 16000 * 1024);
+    check_memory(KIB(16000), KIB(16000));
     put("/proc/meminfo", "nonsense\n");
     CHECK_INT(med_machine_memory_read(root, &m, &err), MED_E_IO);
     CHECK_CONTAINS(err.text, "/proc/meminfo");

@@ -300,9 +300,6 @@ static void test_scheduler_bytes_when_it_is_made_then_within_the_bound(void)
             med_memory_scheduler_bytes(&sizes, rows[i].block_tokens, rows[i].table, rows[i].cache);
         CHECK(taken <= bound + 4096);
         CHECK(bound <= 2 * taken + (1 << 16)); /* and it means something */
-        if (taken > bound + 4096 || bound > 2 * taken + (1 << 16))
-            (void)fprintf(stderr, "row %zu: taken %" PRId64 ", bound %" PRId64 "\n", i, taken,
-                          bound);
         med_requests_release(&requests);
         med_scheduler_free(scheduler);
     }
