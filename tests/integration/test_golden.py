@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every architecture on the CPU backend against transformers' logits (tests/golden/README.md).
 
-    test_golden.py PROGRAM [--long] [NAME ...]
+    test_golden.py PROGRAM [NAME ...] [--long]
 
-PROGRAM is golden_logits.  For each model of tests/golden/models.py:
+PROGRAM is golden_logits.  For each model of tests/golden/models.py, or those named, which may be a
+folder of models/ too:
   - float32: the logits of the kept rows differ by at most 1e-4, where a row's difference is its
     largest, divided by the largest of the reference's row;
   - 200 steps of greedy decoding give transformers' tokens; the golden tokens are fed, one per step, and
@@ -21,7 +22,8 @@ import tempfile
 
 import numpy as np
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
 sys.path.insert(0, str(GOLDEN))
 import models  # noqa: E402
 
@@ -109,7 +111,10 @@ def main():
     with tempfile.TemporaryDirectory() as top:
         for name in arguments.names or models.MODELS:
             folder = pathlib.Path(top) / name
-            models.write_model(folder, name)
+            if name in models.MODELS:
+                models.write_model(folder, name)
+            else:
+                folder = ROOT / "models" / name
             golden = dict(np.load(GOLDEN / f"{name}.npz"))
             numbers = [n for n in range(10) if f"prompt_{n}" in golden
                        and (arguments.long or len(golden[f"prompt_{n}"]) < LONG)]
