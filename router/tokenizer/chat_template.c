@@ -259,6 +259,7 @@ int med_chat_template_render(const struct med_chat_template *chat_template,
     struct med_jinja_eval eval;
     med_buf_init(&prompt, MED_LIMIT_PROMPT_BYTES);
     int rc = med_jinja_eval_init(&eval, &chat_template->program, &prompt, &why);
+    eval.unix_s = input->unix_s;
     rc = rc < 0 ? rc : bind_variables(&eval, chat_template, input);
     rc = rc < 0 ? rc : med_jinja_run(&eval);
     rc = rc < 0 ? rc : med_buf_append(out, prompt.data, prompt.length);
