@@ -171,7 +171,18 @@ int added_parse(struct added *added, const struct med_json_at *root, struct voca
     return rc;
 }
 
-int added_index(struct added *added, const struct med_json_at *root, const struct vocab *vocab,
+/* A token that the normalizer changes is decoded from what it made, as in the package. */
+static int keep_normalized(struct vocab *vocab, uint32_t id, const char *text, size_t bytes)
+{
+    struct token *token = &vocab->tokens[id];
+    if (bytes == token->text_bytes && memcmp(vocab_text(vocab, id), text, bytes) == 0)
+        return 0;
+    token->source = (uint32_t)vocab->text.length;
+    token->source_bytes = (uint32_t)bytes;
+    return med_buf_append(&vocab->text, text, bytes);
+}
+
+int added_index(struct added *added, const struct med_json_at *root, struct vocab *vocab,
                 const struct normalizer *normalizer, struct med_err *err)
 {
     struct med_buf buffers[2];
@@ -189,6 +200,8 @@ int added_index(struct added *added, const struct med_json_at *root, const struc
                                "the normalizer leaves nothing of token %u", token->id);
         } else if (rc == 0) {
             rc = trie_add(token->normalized ? &added->normalized : &added->plain, text, bytes, i);
+            if (rc == 0 && token->normalized)
+                rc = keep_normalized(vocab, token->id, text, bytes);
         }
         if (rc < 0 && rc != MED_E_FORMAT)
             rc = component_no_memory(root, err);

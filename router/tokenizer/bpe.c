@@ -128,7 +128,7 @@ static void word_split(const struct bpe *bpe, struct word *word, const char *tex
 
 static void merge_short(const struct bpe *bpe, struct word *word)
 {
-    uint32_t rank[SHORT_SYMBOLS];
+    uint32_t rank[SHORT_SYMBOLS] = {0};
     uint32_t made[SHORT_SYMBOLS] = {0};
     struct bpe_symbol *s = word->symbols;
     size_t count = word->count;

@@ -124,8 +124,8 @@ static int add_first(struct med_detokenizer *d, uint32_t id, struct med_buf *out
     const struct vocab *vocab = &d->tokenizer->vocab;
     const char *mark = d->tokenizer->decoder.replacement;
     const size_t mark_bytes = strlen(mark);
-    const char *text = vocab_text(vocab, id);
-    const char *end = text + vocab->tokens[id].text_bytes;
+    const char *text = vocab->text.data + vocab->tokens[id].source;
+    const char *end = text + vocab->tokens[id].source_bytes;
     int rc = 0;
     while (rc == 0 && text < end) {
         size_t length = 0;

@@ -202,18 +202,17 @@ static int make_pieces(const struct parse *p, struct vocab *vocab)
         bool byte;
         if (!token->flags)
             continue;
-        rc = make_piece(p, vocab_text(vocab, (uint32_t)id), token->text_bytes, buffers, &turn,
-                        &byte);
+        const char *source = vocab->text.data + token->source;
+        rc = make_piece(p, source, token->source_bytes, buffers, &turn, &byte);
         if (rc < 0)
             break;
         const struct med_buf *made = &buffers[turn];
         token->piece_bytes = (uint32_t)made->length;
         if (byte)
             token->flags |= TOKEN_BYTE;
-        if (made->length == token->text_bytes &&
-            (made->length == 0 ||
-             memcmp(made->data, vocab_text(vocab, (uint32_t)id), made->length) == 0)) {
-            token->piece = token->text;
+        if (made->length == token->source_bytes &&
+            (made->length == 0 || memcmp(made->data, source, made->length) == 0)) {
+            token->piece = token->source;
         } else {
             token->piece = (uint32_t)vocab->text.length;
             rc = med_buf_append(&vocab->text, made->data, made->length);

@@ -40,7 +40,9 @@ enum {
 };
 
 struct token {
-    uint32_t text, text_bytes;   /* the spelling, in vocab.text; NUL behind it */
+    uint32_t text, text_bytes; /* the spelling, in vocab.text; NUL behind it */
+    uint32_t source,
+        source_bytes; /* what decoders start from: the spelling, normalized if added so */
     uint32_t piece, piece_bytes; /* what it decodes to, in vocab.text */
     uint32_t flags;              /* 0: no token has this id */
 };
@@ -99,7 +101,7 @@ struct normalizer;
 int added_parse(struct added *added, const struct med_json_at *root, struct vocab *vocab,
                 struct med_err *err);
 /* Fills the tries; the normalizer and the vocabulary are complete now. */
-int added_index(struct added *added, const struct med_json_at *root, const struct vocab *vocab,
+int added_index(struct added *added, const struct med_json_at *root, struct vocab *vocab,
                 const struct normalizer *normalizer, struct med_err *err);
 void added_release(struct added *added);
 

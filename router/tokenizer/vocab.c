@@ -56,8 +56,11 @@ int vocab_add(struct vocab *vocab, uint32_t id, const char *text, size_t bytes, 
         rc = med_buf_append(&vocab->text, "", 1);
     if (rc < 0)
         return rc;
-    vocab->tokens[id] =
-        (struct token){.text = (uint32_t)place, .text_bytes = (uint32_t)bytes, .flags = flags};
+    vocab->tokens[id] = (struct token){.text = (uint32_t)place,
+                                       .text_bytes = (uint32_t)bytes,
+                                       .source = (uint32_t)place,
+                                       .source_bytes = (uint32_t)bytes,
+                                       .flags = flags};
     size_t slot = vocab_hash(text, bytes) & vocab->slot_mask;
     while (vocab->slots[slot])
         slot = (slot + 1) & vocab->slot_mask;

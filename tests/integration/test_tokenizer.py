@@ -7,15 +7,18 @@ DRIVER is tokenizer_driver.c.  Without DIR every tokenizer of tests/data/tokeniz
 directory of a real model may be given.  Each is compared on thousands of strings: with and without
 what the post-processor adds, with special tokens in the text read as such and not; decoded with and
 without special tokens, at once and token by token.  Two are compared on every character of Unicode.
+Then their normalizers and pre-tokenizers are replaced by random ones.
 Characters that the two libraries know from different versions of Unicode are left out; the list is
 tests/data/tokenizers/differences.txt.  MEDLEY_TEST_SEED sets the seed.
 """
+import json
 import os
 import pathlib
 import random
 import struct
 import subprocess
 import sys
+import tempfile
 
 from tokenizers import Tokenizer
 
@@ -23,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "tokenizers"
 SEED = int(os.environ.get("MEDLEY_TEST_SEED") or 20240917)
 STRINGS = 10000
+PIPELINES = 20
 FAMILIES = ("gpt2", "llama2", "llama3", "mistral", "qwen2")
 EVERY_CHARACTER = ("llama3", "qwen2")  # compared on every character there is
 
@@ -83,6 +87,12 @@ def sources():
     return "".join(f.read_text() for f in found[::5]) or pathlib.Path(__file__).read_text()
 
 
+def long_strings(text):
+    return ["a" * 100000, " " * 20000, "\n" * 5000, "ab" * 30000, "é" * 20000, "あ" * 20000, "1" * 20000,
+            "x" * 33, "\u0301" * 3000, "\u0301\u0316" * 1500, "😀" * 3000, "▁" * 5000, " a" * 9000,
+            "\x00" * 1000, text[:200000]]
+
+
 def make_strings(draw, special, count):
     """Every kind of text that the comparison has to hold for."""
     text = sources()
@@ -120,9 +130,8 @@ def make_strings(draw, special, count):
         lambda: "".join(draw.choice("ab▁ _") for _ in range(draw.randint(1, 30))),
     ]
     strings = list(SNIPPETS) + EMOJI + list(SPACES) + special
-    strings += ["a" * 100000, " " * 20000, "\n" * 5000, "ab" * 30000, "é" * 20000, "あ" * 20000, "1" * 20000,
-                "x" * 33, "\u0301" * 3000, "\u0301\u0316" * 1500, "😀" * 3000, "▁" * 5000, " a" * 9000,
-                "\x00" * 1000, text[:200000]]
+    if count >= 1000:
+        strings += long_strings(text)
     while len(strings) < count:
         strings.append(draw.choice(makers)())
     return strings
@@ -212,14 +221,14 @@ def is_char(data):
         return False
 
 
-def compare(driver, folder, failures, draw, count):
+def compare(driver, folder, failures, draw, count, quiet=False):
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     added = tokenizer.get_added_tokens_decoder()
     special = [t.content for t in added.values() if t.special]
     strings = make_strings(draw, special, count)
-    if folder.name in EVERY_CHARACTER:
+    if folder.name in EVERY_CHARACTER and not quiet:
         compare_characters(driver, folder, failures, tokenizer)
     bodies = [s.encode() for s in strings]
     answers = ask(driver, folder, [(kind, body) for kind in (1, 2, 3) for body in bodies])
@@ -240,7 +249,8 @@ def compare(driver, folder, failures, draw, count):
         for ids in plain:
             want = decode_expected(tokenizer, ids, kind in (6, 8), special)
             failures.check(f"{folder.name}, decode {kind}", ids, answers.text(), want)
-    print(f"{folder.name}: {len(strings)} strings, {len(plain)} sequences of ids")
+    if not quiet:
+        print(f"{folder.name}: {len(strings)} strings, {len(plain)} sequences of ids")
 
 
 def compare_characters(driver, folder, failures, tokenizer):
@@ -256,6 +266,72 @@ def compare_characters(driver, folder, failures, tokenizer):
             failures.check(f"{folder.name}, every character", bad, got, encoding.ids)
 
 
+def random_split(draw):
+    pattern = draw.choice([
+        {"Regex": r"\p{N}{1,3}"}, {"Regex": r"\s+"}, {"Regex": r"[^\S\r\n]"}, {"Regex": r"(?=\p{Lu})"},
+        {"Regex": r"\p{L}+(?:'\p{L}+)?|\d|\D"}, {"Regex": r"(?<=\w\w)x".replace(r"\w", r"\p{L}")},
+        {"Regex": r"[\p{P}\p{S}$]++|(?i:the|'LL)| ?\S*?e"}, {"Regex": r"$|^a"}, {"Regex": r"(?>a+|b*)"},
+        {"Regex": r"\p{Han}+|\p{^L}"}, {"Regex": r"[a-f\x{30}-\x39\u00e9\-\]]{2,}?"}, {"String": " "},
+        {"String": "ab"}, {"String": "."}, {"String": "▁"}])
+    behavior = draw.choice(["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"])
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": draw.random() < 0.3}
+
+
+def random_pre_tokenizer(draw, byte_level):
+    steps = [draw.choice([
+        random_split(draw), random_split(draw),
+        {"type": "Digits", "individual_digits": draw.random() < 0.5},
+        {"type": "Punctuation", "behavior": draw.choice(["Isolated", "Contiguous", "MergedWithNext"])},
+        {"type": "Metaspace", "replacement": "▁", "split": draw.random() < 0.5,
+         "prepend_scheme": draw.choice(["always", "first", "never"])}]) for _ in range(draw.randint(0, 3))]
+    if byte_level:
+        steps.append({"type": "ByteLevel", "add_prefix_space": draw.random() < 0.5, "trim_offsets": True,
+                      "use_regex": draw.random() < 0.5})
+    return {"type": "Sequence", "pretokenizers": steps}
+
+
+def random_normalizer(draw):
+    steps = [draw.choice([
+        {"type": "NFC"}, {"type": "NFD"}, {"type": "NFKC"}, {"type": "NFKD"},
+        {"type": "Prepend", "prepend": draw.choice(["▁", "x", ""])},
+        {"type": "Replace", "pattern": {"String": draw.choice([" ", "a", "ab", "é"])},
+         "content": draw.choice(["▁", "", "ba", "  "])}]) for _ in range(draw.randint(0, 3))]
+    return {"type": "Sequence", "normalizers": steps} if steps else None
+
+
+def compare_pipelines(driver, failures, draw, count):
+    """The models of the families behind steps that no family has; some make the package panic."""
+    panics = 0
+    for _ in range(count):
+        name = draw.choice(["gpt2", "llama2", "llama3", "variants"])
+        data = json.loads((DATA / name / "tokenizer.json").read_text())
+        data["pre_tokenizer"] = random_pre_tokenizer(draw, name in ("gpt2", "llama3"))
+        data["normalizer"] = random_normalizer(draw)
+        data["model"]["fuse_unk"] = draw.random() < 0.5
+        data["model"]["ignore_merges"] = draw.random() < 0.3
+        for token in data["added_tokens"]:
+            for flag in ("lstrip", "rstrip", "single_word", "normalized"):
+                token[flag] = draw.random() < 0.3
+            # The package no longer knows such a token for special once the normalizer has changed it.
+            token["normalized"] &= not token["special"] or data["normalizer"] is None
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / name
+            path.mkdir()
+            (path / "tokenizer.json").write_text(json.dumps(data))
+            before = failures.count
+            try:
+                compare(driver, path, failures, draw, 200, quiet=True)
+            except BaseException as error:  # the package's panics are no Exception
+                if "Panic" not in type(error).__name__:
+                    raise
+                panics += 1
+            if failures.count > before:
+                print(json.dumps([data["normalizer"], data["pre_tokenizer"], data["added_tokens"]],
+                                 ensure_ascii=False))
+    print(f"{count} random pipelines, {panics} of which the package does not survive")
+    failures.check("random pipelines", "that the package survives", panics < count // 2, True)
+
+
 def main():
     driver = sys.argv[1]
     folders = [pathlib.Path(f) for f in sys.argv[2:]]
@@ -264,6 +340,8 @@ def main():
     for folder in folders or sorted(f.parent for f in DATA.glob("*/tokenizer.json")):
         known = folders or folder.name in FAMILIES
         compare(driver, folder, failures, random.Random(SEED), STRINGS if known else STRINGS // 5)
+    if not folders:
+        compare_pipelines(driver, failures, random.Random(SEED), PIPELINES)
     print(f"{failures.count} differences")
     return 1 if failures.count else 0
 
