@@ -3,7 +3,8 @@
  * The CPU as a device: its threads, its memory, and the table of its ops (see cpu.h).
  *
  * Device memory is the heap, 64-byte aligned, its pages touched at alloc by the thread that asks.
- * Weights are not copied: the ops read the checkpoint's mapping.  All scratch is taken in prepare.
+ * Weights are not copied: the ops read the checkpoint's mapping, whose pages load brings in.  All
+ * scratch is taken in prepare.
  * thread: engine.
  */
 #include "worker/cpu/cpu.h"
@@ -14,11 +15,14 @@
 #include "worker/cpu/internal.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 enum {
-    ALIGN = 64
+    ALIGN = 64,
+    PAGE = 4096, /* the smallest that a machine has */
+    SHARES = 4   /* of the work, per thread: one that loses its core for a while takes fewer */
 };
 
 static int64_t largest(int64_t a, int64_t b)
@@ -53,9 +57,13 @@ static void cpu_free(void *device, void *memory)
     med_free(block);
 }
 
+/* Reads a byte of every page, so that loading takes the time of the disk and the first step does not. */
 static int cpu_load(void *device, const struct med_weight *host, struct med_weight *ret_weight)
 {
     (void)device;
+    size_t bytes = (size_t)(host->rows * host->columns) * med_dtype_bytes(host->dtype);
+    for (size_t i = 0; i < bytes; i += PAGE)
+        (void)*((const volatile char *)host->data + i);
     *ret_weight = *host;
     return 0;
 }
@@ -167,16 +175,20 @@ struct split {
     med_cpu_range *fn;
     void *arg;
     int64_t count, share;
+    atomic_int_least64_t next; /* begin of the next share that nobody has taken */
 };
 
 static void split_piece(void *arg, int thread, int threads)
 {
-    const struct split *s = arg;
+    struct split *s = arg;
     (void)threads;
-    int64_t begin = thread * s->share;
-    int64_t end = begin + s->share < s->count ? begin + s->share : s->count;
-    if (begin < end)
+    for (;;) {
+        int64_t begin = atomic_fetch_add_explicit(&s->next, s->share, memory_order_relaxed);
+        if (begin >= s->count)
+            return;
+        int64_t end = begin + s->share < s->count ? begin + s->share : s->count;
         s->fn(s->arg, begin, end, thread);
+    }
 }
 
 void med_cpu_split(struct med_cpu *cpu, int64_t count, int64_t grain, med_cpu_range *fn, void *arg)
@@ -187,8 +199,10 @@ void med_cpu_split(struct med_cpu *cpu, int64_t count, int64_t grain, med_cpu_ra
         fn(arg, 0, count, 0);
         return;
     }
-    struct split s = {
-        .fn = fn, .arg = arg, .count = count, .share = (count + cpu->threads - 1) / cpu->threads};
+    int64_t shares = (int64_t)cpu->threads * SHARES;
+    int64_t share = (count + shares - 1) / shares;
+    struct split s = {.fn = fn, .arg = arg, .count = count, .share = largest(share, grain)};
+    atomic_init(&s.next, 0);
     med_cpu_pool_run(cpu->pool, split_piece, &s);
 }
 

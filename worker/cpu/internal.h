@@ -45,8 +45,8 @@ struct med_cpu {
     struct med_cpu_lane *lanes; // [threads]
 };
 
-/* Runs fn over [0, count), split evenly between the threads in pieces of at least `grain`; fewer
- * than two of them are run by the caller alone. */
+/* Runs fn over [0, count) on all threads, each taking the next share, at least `grain` long, when it is
+ * done with one; what is less than two of these the caller runs alone. */
 typedef void med_cpu_range(void *arg, int64_t begin, int64_t end, int thread);
 void med_cpu_split(struct med_cpu *cpu, int64_t count, int64_t grain, med_cpu_range *fn, void *arg);
 

@@ -15,6 +15,11 @@
 
 #include <stdint.h>
 
+enum {
+    MED_CPU_DOTS_BLOCK = 1024, /* elements of a dot product that are summed together */
+    MED_CPU_DOTS_GROUP = 48    /* outs whose weights are widened at a time */
+};
+
 /* y[r][o] = x[r] . w[o], strides in elements. */
 struct med_cpu_dots {
     int64_t rows, outs, n;
@@ -24,6 +29,7 @@ struct med_cpu_dots {
     int64_t w_stride;
     float *y;
     int64_t y_stride;
+    float *wide; // [MED_CPU_DOTS_GROUP * MED_CPU_DOTS_BLOCK] scratch, for many rows; or NULL
 };
 
 /* acc[r][i] += sum over k of p[r][k] * v[k][i], k ascending. */

@@ -18,7 +18,8 @@
 #include <stdio.h>
 
 enum {
-    BLAS_ROWS = 32,  /* measured: see docs/internals/cpu.md */
+    BLAS_ROWS = 40,  /* measured: see docs/internals/cpu.md */
+    BLAS_OUTS = 256, /* outputs of one call of the BLAS at least: each packs all rows again */
     OUT_GRAIN = 16,  /* outputs of a thread are a multiple of this */
     SMALL = 1 << 16, /* products of fewer multiplications are not worth waking a thread */
 };
@@ -35,7 +36,7 @@ static const void *weight_row(const struct med_weight *w, int64_t row)
 }
 
 static void panel_own(const struct panels *p, const struct med_cpu_output *o, int64_t begin,
-                      int64_t end)
+                      int64_t end, int thread)
 {
     const struct med_cpu_product *product = p->product;
     struct med_cpu_dots dots = {.rows = product->rows,
@@ -46,7 +47,8 @@ static void panel_own(const struct panels *p, const struct med_cpu_output *o, in
                                 .w = weight_row(o->weight, begin),
                                 .w_stride = product->columns,
                                 .y = o->to + begin,
-                                .y_stride = o->stride};
+                                .y_stride = o->stride,
+                                .wide = p->cpu->lanes[thread].wide};
     p->cpu->kernels->dots[o->weight->dtype](&dots);
 }
 
@@ -107,7 +109,7 @@ static void panels_run(void *arg, int64_t begin, int64_t end, int thread)
         if (p->blas)
             panel_blas(p, o, from, to, thread);
         else
-            panel_own(p, o, from, to);
+            panel_own(p, o, from, to, thread);
         add_bias(p, o, from, to);
     }
 }
@@ -123,6 +125,8 @@ void med_cpu_multiply(struct med_cpu *cpu, const struct med_cpu_product *product
         units += (product->outputs[i].weight->rows + OUT_GRAIN - 1) / OUT_GRAIN;
     int64_t unit_work = OUT_GRAIN * product->rows * product->columns;
     int64_t grain = unit_work > 0 ? SMALL / unit_work + 1 : 1;
+    if (p.blas && grain < BLAS_OUTS / OUT_GRAIN)
+        grain = BLAS_OUTS / OUT_GRAIN;
     med_cpu_split(cpu, units, grain, panels_run, &p);
 }
 

@@ -5,9 +5,10 @@
 
 #include <float.h>
 
-static const int64_t lengths[] = {1, 7, 8, 15, 16, 31, 33, 64, 127, 200};
+static const int64_t lengths[] = {1, 7, 8, 15, 16, 31, 33, 64, 127, 200, 1030, 2100};
 enum {
-    LENGTHS = sizeof lengths / sizeof *lengths
+    LENGTHS = sizeof lengths / sizeof *lengths,
+    LENGTH_MAX = 2100
 };
 
 typedef void table_test(const struct med_cpu_kernels *k);
@@ -27,44 +28,75 @@ static void each_table(table_test *test)
     }
 }
 
-static void check_dots(const struct med_cpu_kernels *k, struct ref_worst *worst,
-                       enum med_dtype dtype, int64_t n)
+enum {
+    ROWS = 27,
+    OUTS = 63
+};
+
+struct dots_case {
+    const struct med_cpu_kernels *k;
+    enum med_dtype dtype;
+    int64_t n;
+    const float *x;
+    struct med_weight w;
+    struct ref_sum want[ROWS][OUTS];
+    float alone[ROWS][OUTS]; /* each element computed by itself */
+};
+
+static void dots_references(struct dots_case *c)
+{
+    double row[LENGTH_MAX];
+    for (int64_t r = 0; r < ROWS; r++) {
+        ref_row(MED_DTYPE_F32, c->x, r, c->n, row);
+        for (int64_t o = 0; o < OUTS; o++) {
+            c->want[r][o] = ref_dot(row, &c->w, NULL, o);
+            const char *weight =
+                (const char *)c->w.data + (size_t)(o * c->n) * med_dtype_bytes(c->dtype);
+            struct med_cpu_dots one = {
+                1, 1, c->n, c->x + r * c->n, c->n, weight, c->n, &c->alone[r][o], 1, NULL};
+            c->k->dots[c->dtype](&one);
+        }
+    }
+}
+
+static void check_dots(struct dots_case *c, struct ref_worst *worst, int64_t rows, int64_t outs)
+{
+    static float wide[MED_CPU_DOTS_GROUP * MED_CPU_DOTS_BLOCK];
+    static float y[ROWS][OUTS + 1];
+    for (int64_t r = 0; r < ROWS; r++) {
+        for (int64_t o = 0; o <= OUTS; o++)
+            y[r][o] = 1e30f;
+    }
+    struct med_cpu_dots all = {rows,      outs, c->n,     c->x,     c->n,
+                               c->w.data, c->n, &y[0][0], OUTS + 1, outs % 2 ? wide : NULL};
+    c->k->dots[c->dtype](&all);
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t o = 0; o < outs; o++) {
+            /* The errors of a running sum grow with its length. */
+            double eps = 8e-7 * (1 + (double)c->n / 1000);
+            ref_compare(worst, (double)y[r][o], c->want[r][o].value, eps * c->want[r][o].scale);
+            CHECK(memcmp(&c->alone[r][o], &y[r][o], sizeof(float)) == 0);
+        }
+        CHECK(y[r][outs] == 1e30f);
+    }
+}
+
+static void check_dots_of_length(const struct med_cpu_kernels *k, struct ref_worst *worst,
+                                 enum med_dtype dtype, int64_t n)
 {
     struct med_rng rng;
     med_rng_init(&rng, check_seed() + (uint64_t)n, dtype);
-    enum {
-        ROWS = 9,
-        OUTS = 14
-    };
     float *x = ref_random(&rng, MED_DTYPE_F32, ROWS * n, 0, 1);
-    struct med_weight w = ref_weight(&rng, dtype, OUTS, n);
-    float alone[ROWS * OUTS], y[ROWS * (OUTS + 3)];
-    for (int64_t rows = 1; rows <= ROWS; rows++) {
-        for (int64_t outs = 1; outs <= OUTS; outs += 1 + outs / 4) {
-            for (size_t i = 0; i < sizeof y / sizeof *y; i++)
-                y[i] = 1e30f;
-            struct med_cpu_dots all = {rows, outs, n, x, n, w.data, n, y, OUTS + 3};
-            k->dots[dtype](&all);
-            for (int64_t r = 0; r < rows; r++) {
-                double row[256];
-                ref_row(MED_DTYPE_F32, x, r, n, row);
-                for (int64_t o = 0; o < outs; o++) {
-                    struct ref_sum want = ref_dot(row, &w, NULL, o);
-                    ref_compare(worst, (double)y[r * (OUTS + 3) + o], want.value,
-                                8e-7 * want.scale);
-                    /* The same bits when it is computed alone. */
-                    const char *weight =
-                        (const char *)w.data + (size_t)(o * n) * med_dtype_bytes(dtype);
-                    struct med_cpu_dots one = {1, 1, n, x + r * n, n, weight, n, alone, 1};
-                    k->dots[dtype](&one);
-                    CHECK(memcmp(alone, &y[r * (OUTS + 3) + o], sizeof(float)) == 0);
-                }
-                CHECK(y[r * (OUTS + 3) + outs] == 1e30f);
-            }
-        }
+    static struct dots_case c;
+    c = (struct dots_case){
+        .k = k, .dtype = dtype, .n = n, .x = x, .w = ref_weight(&rng, dtype, OUTS, n)};
+    dots_references(&c);
+    for (int64_t rows = 1; rows <= ROWS; rows += rows < 9 ? 1 : 6) {
+        for (int64_t outs = 1; outs <= OUTS; outs += 1 + outs / 3)
+            check_dots(&c, worst, rows, outs);
     }
     free(x);
-    ref_free(&w);
+    ref_free(&c.w);
 }
 
 static void dots_are_right(const struct med_cpu_kernels *k)
@@ -75,7 +107,7 @@ static void dots_are_right(const struct med_cpu_kernels *k)
                        med_dtype_name((enum med_dtype)dtype));
         struct ref_worst worst = {.what = what};
         for (size_t i = 0; i < LENGTHS; i++)
-            check_dots(k, &worst, (enum med_dtype)dtype, lengths[i]);
+            check_dots_of_length(k, &worst, (enum med_dtype)dtype, lengths[i]);
         ref_report(&worst);
     }
 }
@@ -91,19 +123,19 @@ static void check_mix(const struct med_cpu_kernels *k, struct ref_worst *worst,
     struct med_rng rng;
     med_rng_init(&rng, check_seed() + (uint64_t)n, 77 + dtype);
     enum {
-        ROWS = 7,
+        MIX_ROWS = 7,
         KEYS = 19
     };
-    float *p = ref_random(&rng, MED_DTYPE_F32, ROWS * KEYS, 0.5, 0.2);
+    float *p = ref_random(&rng, MED_DTYPE_F32, MIX_ROWS * KEYS, 0.5, 0.2);
     void *v = ref_random(&rng, dtype, KEYS * n, 0, 1);
-    float *acc = ref_random(&rng, MED_DTYPE_F32, ROWS * n, 0, 1);
-    float *whole = ref_alloc((size_t)(ROWS * n) * sizeof(float));
-    float *parts = ref_alloc((size_t)(ROWS * n) * sizeof(float));
-    memcpy(whole, acc, (size_t)(ROWS * n) * sizeof(float));
-    memcpy(parts, acc, (size_t)(ROWS * n) * sizeof(float));
-    struct med_cpu_mix mix = {ROWS, KEYS, n, p, KEYS, v, n, whole, n};
+    float *acc = ref_random(&rng, MED_DTYPE_F32, MIX_ROWS * n, 0, 1);
+    float *whole = ref_alloc((size_t)(MIX_ROWS * n) * sizeof(float));
+    float *parts = ref_alloc((size_t)(MIX_ROWS * n) * sizeof(float));
+    memcpy(whole, acc, (size_t)(MIX_ROWS * n) * sizeof(float));
+    memcpy(parts, acc, (size_t)(MIX_ROWS * n) * sizeof(float));
+    struct med_cpu_mix mix = {MIX_ROWS, KEYS, n, p, KEYS, v, n, whole, n};
     k->mix[dtype](&mix);
-    for (int64_t r = 0; r < ROWS; r++) {
+    for (int64_t r = 0; r < MIX_ROWS; r++) {
         for (int64_t i = 0; i < n; i++) {
             double sum = (double)acc[r * n + i], squares = sum * sum;
             for (int64_t key = 0; key < KEYS; key++) {
@@ -115,7 +147,7 @@ static void check_mix(const struct med_cpu_kernels *k, struct ref_worst *worst,
         }
     }
     /* The same bits row by row, and with the keys in two parts. */
-    for (int64_t r = 0; r < ROWS; r++) {
+    for (int64_t r = 0; r < MIX_ROWS; r++) {
         const char *rest = (const char *)v + (size_t)(5 * n) * med_dtype_bytes(dtype);
         struct med_cpu_mix first = {1, 5, n, p + r * KEYS, KEYS, v, n, parts + r * n, n};
         struct med_cpu_mix second = {1, KEYS - 5,      n, p + r * KEYS + 5, KEYS, rest,
@@ -123,7 +155,7 @@ static void check_mix(const struct med_cpu_kernels *k, struct ref_worst *worst,
         k->mix[dtype](&first);
         k->mix[dtype](&second);
     }
-    CHECK(memcmp(whole, parts, (size_t)(ROWS * n) * sizeof(float)) == 0);
+    CHECK(memcmp(whole, parts, (size_t)(MIX_ROWS * n) * sizeof(float)) == 0);
     free(p);
     free(v);
     free(acc);
