@@ -21,7 +21,6 @@
 #include "worker/model/config.h"
 #include "worker/model/dtype.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -87,7 +86,8 @@ MODEL_DIR_UNUSED static void model_dir_fail(const char *what, const char *path)
 MODEL_DIR_UNUSED static void model_dir_add(struct model_dir_list *list, long long layer,
                                            const char *name, int64_t rows, int64_t columns)
 {
-    assert(list->count < MODEL_DIR_TENSORS_MAX);
+    if (list->count == MODEL_DIR_TENSORS_MAX)
+        model_dir_fail("hold the tensors of", "a model of so many layers");
     struct model_dir_tensor *t = &list->tensors[list->count++];
     *t = (struct model_dir_tensor){.rows = rows, .columns = columns};
     if (layer >= 0) {

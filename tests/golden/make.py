@@ -187,14 +187,10 @@ def window(step):
         if not size or (c.model_type == "qwen2" and not any(
                 t == "sliding_attention" for t in c.layer_types)):
             return False
-        c.sliding_window = size + step if step else None
+        c.sliding_window = size + step if step else 1 << 20
         for layer in model.model.layers:
             if getattr(layer.self_attn, "sliding_window", None):
                 layer.self_attn.sliding_window = c.sliding_window
-        if step == 0 and hasattr(c, "layer_types"):
-            c.layer_types = ["full_attention"] * c.num_hidden_layers
-            for layer in model.model.layers:
-                layer.self_attn.layer_type = layer.attention_type = "full_attention"
         return True
     return change
 
@@ -206,11 +202,16 @@ def window_from_next_layer(model):
         return False
     types[types.index("sliding_attention")] = "full_attention"
     c.layer_types = types
+    for layer, kind in zip(model.model.layers, types):
+        for part in (layer, layer.self_attn):
+            for name in ("attention_type", "layer_type"):
+                if hasattr(part, name):
+                    setattr(part, name, kind)
     return True
 
 
 def mask_blind_to_self(model):
-    """A token does not see itself: done by shifting keys would be another model; drop the newest."""
+    """The mask ends one place early (the first token keeps itself)."""
     module = __import__(type(model).__module__, fromlist=["x"])
     old = module.eager_attention_forward
 
@@ -222,7 +223,6 @@ def mask_blind_to_self(model):
         return old(self, query, key, value, mask, *args, **kwargs)
 
     module.eager_attention_forward = forward
-    transformers.AttentionInterface  # eager is looked up in the module
     return lambda: setattr(module, "eager_attention_forward", old)
 
 

@@ -320,7 +320,7 @@ int med_safetensors_parse(const void *bytes, size_t count, const char *name,
     if (!err)
         err = &own;
     *err = (struct med_err){0};
-    uint64_t length;
+    uint64_t length = 0;
     int rc = check_length(bytes, count, name, &length, err);
     if (rc < 0)
         return rc;
