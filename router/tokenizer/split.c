@@ -161,7 +161,7 @@ static int cut_with_previous(const struct split_step *step, const struct split_s
         bool match = is_match(step, m);
         if (match && !previous && pieces->count > first) {
             pieces->spans[pieces->count - 1].end = (uint32_t)span_end(m);
-        } else if (piece_add(pieces, m->start, span_end(m)) < 0) {
+        } else if (spans_add(pieces, m->start, span_end(m), false) < 0) {
             return MED_E_NOMEM;
         }
         previous = match;
@@ -180,7 +180,7 @@ static int cut_with_next(const struct split_step *step, const struct split_spans
             i++;
             end = span_end(&matches->spans[i]);
         }
-        if (piece_add(pieces, m->start, end) < 0)
+        if (spans_add(pieces, m->start, end, false) < 0)
             return MED_E_NOMEM;
     }
     return 0;
@@ -194,14 +194,14 @@ static int cut_contiguous(const struct split_step *step, const struct split_span
         size_t start = matches->spans[i].start;
         while (i < matches->count && is_match(step, &matches->spans[i]) == match)
             i++;
-        if (piece_add(pieces, start, span_end(&matches->spans[i - 1])) < 0)
+        if (spans_add(pieces, start, span_end(&matches->spans[i - 1]), false) < 0)
             return MED_E_NOMEM;
     }
     return 0;
 }
 
-static int cut(const struct split_step *step, const struct split_spans *matches,
-               struct split_spans *pieces)
+static int cut_all(const struct split_step *step, const struct split_spans *matches,
+                   struct split_spans *pieces)
 {
     switch (step->behavior) {
     case SPLIT_MERGED_WITH_PREVIOUS:
@@ -217,10 +217,24 @@ static int cut(const struct split_step *step, const struct split_spans *matches,
         const struct span *m = &matches->spans[i];
         if (step->behavior == SPLIT_REMOVED && is_match(step, m))
             continue;
-        if (piece_add(pieces, m->start, span_end(m)) < 0)
+        if (spans_add(pieces, m->start, span_end(m), false) < 0)
             return MED_E_NOMEM;
     }
     return 0;
+}
+
+/* Empty matches part what stands beside them, so they are dropped only now. */
+static int cut(const struct split_step *step, const struct split_spans *matches,
+               struct split_spans *pieces)
+{
+    size_t kept = pieces->count;
+    int rc = cut_all(step, matches, pieces);
+    for (size_t i = kept; i < pieces->count; i++) {
+        if (pieces->spans[i].start < pieces->spans[i].end)
+            pieces->spans[kept++] = pieces->spans[i];
+    }
+    pieces->count = kept;
+    return rc;
 }
 
 /* ---- steps that write the text anew ---- */

@@ -231,12 +231,14 @@ def compare(driver, folder, failures, draw, count, quiet=False):
     if folder.name in EVERY_CHARACTER and not quiet:
         compare_characters(driver, folder, failures, tokenizer)
     bodies = [s.encode() for s in strings]
-    answers = ask(driver, folder, [(kind, body) for kind in (1, 2, 3) for body in bodies])
+    some = slice(len(strings) // 2, None)  # the other two ways of encoding, without the long strings
+    parts = [(1, slice(None)), (2, some), (3, some)]
+    answers = ask(driver, folder, [(kind, body) for kind, part in parts for body in bodies[part]])
     plain = []
-    for kind in (1, 2, 3):
+    for kind, part in parts:
         tokenizer.encode_special_tokens = kind >= 3
-        want = tokenizer.encode_batch(strings, add_special_tokens=kind in (2, 4))
-        for string, encoding in zip(strings, want):
+        want = tokenizer.encode_batch(strings[part], add_special_tokens=kind == 2)
+        for string, encoding in zip(strings[part], want):
             failures.check(f"{folder.name}, encode {kind}", string, answers.ids(), encoding.ids)
             if kind == 1:
                 plain.append(encoding.ids)
