@@ -481,6 +481,10 @@ static int filter_map(const struct context *c)
     struct med_jinja_call rest = {.count = 0};
     int filter = -1;
     int rc = 0;
+    if (!med_jinja_truth(c->value)) {
+        /* As Jinja has it: of nothing, whatever kind of nothing, comes nothing. */
+        return med_jinja_sequence_new(c->eval, MED_JINJA_ITERATOR, 0, c->ret_value);
+    }
     if (c->call->count > 0) {
         rest = shift(c->call, 1);
         rc = find_named(c, 0, med_jinja_filter_find, "filter", &filter);
@@ -518,6 +522,10 @@ static int filter_select(const struct context *c)
     struct med_jinja_call rest = {.count = 0};
     int test = -1;
     int rc = 0;
+    if (!med_jinja_truth(c->value)) {
+        /* As Jinja has it: of nothing, whatever kind of nothing, comes nothing. */
+        return med_jinja_sequence_new(c->eval, MED_JINJA_ITERATOR, 0, c->ret_value);
+    }
     if (c->call->count < skip) {
         return med_jinja_fail(c->eval, MED_E_INVALID, "the filter %s needs an attribute",
                               filter_names[c->filter]);

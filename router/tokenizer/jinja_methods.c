@@ -364,6 +364,21 @@ static int call_view(const struct context *c, const struct med_jinja_dict *dict)
     return rc;
 }
 
+static int call_count_items(const struct context *c, const struct med_jinja_sequence *items)
+{
+    static const char *const names[] = {NULL};
+    struct med_jinja_value item;
+    int64_t count = 0;
+    int rc = take(c, names, 1, 1, &item);
+    for (size_t i = 0; rc == 0 && i < items->count; i++) {
+        bool equal = false;
+        rc = med_jinja_equal(c->eval, &items->items[i], &item, &equal);
+        count += equal ? 1 : 0;
+    }
+    *c->ret_value = med_jinja_int(count);
+    return rc;
+}
+
 int med_jinja_method_apply(struct med_jinja_eval *eval, int index,
                            const struct med_jinja_value *object, const struct med_jinja_call *call,
                            struct med_jinja_value *ret_value)
@@ -383,6 +398,11 @@ int med_jinja_method_apply(struct med_jinja_eval *eval, int index,
     bool view = c.method == METHOD_ITEMS || c.method == METHOD_KEYS || c.method == METHOD_VALUES;
     if (object->kind == MED_JINJA_DICT && view) {
         return call_view(&c, object->as.dict);
+    }
+    bool counted = object->kind == MED_JINJA_LIST || object->kind == MED_JINJA_TUPLE ||
+                   object->kind == MED_JINJA_RANGE_LIST;
+    if (counted && c.method == METHOD_COUNT) {
+        return call_count_items(&c, object->as.sequence);
     }
     return med_jinja_fail(eval, MED_E_INVALID, "%s has no method %s()",
                           med_jinja_kind_name(object->kind), method_names[index]);

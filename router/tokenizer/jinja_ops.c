@@ -244,6 +244,9 @@ static int binary_other(struct med_jinja_eval *eval, enum med_jinja_op op,
     if (op == MED_JINJA_MUL && repeatable(b) && whole_a) {
         return repeat(eval, b, med_jinja_as_int(a), ret_value);
     }
+    if (op == MED_JINJA_MOD && a->kind == MED_JINJA_STRING) {
+        return med_jinja_fail(eval, MED_E_INVALID, "the %% of strings is not supported");
+    }
     return med_jinja_fail(eval, MED_E_INVALID, "%s of %s and %s is not defined", names[op],
                           med_jinja_kind_name(a->kind), med_jinja_kind_name(b->kind));
 }
