@@ -9,7 +9,7 @@
 #include "base/clock.h"
 
 enum {
-    TOKENS_MAX = 256,
+    TOKENS_MAX = 64, /* enough for the large products, short on a slow machine */
     GREEDY_SEED = 1
 };
 

@@ -2,7 +2,7 @@
 /*
  * A backend that has computed once before it says that it is ready.
  *
- * It wraps another one: init is the other's init and one batch, a prompt of some hundred tokens from
+ * It wraps another one: init is the other's init and one batch, a prompt of some tens of tokens from
  * which one is sampled, so that what a first step costs (buffers of a BLAS, pages, caches) is paid
  * before READY, and weights that yield no number at all are found there.  The cache holds nonsense
  * afterwards, which nobody has been promised anything of.
