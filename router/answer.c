@@ -29,9 +29,10 @@ int med_answer_init(struct med_answer *answer, const struct med_answer_options *
     int rc = 0;
     if (options->tokenizer != NULL)
         med_detokenizer_init(&answer->detokenizer, options->tokenizer, options->skip_special, true);
-    if (options->stop_count > 0)
+    if (options->stop_count > 0) {
         rc = med_stops_init(&answer->stops, options->stops, options->stop_count,
                             options->include_stop);
+    }
     if (rc == 0 && options->echo != NULL)
         rc = med_buf_append(&answer->text, options->echo, options->echo_bytes);
     answer->options.echo = NULL; // it need not outlive this call
@@ -117,9 +118,10 @@ static int add_one(struct med_answer *answer, uint32_t id, bool guarded)
     rc = wait_push(answer, whole ? answer->decoded : UINT64_MAX);
     if (rc < 0 || bytes == 0)
         return rc;
-    if (guarded && answer->options.stop_count > 0)
+    if (guarded && answer->options.stop_count > 0) {
         return med_stops_add(&answer->stops, answer->piece.data, bytes, &answer->text,
                              &answer->stop);
+    }
     return med_buf_append(&answer->text, answer->piece.data, bytes);
 }
 

@@ -376,7 +376,7 @@ static grpc_byte_buffer *pack_message(const Medley__V1__GenerateRequest *message
 /* Messages as protobuf-c wants them: an array of pointers. errors: MED_E_NOMEM. */
 static int fill_chat(const struct med_grpc_client_request *request, Medley__V1__Chat *chat)
 {
-    chat->messages = med_calloc(request->message_count, sizeof(*chat->messages));
+    chat->messages = med_calloc(request->message_count, sizeof(Medley__V1__ChatMessage *));
     for (; chat->messages && chat->n_messages < request->message_count; chat->n_messages++) {
         Medley__V1__ChatMessage *message = med_alloc(sizeof(*message));
         if (!message)

@@ -129,9 +129,9 @@ static int logprobs_make(const struct med_req *req, size_t from, size_t to, stru
     if (rows == 0 || count == 0)
         return 0;
     l->messages = med_calloc(count, sizeof(*l->messages));
-    l->list = med_calloc(count, sizeof(*l->list));
+    l->list = med_calloc(count, sizeof(Medley__V1__Logprobs *));
     l->rows = med_calloc(count * rows, sizeof(*l->rows));
-    l->row_list = med_calloc(count * rows, sizeof(*l->row_list));
+    l->row_list = med_calloc(count * rows, sizeof(Medley__V1__TokenLogprob *));
     if (l->messages == NULL || l->list == NULL || l->rows == NULL || l->row_list == NULL)
         return MED_E_NOMEM;
     l->count = count;

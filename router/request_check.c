@@ -273,9 +273,10 @@ int med_query_check_prompt(struct med_query *query, const struct med_query_limit
     const char *field = med_input_kind_field(query->input.kind);
     if (query->prompt_count == 0 || query->prompt_count > MED_LIMIT_PROMPT_TOKENS) {
         const char *ids = query->input.kind == MED_INPUT_TOKENS ? "token ids" : "tokens";
-        if (query->prompt_count == 0)
+        if (query->prompt_count == 0) {
             return med_err_set(err, MED_E_INVALID, "%s: found none, expected 1 to %d %s", field,
                                MED_LIMIT_PROMPT_TOKENS, ids);
+        }
         return med_err_set(err, MED_E_INVALID, "%s: found %zu, expected 1 to %d %s", field,
                            query->prompt_count, MED_LIMIT_PROMPT_TOKENS, ids);
     }

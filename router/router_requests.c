@@ -175,9 +175,10 @@ static int add_logprobs(struct med_req *req, size_t first, const struct med_link
             return MED_E_NOMEM;
         /* Rounding may have left a logarithm of 1 a little above 0. */
         row[0] = (struct med_req_logprob){req->output[i], fminf(from->logprob, 0)};
-        for (size_t k = 0; k < from->top_count && k + 1 < rows; k++)
+        for (size_t k = 0; k < from->top_count && k + 1 < rows; k++) {
             row[k + 1] =
                 (struct med_req_logprob){from->top_ids[k], fminf(from->top_logprobs[k], 0)};
+        }
     }
     return 0;
 }

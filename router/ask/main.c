@@ -353,9 +353,10 @@ static int run(struct ask *ask, const char *prompt, struct med_err *err)
     int rc = check_options(ask->options, err);
     if (rc == 0)
         rc = read_prompt(ask, prompt, err);
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_grpc_client_new(ask->options->target, &clock, ask->options->connect_timeout_ns,
                                  &client, err);
+    }
     if (rc == 0)
         rc = call_router(ask, client, &clock, err);
     med_grpc_client_free(client);
