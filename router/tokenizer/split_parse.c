@@ -175,8 +175,13 @@ static int parse_step(struct splitter *splitter, const struct med_json_at *at, s
         return med_json_fail(at, NULL, err, "more than %d steps", TOKENIZER_STEPS_MAX);
     if (strcmp(type, "Split") == 0)
         return parse_split(step, at, err);
-    if (strcmp(type, "Metaspace") == 0)
-        return parse_metaspace(step, at, err);
+    if (strcmp(type, "Metaspace") == 0) {
+        int rc = parse_metaspace(step, at, err);
+        /* Behind a cut, the package's "first" depends on how the normalizer moved characters. */
+        if (rc == 0 && step->prepend == SPLIT_PREPEND_FIRST && splitter->count > 1)
+            rc = med_json_fail(at, "prepend_scheme", err, "\"first\" must be of the first step");
+        return rc;
+    }
     if (strcmp(type, "Digits") == 0) {
         bool single = false;
         step->kind = SPLIT_DIGITS;

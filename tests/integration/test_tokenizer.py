@@ -286,6 +286,9 @@ def random_pre_tokenizer(draw, byte_level):
         {"type": "Punctuation", "behavior": draw.choice(["Isolated", "Contiguous", "MergedWithNext"])},
         {"type": "Metaspace", "replacement": "▁", "split": draw.random() < 0.5,
          "prepend_scheme": draw.choice(["always", "first", "never"])}]) for _ in range(draw.randint(0, 3))]
+    for step in steps[1:]:
+        if step.get("prepend_scheme") == "first":
+            step["prepend_scheme"] = "always"
     if byte_level:
         steps.append({"type": "ByteLevel", "add_prefix_space": draw.random() < 0.5, "trim_offsets": True,
                       "use_regex": draw.random() < 0.5})
