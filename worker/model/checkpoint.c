@@ -191,6 +191,7 @@ static const struct med_tensor *find_tensor(const struct opening *o, const char 
                                             const struct med_safetensors **ret_file)
 {
     const struct med_checkpoint *c = o->checkpoint;
+    MED_ASSERT(c->files);
     *ret_file = &c->files[0];
     if (o->index.count > 0) {
         const struct med_shard_entry *entry = med_shard_index_find(&o->index, name);

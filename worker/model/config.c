@@ -255,11 +255,12 @@ static int read_heads(const struct med_json_at *root, const struct architecture 
                              "is %lld, expected an even number, since rope turns pairs",
                              (long long)c->head_dim);
     }
-    if (c->heads * c->head_dim > MED_LIMIT_MODEL_WIDTH) {
+    const int64_t width = c->heads * c->head_dim;
+    if (width > MED_LIMIT_MODEL_WIDTH) {
         return med_json_fail(root, "num_attention_heads", err,
                              "%lld heads of %lld are %lld wide, expected at most %d",
-                             (long long)c->heads, (long long)c->head_dim,
-                             (long long)(c->heads * c->head_dim), MED_LIMIT_MODEL_WIDTH);
+                             (long long)c->heads, (long long)c->head_dim, (long long)width,
+                             MED_LIMIT_MODEL_WIDTH);
     }
     return 0;
 }
@@ -526,9 +527,10 @@ char *med_model_path(const char *dir, const char *name)
         dir_bytes--;
     size_t bytes = dir_bytes + strlen(name) + 2;
     char *path = med_alloc(bytes);
-    if (path)
+    if (path) {
         (void)snprintf(path, bytes, "%.*s%s%s", (int)dir_bytes, dir,
                        dir_bytes == 1 && dir[0] == '/' ? "" : "/", name);
+    }
     return path;
 }
 

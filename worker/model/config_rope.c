@@ -35,9 +35,10 @@ static int refuse_partial(const struct med_json_at *at, struct med_err *err)
     if (!med_json_has(at, key))
         return 0;
     int rc = med_json_number(at, key, 0, number_max, &value, err);
-    if (rc == 0 && value != 1.0)
+    if (rc == 0 && value != 1.0) {
         return med_json_fail(at, key, err, "found %g, expected 1: rope turns the whole head",
                              value);
+    }
     return rc;
 }
 
@@ -97,9 +98,10 @@ static int read_llama3(const struct med_json_at *root, const struct med_json_at 
     static const char key[] = "original_max_position_embeddings";
     int rc =
         med_json_number(at, "low_freq_factor", turns_min, turns_max, &rope->low_freq_factor, err);
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_json_number(at, "high_freq_factor", turns_min, turns_max, &rope->high_freq_factor,
                              err);
+    }
     if (rc == 0 && rope->high_freq_factor <= rope->low_freq_factor) {
         return med_json_fail(at, "high_freq_factor", err,
                              "found %g, expected more than low_freq_factor, which is %g",

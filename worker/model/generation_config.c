@@ -31,9 +31,10 @@ static struct med_generation_config defaults(const struct med_model_config *conf
 static int read_all(const struct med_json_at *root, const struct med_model_config *config,
                     struct med_generation_config *g, struct med_err *err)
 {
-    if (!med_json_is_object(root))
+    if (!med_json_is_object(root)) {
         return med_json_fail(root, NULL, err,
                              "expected an object: a model's generation_config.json");
+    }
     double value;
     int rc = med_model_eos_read(root, config->vocab, g->eos_ids, &g->eos_count, err);
     if (rc == 0 && med_json_has(root, "temperature")) {

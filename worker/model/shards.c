@@ -52,9 +52,9 @@ static int measure(const struct med_json_at *map, size_t *ret_count, size_t *ret
     size_t bytes = 1;
     struct med_json_at item = {0};
     size_t index;
-    const char *tensor;
+    const char *tensor = "";
     while (med_json_next(map, &index, &item, &tensor)) {
-        const char *name;
+        const char *name = "";
         int rc = read_file_name(&item, &name, err);
         if (rc < 0)
             return rc;
@@ -106,9 +106,9 @@ static int build(const struct med_json_at *map, struct med_shard_index *index, s
     char *end = index->names;
     struct med_json_at item = {0};
     size_t i;
-    const char *tensor;
+    const char *tensor = "";
     while (med_json_next(map, &i, &item, &tensor)) {
-        const char *name = NULL;
+        const char *name = "";
         rc = read_file_name(&item, &name, err);
         if (rc < 0)
             break;

@@ -27,7 +27,7 @@ static const char *quoted(const char *text)
     static char out[4096];
     size_t i = 0;
     for (; text[i] && i < sizeof out - 1; i++)
-        out[i] = text[i] == '\'' ? '"' : text[i];
+        out[i] = (char)(text[i] == '\'' ? '"' : text[i]);
     out[i] = '\0';
     return out;
 }

@@ -18,7 +18,7 @@ static size_t build(uint64_t storage[BYTES_MAX / 8], const char *header, bool pa
 {
     unsigned char *bytes = (unsigned char *)storage;
     size_t length = strlen(header);
-    memcpy(bytes + 8, header, length);
+    memcpy(bytes + 8, header, length + 1); /* the NUL is overwritten or after the end */
     while (pad && length % 8 != 0)
         bytes[8 + length++] = ' ';
     for (size_t i = 0; i < 8; i++)
