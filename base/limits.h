@@ -38,8 +38,8 @@ enum {
     MED_LIMIT_CHAT_TEMPLATE_BYTES = 256 << 10,      /* text of a chat template */
     MED_LIMIT_CHAT_MESSAGES = 16384,                /* messages of one request */
     MED_LIMIT_CHAT_PROGRAM_BYTES = 64 << 20,        /* a parsed chat template */
-    MED_LIMIT_CHAT_RENDER_BYTES = 64 << 20,         /* what one render may hold besides its output */
-    MED_LIMIT_CHAT_STEPS = 20000000,                /* work of one render; more ends it */
+    MED_LIMIT_CHAT_RENDER_BYTES = 64 << 20, /* what one render may hold besides its output */
+    MED_LIMIT_CHAT_STEPS = 20000000,        /* work of one render; more ends it */
 
     /* Sampling: outside is INVALID_ARGUMENT. */
     MED_LIMIT_TOP_LOGPROBS = 20,    /* alternatives per token */
@@ -54,8 +54,10 @@ enum {
     MED_LIMIT_PROMPT_BYTES = 4 << 20,  /* text of one prompt, a chat's template applied */
     MED_LIMIT_OUTPUT_TOKENS = 1 << 20, /* max_tokens of one request */
     MED_LIMIT_REQUEST_ID_BYTES = 128,
-    MED_LIMIT_ENCODE_BYTES = 256 << 20, /* text that waits to be encoded; more is RESOURCE_EXHAUSTED */
-    MED_LIMIT_ANSWER_BYTES = 16 << 20,  /* text of a choice that was not passed on; then it is ended */
+    MED_LIMIT_ENCODE_BYTES =
+        256 << 20, /* text that waits to be encoded; more is RESOURCE_EXHAUSTED */
+    MED_LIMIT_ANSWER_BYTES =
+        16 << 20, /* text of a choice that was not passed on; then it is ended */
 
     /* The worker link: a larger frame ends the connection with a logged reason. */
     MED_LIMIT_FRAME_BYTES = 8 << 20,
