@@ -101,6 +101,25 @@ class Protocol(unittest.TestCase):
             self.assertGreater(beats[-1], beats[0])  # the idle engine beats too
             process.stop()
 
+    def test_prefix_cache_is_off_unless_told_and_counts_then(self):
+        for options, cached in (((), 0), (("--prefix-cache",), 48)):
+            with Router() as router, worker(router, *FAST, *options) as process:
+                ready = process.wait_ready()
+                link, _ = router.welcome(stats_interval_ms=60000)
+                for request in (1, 2):
+                    link.send(generate=generate(request, prompt=50, tokens=3))
+                    _, finish = link.collect([request])[request]
+                self.assertEqual(finish.cached_tokens, cached)
+                self.assertEqual(metric(ready["metrics"], "vllm:prefix_cache_hits_total"), cached)
+                process.stop()
+
+    def test_logprobs_of_an_emulated_worker_are_none(self):
+        with Router() as router, worker(router, *FAST) as process:
+            link, _ = router.welcome(stats_interval_ms=60000)
+            link.send(generate=generate(1, tokens=3, logprobs=5))
+            self.assertEqual(len(link.receive_body("tokens").logprobs), 0)
+            process.stop()
+
     def test_ping_is_answered(self):
         with Router() as router, worker(router) as process:
             link, _ = router.welcome()
