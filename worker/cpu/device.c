@@ -266,7 +266,10 @@ int med_cpu_new(const struct med_cpu_config *config, struct med_cpu **ret_cpu, s
     cpu->kernels = med_cpu_kernels_best();
     char blas[96];
     med_cpu_blas_describe(blas, sizeof blas);
-    (void)snprintf(cpu->text, sizeof cpu->text, "%s, %s", blas, cpu->kernels->name);
+    bool fits = med_cpu_blas_usable(cpu->kernels);
+    cpu->blas = fits && !config->deterministic;
+    (void)snprintf(cpu->text, sizeof cpu->text, "%s%s, %s", blas, fits ? "" : " (slower: not used)",
+                   cpu->kernels->name);
     int rc = cores_take(cpu, config);
     if (rc < 0)
         (void)med_err_set(err, rc, "CPU backend: no memory");

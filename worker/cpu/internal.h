@@ -35,6 +35,7 @@ struct med_cpu {
     int *cores; /* to pin to; NULL: not pinned */
     size_t core_count;
     bool deterministic;
+    bool blas; /* used for many rows; false when deterministic */
     const struct med_cpu_kernels *kernels;
     char text[128];
     /* Taken in prepare; zero before. */
@@ -65,6 +66,11 @@ struct med_cpu_product {
 void med_cpu_multiply(struct med_cpu *cpu, const struct med_cpu_product *product);
 /* First use of the BLAS on every thread, so that no op has to wait for what it sets up. */
 int med_cpu_blas_prepare(struct med_cpu *cpu);
+/* Whether kernels of the BLAS for `core` are worth calling beside ours: false where it took a processor
+ * that it does not know for an old one. */
+bool med_cpu_blas_fits(const char *core, const struct med_cpu_kernels *kernels);
+/* The same for the core that the BLAS found. */
+bool med_cpu_blas_usable(const struct med_cpu_kernels *kernels);
 /* "OpenBLAS 0.3.21, Zen" */
 void med_cpu_blas_describe(char *out, size_t bytes);
 

@@ -4,7 +4,7 @@
  *
  * The outputs are split between the threads, so each weight is read by one thread.  From BLAS_ROWS
  * rows on a thread hands its panel to the BLAS, widening weights that are not float32 in pieces that
- * stay in its cache; below, and always in deterministic mode, the inner loops of kernels.h read the
+ * stay in its cache; below, always in deterministic mode, and where the BLAS does not know the processor, the inner loops of kernels.h read the
  * weights as they are stored.
  *
  * The BLAS is told to use one thread and is called from each of ours; its calls share nothing.
@@ -16,6 +16,7 @@
 
 #include <cblas.h>
 #include <stdio.h>
+#include <strings.h>
 
 enum {
     BLAS_ROWS = 40,  /* measured: see docs/internals/cpu.md */
@@ -118,7 +119,7 @@ void med_cpu_multiply(struct med_cpu *cpu, const struct med_cpu_product *product
 {
     struct panels p = {.cpu = cpu,
                        .product = product,
-                       .blas = !cpu->deterministic && product->rows >= BLAS_ROWS &&
+                       .blas = cpu->blas && product->rows >= BLAS_ROWS &&
                                product->columns <= MED_CPU_WIDEN};
     int64_t units = 0;
     for (int i = 0; i < product->count; i++)
@@ -143,9 +144,32 @@ static void blas_first(void *arg, int thread, int threads)
 int med_cpu_blas_prepare(struct med_cpu *cpu)
 {
     openblas_set_num_threads(1);
-    if (!cpu->deterministic)
+    if (cpu->blas)
         med_cpu_pool_run(cpu->pool, blas_first, NULL);
     return 0;
+}
+
+bool med_cpu_blas_fits(const char *core, const struct med_cpu_kernels *kernels)
+{
+#ifdef __x86_64__
+    /* Its kernels with AVX2 or more. A processor that is newer than the library is "Prescott". */
+    static const char *const fast[] = {"Haswell", "Zen", "SkylakeX", "Cooperlake",
+                                       "SapphireRapids"};
+    for (size_t i = 0; i < sizeof fast / sizeof *fast; i++) {
+        if (strcasecmp(core, fast[i]) == 0)
+            return true;
+    }
+    return kernels == &med_cpu_kernels_portable;
+#else
+    (void)core;
+    (void)kernels;
+    return true;
+#endif
+}
+
+bool med_cpu_blas_usable(const struct med_cpu_kernels *kernels)
+{
+    return med_cpu_blas_fits(openblas_get_corename(), kernels);
 }
 
 void med_cpu_blas_describe(char *out, size_t bytes)

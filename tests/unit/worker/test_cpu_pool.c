@@ -141,6 +141,17 @@ static void test_options_are_checked_and_described(void)
     med_cpu_free(cpu);
 }
 
+static void test_a_blas_that_does_not_know_the_processor_is_not_used(void)
+{
+#ifdef __x86_64__
+    CHECK(med_cpu_blas_fits("Zen", &med_cpu_kernels_avx2));
+    CHECK(med_cpu_blas_fits("SkylakeX", &med_cpu_kernels_avx512));
+    CHECK(!med_cpu_blas_fits("Prescott", &med_cpu_kernels_avx512));
+    CHECK(!med_cpu_blas_fits("Sandybridge", &med_cpu_kernels_avx2));
+#endif
+    CHECK(med_cpu_blas_fits("Prescott", &med_cpu_kernels_portable));
+}
+
 static void test_memory_is_aligned_and_zeroed(void)
 {
     const struct med_ops *ops = med_cpu_ops();
@@ -168,6 +179,7 @@ int main(void)
     RUN(test_idle_threads_fall_asleep);
     RUN(test_a_split_covers_everything_once);
     RUN(test_options_are_checked_and_described);
+    RUN(test_a_blas_that_does_not_know_the_processor_is_not_used);
     RUN(test_memory_is_aligned_and_zeroed);
     return check_finish();
 }
