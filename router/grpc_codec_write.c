@@ -126,7 +126,7 @@ static int logprobs_make(const struct med_req *req, size_t from, size_t to, stru
     size_t count = to - from;
     *l = (struct logprobs){0};
     med_buf_init(&l->spellings, MED_LIMIT_ANSWER_BYTES);
-    if (rows == 0 || count == 0)
+    if (rows == 0 || count == 0 || req->logprobs == NULL)
         return 0;
     l->messages = med_calloc(count, sizeof(*l->messages));
     l->list = med_calloc(count, sizeof(Medley__V1__Logprobs *));

@@ -82,7 +82,7 @@ struct med_link_ops {
     /* 0: welcome; the owner may keep `link` until closed. < 0: refused, err says why. */
     int (*hello)(void *self, struct med_link *link, const struct med_link_hello *hello,
                  struct med_err *err);
-    /* MED_E_INVALID: without the logprobs that were asked for; other < 0: they do not fit the request.
+    /* MED_E_INVALID: some with logprobs and some without; other < 0: they do not fit the request.
      * Either breaks the protocol, and the link ends. */
     int (*tokens)(void *self, struct med_link *link, const struct med_link_tokens *tokens);
     int (*finish)(void *self, struct med_link *link, const struct med_link_finish *finish);

@@ -346,7 +346,7 @@ static void on_tokens(struct med_link *link, const Medley__Link__Tokens *tokens)
     };
     int rc = ops->tokens(ops->self, link, &said);
     if (rc == MED_E_INVALID) {
-        med_link_broken(link, "tokens without the logprobs that were asked for");
+        med_link_broken(link, "some tokens with logprobs and some without");
     } else if (rc < 0) {
         med_link_broken(link,
                         "tokens at a position that is not the next one, or more than asked for");

@@ -98,7 +98,7 @@ struct med_req {
     int64_t sent_ns, first_token_ns, last_token_ns;
     uint32_t *output; /* owned; position i is output token i */
     size_t output_count, output_capacity;
-    /* owned; if the query asks for them: 1 + sampling.logprobs rows for each output token, the
+    /* owned; if the query asks for them and the worker knows them: 1 + sampling.logprobs rows for each output token, the
      * chosen one first; unused rows at the end have logprob 1. */
     struct med_req_logprob *logprobs;
     size_t logprob_capacity;                    /* in output tokens */

@@ -133,8 +133,9 @@ static int on_tokens(void *self, struct med_link *link, const struct med_link_to
 {
     struct med_router *router = self;
     struct med_req *req = med_router_find(router, tokens->request);
+    /* A backend that knows no logprobs sends none at all. */
     if (req != NULL && req->attempts == tokens->attempt && req->query->sampling.has_logprobs &&
-        tokens->logprobs == NULL)
+        req->output_count > 0 && (tokens->logprobs != NULL) != (req->logprobs != NULL))
         return MED_E_INVALID;
     int rc = med_dispatch_tokens(router->dispatch, med_clock_now_ns(&router->clock),
                                  (uint32_t)med_link_user(link), tokens->request, tokens->attempt,

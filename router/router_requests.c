@@ -168,7 +168,7 @@ static void measure_first(struct med_router *router, struct med_req *req, int64_
 /* Logprobs of tokens that are in req->output already, from position `first`. */
 static int add_logprobs(struct med_req *req, size_t first, const struct med_link_logprobs *from)
 {
-    size_t rows = med_req_logprob_rows(req);
+    size_t rows = from != NULL ? med_req_logprob_rows(req) : 0;
     for (size_t i = first; rows > 0 && i < req->output_count; i++, from++) {
         struct med_req_logprob *row = med_req_add_logprobs(req, i);
         if (row == NULL)

@@ -404,7 +404,7 @@ class Refusals(TextTest):
         good = logprob_of(5, 2)
         nan = link_pb.TokenLogprobs(logprob=float("nan"))
         odd = link_pb.TokenLogprobs(logprob=-1, top_ids=[1, 2], top_logprobs=[-1])
-        for logprobs, words in (([], "without the logprobs"), ([good] * 2, "more or fewer logprobs"),
+        for logprobs, words in (([good] * 2, "more or fewer logprobs"),
                                 ([nan], "not finite"), ([odd], "not finite, or too many")):
             worker = self.worker("liar")
             call = self.client.generate.future(text_request("x", 1, sampling=Sampling(logprobs=2)))
@@ -414,6 +414,23 @@ class Refusals(TextTest):
             self.router.wait_line(words)
             call.cancel()
             wait_until(lambda: metrics(self.http)["medley_router_queue_depth"] == 0, "the cancel")
+        worker = self.worker("fickle")
+        call = self.client.generate.future(text_request("x", 3, sampling=Sampling(logprobs=2)))
+        generate = worker.next_generate()
+        worker.tokens(generate, 0, [5])
+        worker.tokens(generate, 1, [5], logprobs=[])
+        worker.wait_closed()
+        self.router.wait_line("some tokens with logprobs and some without")
+        self.assert_status(CODES.UNAVAILABLE, call.result)
+        # An emulated worker knows none: the answer comes without.
+        worker = self.worker("emulated")
+        call = self.client.generate.future(text_request("x", 3, sampling=Sampling(logprobs=2)))
+        generate = worker.next_generate()
+        worker.tokens(generate, 0, [5], logprobs=[])
+        worker.tokens(generate, 1, [5], logprobs=[])
+        worker.finish(generate)
+        self.assertEqual(len(call.result().choices[0].logprobs), 0)
+        worker.close()
         worker = self.worker("boaster")
         call = self.client.generate.future(text_request("x", 1))
         generate = worker.next_generate()

@@ -10,6 +10,7 @@ import tempfile
 import unittest
 
 import harness
+import plans
 from harness import Process, metrics, run, wait_until
 
 SCALE = 10
@@ -298,6 +299,49 @@ class Refused(unittest.TestCase):
             status, _, err = run("medley-up", path, "--worker-program", "/nonexistent/worker")
         self.assertEqual(status, 2)
         self.assertIn("/nonexistent/worker cannot be run: No such file or directory", err)
+
+
+class Computing(unittest.TestCase):
+    """Workers that compute the model that ships, on this machine's CPU."""
+    MODEL = harness.ROOT / "models/medley-austen"
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="medley-up-")
+        self.addCleanup(self.folder.cleanup)
+        plan = plans.plan({"a10g-llama-2-7b-fp16": 1})
+        plan["model"]["name"] = "medley-austen"
+        for profile in plan["profiles"]:
+            profile["model"].update(name="medley-austen", vocab=3072)
+        self.plan = pathlib.Path(self.folder.name) / "plan.json"
+        self.plan.write_text(json.dumps(plan))
+        self.listen = ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
+                       "--link-listen", "127.0.0.1:0"]
+
+    def test_it_is_asked_something(self):
+        with Process("medley-up", self.plan, "--backend", "cpu", "--model", self.MODEL,
+                     *self.listen) as up:
+            grpc = up.wait_ready()["grpc"]
+            up.wait_line("Ask it: .*medley ask --target")
+            for args in ([], ["--raw"]):
+                answers = [run("medley-ask", "--target", grpc, "--temperature", "0", "--max-tokens",
+                               "12", "--json", *args, "Who are you?") for _ in range(2)]
+                texts = [json.loads(out)["text"] for _, out, _ in answers]
+                self.assertEqual([status for status, _, _ in answers], [0, 0], answers)
+                self.assertEqual(texts[0], texts[1])
+                self.assertTrue(texts[0].strip())
+            status, out, err = run("medley-ask", "--target", grpc, "--raw", "--max-tokens", "5000", "x")
+            self.assertEqual((status, out), (2, ""))
+            self.assertIn("expected at most 1024 together", err)
+            up.stop()
+
+    def test_what_does_not_go_together_is_refused(self):
+        for words, args in (("expected --model DIR", ["--backend", "cpu"]),
+                            ("expected 1 with --backend cpu",
+                             ["--backend", "cpu", "--model", self.MODEL, "--time-scale", "2"]),
+                            ("--backend", ["--backend", "cuda"])):
+            status, out, err = run("medley-up", self.plan, *args, *self.listen)
+            self.assertEqual((status, out), (2, ""), err)
+            self.assertIn(words, err)
 
 
 if __name__ == "__main__":
