@@ -322,9 +322,9 @@ class Computing(unittest.TestCase):
                      *self.listen) as up:
             grpc = up.wait_ready()["grpc"]
             up.wait_line("Ask it: .*medley ask --target")
-            for args in ([], ["--raw"]):
+            for args in (["Who are you?"], ["--raw", "She was not a woman of many words; for"]):
                 answers = [run("medley-ask", "--target", grpc, "--temperature", "0", "--max-tokens",
-                               "12", "--json", *args, "Who are you?") for _ in range(2)]
+                               "12", "--json", *args) for _ in range(2)]
                 texts = [json.loads(out)["text"] for _, out, _ in answers]
                 self.assertEqual([status for status, _, _ in answers], [0, 0], answers)
                 self.assertEqual(texts[0], texts[1])
