@@ -78,10 +78,11 @@ static int weights_load(struct med_transformer *t)
     int rc = load(t, &c->embedding, &t->embedding);
     if (rc == 0)
         rc = load(t, &c->norm, &t->norm);
-    if (rc == 0 && c->head.data == c->embedding.data)
+    if (rc == 0 && c->head.data == c->embedding.data) {
         t->head = t->embedding;
-    else if (rc == 0)
+    } else if (rc == 0) {
         rc = load(t, &c->head, &t->head);
+    }
     for (int64_t l = 0; rc == 0 && l < t->model->layers; l++) {
         for (int i = 0; rc == 0 && i < LAYER_WEIGHTS; i++)
             rc = load(t, layer_weight(&c->layers[l], i), layer_weight(&t->layers[l], i));

@@ -47,11 +47,12 @@ static int ids_take(struct med_transformer *t, const struct med_batch_item *item
     const uint32_t *tokens = sequence->tokens + item->context;
     for (int64_t i = 0; i < item->tokens; i++) {
         if (tokens[i] >= t->model->vocab) {
+            long long place = item->context + i;
             return med_err_set(err, MED_E_INVALID,
                                "token %lld of sequence %llu has id %u, expected one below the "
                                "vocabulary's %lld",
-                               (long long)(item->context + i), (unsigned long long)item->id,
-                               tokens[i], (long long)t->model->vocab);
+                               place, (unsigned long long)item->id, tokens[i],
+                               (long long)t->model->vocab);
         }
     }
     memcpy(t->on_host.ids + t->rows, tokens, (size_t)item->tokens * sizeof *tokens);

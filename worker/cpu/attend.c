@@ -236,9 +236,10 @@ int med_cpu_attend(void *device, const struct med_attend_args *a)
         int64_t rows = a->item_rows[i + 1] - a->item_rows[i];
         keys += rows * (a->contexts[i] + rows);
     }
-    if (keys * a->heads * a->head_dim < 1 << 16)
+    if (keys * a->heads * a->head_dim < 1 << 16) {
         attend_piece(&s, 0, 1);
-    else
+    } else {
         med_cpu_pool_run(cpu->pool, attend_piece, &s);
+    }
     return 0;
 }

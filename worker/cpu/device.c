@@ -33,7 +33,7 @@ static int64_t largest(int64_t a, int64_t b)
 static int cpu_alloc(void *device, size_t bytes, void **ret_memory)
 {
     (void)device;
-    if (bytes > SIZE_MAX - 2 * ALIGN)
+    if (bytes > SIZE_MAX - ALIGN - ALIGN)
         return MED_E_NOMEM;
     /* The block's own address lies in front of what is lent. */
     char *block = med_alloc(bytes + ALIGN + sizeof(void *));
@@ -95,8 +95,8 @@ static int64_t out_columns(const struct med_model_config *m)
 
 static size_t lane_floats(const struct med_model_config *m)
 {
-    return (size_t)(MED_CPU_WIDEN + 2 * MED_CPU_QUERIES * m->head_dim +
-                    MED_CPU_QUERIES * MED_CPU_KEYS);
+    int64_t queries = MED_CPU_QUERIES;
+    return (size_t)(MED_CPU_WIDEN + queries * (2 * m->head_dim + MED_CPU_KEYS));
 }
 
 static size_t workspace_bytes(const struct med_ops_sizes *sizes)

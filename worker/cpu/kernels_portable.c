@@ -6,8 +6,6 @@
  */
 #include "worker/cpu/kernels.h"
 
-#include <stddef.h>
-
 static int usable(void)
 {
     return 1;
@@ -28,12 +26,10 @@ static int usable(void)
 const struct med_cpu_kernels *med_cpu_kernels_best(void)
 {
 #ifdef __x86_64__
-    static const struct med_cpu_kernels *const tables[] = {&med_cpu_kernels_avx512,
-                                                           &med_cpu_kernels_avx2};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
-        if (tables[i]->usable())
-            return tables[i];
-    }
+    if (med_cpu_kernels_avx512.usable())
+        return &med_cpu_kernels_avx512;
+    if (med_cpu_kernels_avx2.usable())
+        return &med_cpu_kernels_avx2;
 #endif
     return &med_cpu_kernels_portable;
 }

@@ -246,10 +246,11 @@ int med_cpu_project(void *device, const struct med_project_args *a)
     for (p.first = 0; p.first < a->rows; p.first += MED_CPU_ROWS) {
         int64_t rows = rows_from(a->rows, p.first);
         const float *in = cpu->in;
-        if (a->dtype == MED_DTYPE_F32)
+        if (a->dtype == MED_DTYPE_F32) {
             in = (const float *)a->in + p.first * a->weight.columns;
-        else
+        } else {
             med_cpu_split(cpu, rows, row_grain(a->weight.columns), project_in, &p);
+        }
         struct med_cpu_product product = {
             .rows = rows,
             .columns = a->weight.columns,

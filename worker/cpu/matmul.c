@@ -107,10 +107,11 @@ static void panels_run(void *arg, int64_t begin, int64_t end, int thread)
             continue;
         from *= OUT_GRAIN;
         to = to * OUT_GRAIN < o->weight->rows ? to * OUT_GRAIN : o->weight->rows;
-        if (p->blas)
+        if (p->blas) {
             panel_blas(p, o, from, to, thread);
-        else
+        } else {
             panel_own(p, o, from, to, thread);
+        }
         add_bias(p, o, from, to);
     }
 }
