@@ -4,6 +4,7 @@
  * are found by their spelling: letters, and the bytes of characters.
  */
 #include "base/alloc.h"
+#include "base/limits.h"
 #include "router/answer.h"
 #include "tests/check.h"
 
@@ -15,25 +16,28 @@ enum {
 
 static struct med_tokenizer *tokenizer;
 
-/* Ids whose pieces are single bytes of the text. */
+/* The id whose piece is this byte. */
+static uint32_t byte_id(char byte)
+{
+    struct med_buf bytes;
+    med_buf_init(&bytes, MED_LIMIT_TOKEN_BYTES);
+    uint32_t id = 0;
+    for (bool found = false; !found; id += !found) {
+        REQUIRE(id < (uint32_t)med_tokenizer_vocab(tokenizer));
+        med_buf_clear(&bytes);
+        REQUIRE(med_tokenizer_token_bytes(tokenizer, id, &bytes) == 0);
+        found = bytes.length == 1 && bytes.data[0] == byte;
+    }
+    med_buf_release(&bytes);
+    return id;
+}
+
 static size_t byte_ids(const char *text, uint32_t ids[IDS_MAX])
 {
-    size_t count = 0;
-    for (const char *c = text; *c != '\0'; c++) {
-        struct med_buf bytes;
-        med_buf_init(&bytes, 64);
-        for (uint32_t id = 0; id < (uint32_t)med_tokenizer_vocab(tokenizer); id++) {
-            med_buf_clear(&bytes);
-            REQUIRE(med_tokenizer_token_bytes(tokenizer, id, &bytes) == 0);
-            if (bytes.length == 1 && bytes.data[0] == *c) {
-                REQUIRE(count < IDS_MAX);
-                ids[count++] = id;
-                break;
-            }
-        }
-        med_buf_release(&bytes);
-    }
-    REQUIRE(count == strlen(text));
+    size_t count = strlen(text);
+    REQUIRE(count <= IDS_MAX);
+    for (size_t i = 0; i < count; i++)
+        ids[i] = byte_id(text[i]);
     return count;
 }
 
