@@ -271,10 +271,11 @@ int med_cpu_new(const struct med_cpu_config *config, struct med_cpu **ret_cpu, s
     (void)snprintf(cpu->text, sizeof cpu->text, "%s%s, %s", blas, fits ? "" : " (slower: not used)",
                    cpu->kernels->name);
     int rc = cores_take(cpu, config);
-    if (rc < 0)
+    if (rc < 0) {
         (void)med_err_set(err, rc, "CPU backend: no memory");
-    else
+    } else {
         rc = med_cpu_pool_new(cpu->threads, cpu->cores, cpu->core_count, &cpu->pool, err);
+    }
     if (rc < 0) {
         med_cpu_free(cpu);
         return rc;

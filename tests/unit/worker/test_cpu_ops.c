@@ -127,7 +127,7 @@ static void check_head(struct qkv_case *c, const struct ref_sum *sums,
                        const void *got, int64_t at)
 {
     int64_t dim = c->s->head_dim;
-    double x[COLUMNS_MAX], scale[COLUMNS_MAX];
+    double x[COLUMNS_MAX] = {0}, scale[COLUMNS_MAX] = {0};
     double squares = 0;
     for (int64_t i = 0; i < dim; i++) {
         x[i] = sums[i].value;
@@ -149,7 +149,8 @@ static void check_head(struct qkv_case *c, const struct ref_sum *sums,
         int64_t pair = i < dim / 2 ? i + dim / 2 : i - dim / 2;
         double want = x[i], size = scale[i];
         if (position >= 0) {
-            double angle = (double)((float)position * c->args.frequencies[i % (dim / 2)]);
+            double angle =
+                (double)((float)position * c->args.frequencies[i < dim / 2 ? i : i - dim / 2]);
             double side = i < dim / 2 ? -sin(angle) : sin(angle);
             want = x[i] * cos(angle) + x[pair] * side;
             size = scale[i] + scale[pair];
@@ -163,7 +164,7 @@ static void check_qkv_row(struct qkv_case *c, int64_t row)
 {
     const struct med_qkv_args *a = &c->args;
     const struct shape *s = c->s;
-    double x[COLUMNS_MAX];
+    double x[COLUMNS_MAX] = {0};
     ref_row(a->dtype, a->x, row, a->hidden, x);
     ref_norm(x, &a->norm, (double)a->eps, c->normed);
     struct ref_sum sums[COLUMNS_MAX];
@@ -263,7 +264,7 @@ static void qkv_case_run(struct qkv_case *c, struct med_rng *rng, enum med_dtype
     struct med_weight *weights[] = {&c->args.norm, &c->args.wq,     &c->args.wk,
                                     &c->args.wv,   &c->args.bq,     &c->args.bk,
                                     &c->args.bv,   &c->args.q_norm, &c->args.k_norm};
-    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+    for (int i = 0; i < 9; i++)
         ref_free(weights[i]);
     free(x);
     free(positions);
@@ -316,7 +317,7 @@ static void project_is_right(const struct variant *v)
             .dtype = v->dtype};
         CHECK_INT(med_cpu_ops()->project(v->cpu, &args), 0);
         for (int64_t r = 0; r < s->rows; r += 1 + s->rows / 9) {
-            double row[COLUMNS_MAX];
+            double row[COLUMNS_MAX] = {0};
             ref_row(v->dtype, in, r, s->intermediate, row);
             for (int64_t c = 0; c < s->hidden; c++) {
                 struct ref_sum sum = ref_dot(row, &args.weight, &args.bias, c);
@@ -369,7 +370,7 @@ static void gate_up_is_right(const struct variant *v)
             .dtype = v->dtype};
         CHECK_INT(med_cpu_ops()->gate_up(v->cpu, &args), 0);
         for (int64_t r = 0; r < s->rows; r += 1 + s->rows / 9) {
-            double row[COLUMNS_MAX], normed[COLUMNS_MAX];
+            double row[COLUMNS_MAX] = {0}, normed[COLUMNS_MAX] = {0};
             ref_row(v->dtype, x, r, s->hidden, row);
             ref_norm(row, &args.norm, (double)args.eps, normed);
             for (int64_t c = 0; c < s->intermediate; c++) {
@@ -424,7 +425,7 @@ static void head_is_right(const struct variant *v)
                                      .dtype = v->dtype};
         CHECK_INT(med_cpu_ops()->head(v->cpu, &args), 0);
         for (int64_t n = 0; n < samples; n += 1 + samples / 9) {
-            double row[COLUMNS_MAX], normed[COLUMNS_MAX];
+            double row[COLUMNS_MAX] = {0}, normed[COLUMNS_MAX] = {0};
             ref_row(v->dtype, x, rows[n], s->hidden, row);
             ref_norm(row, &args.norm, (double)args.eps, normed);
             for (int64_t c = 0; c < 300; c++) {
