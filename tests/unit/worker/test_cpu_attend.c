@@ -47,7 +47,7 @@ static void world_make(struct world *w, struct shape s, enum med_dtype dtype,
     int64_t count = blocks * s.kv_heads * s.block_tokens * s.head_dim;
     w->keys = ref_random(&rng, kv_dtype, count, 0, 1);
     w->values = ref_random(&rng, kv_dtype, count, 0, 1);
-    w->queries = ref_random(&rng, dtype, SEQUENCES * LENGTH * s.heads * s.head_dim, 0, 1);
+    w->queries = ref_random(&rng, dtype, (int64_t)SEQUENCES * LENGTH * s.heads * s.head_dim, 0, 1);
 }
 
 static void world_free(struct world *w)
@@ -135,9 +135,10 @@ static void check_row(const struct world *w, struct ref_worst *worst, const void
     double scores[LENGTH], top = -INFINITY, total = 0;
     for (int64_t p = first; p <= position; p++) {
         double sum = 0;
-        for (int64_t i = 0; i < s->head_dim; i++)
+        for (int64_t i = 0; i < s->head_dim; i++) {
             sum += ref_get(w->dtype, w->queries, row + i) *
                    ref_get(w->kv_dtype, w->keys, cache_index(w, sequence, kv_head, p) + i);
+        }
         scores[p] = sum / sqrt((double)s->head_dim);
         top = fmax(top, scores[p]);
     }
@@ -234,7 +235,7 @@ static void test_attend_with_huge_scores_picks_the_largest(void)
     struct world w;
     world_make(&w, (struct shape){1, 1, 8, 16, 0}, MED_DTYPE_F32, MED_DTYPE_F32);
     float *keys = w.keys, *q = w.queries, *values = w.values;
-    for (int64_t i = 0; i < LENGTH * 8; i++)
+    for (int64_t i = 0; i < (int64_t)LENGTH * 8; i++)
         q[i] = 100;
     for (int64_t p = 0; p < LENGTH; p++) {
         for (int64_t i = 0; i < 8; i++)

@@ -54,7 +54,7 @@ struct dots_case {
 
 static void dots_references(struct dots_case *c)
 {
-    double row[LENGTH_MAX];
+    double row[LENGTH_MAX] = {0};
     for (int64_t r = 0; r < ROWS; r++) {
         ref_row(MED_DTYPE_F32, c->x, r, c->n, row);
         for (int64_t o = 0; o < OUTS; o++) {
@@ -215,10 +215,11 @@ static void bf16_rounds(const struct med_cpu_kernels *k)
     }
     k->narrow[MED_DTYPE_BF16](from, to, COUNT);
     for (size_t i = 0; i < COUNT; i++) {
-        if (isnan(from[i]))
+        if (isnan(from[i])) {
             CHECK(isnan(med_bf16_to_float(to[i])));
-        else
+        } else {
             CHECK_UINT(to[i], med_bf16_from_float(from[i]));
+        }
     }
     float *rounded = ref_alloc(COUNT * sizeof *rounded), *wide = ref_alloc(COUNT * sizeof *wide);
     memcpy(rounded, from, COUNT * sizeof *rounded);
@@ -252,10 +253,11 @@ static void f16_is_exact(const struct med_cpu_kernels *k)
     int wrong = 0;
     for (int i = 0; i < COUNT; i++) {
         float want = med_f16_to_float((uint16_t)i);
-        if (isnan(want))
+        if (isnan(want)) {
             wrong += !isnan(wide[i]) || !isnan(med_f16_to_float(back[i]));
-        else
+        } else {
             wrong += bits_of(wide[i]) != bits_of(want) || back[i] != halves[i];
+        }
     }
     CHECK_INT(wrong, 0);
     free(halves);
