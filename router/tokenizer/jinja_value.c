@@ -300,7 +300,7 @@ int med_jinja_order(struct med_jinja_eval *eval, const struct med_jinja_value *a
     const struct med_jinja_sequence *x = a->as.sequence;
     const struct med_jinja_sequence *y = b->as.sequence;
     for (size_t i = 0; i < x->count && i < y->count; i++) {
-        bool equal;
+        bool equal = false;
         rc = med_jinja_equal(eval, &x->items[i], &y->items[i], &equal);
         if (rc < 0) {
             return rc;
@@ -416,7 +416,7 @@ static int find_pair(struct med_jinja_eval *eval, const struct med_jinja_dict *d
     int rc = check_key(eval, key);
     *ret_pair = NULL;
     for (size_t i = 0; rc == 0 && i < dict->count; i++) {
-        bool equal;
+        bool equal = false;
         rc = med_jinja_equal(eval, &dict->pairs[i].key, key, &equal);
         if (rc == 0 && equal) {
             *ret_pair = &dict->pairs[i];
@@ -472,7 +472,7 @@ int med_jinja_dict_get(struct med_jinja_eval *eval, const struct med_jinja_dict 
 static int iterate_text(struct med_jinja_eval *eval, struct med_jinja_text text,
                         struct med_jinja_sequence *ret_items)
 {
-    struct med_jinja_value list;
+    struct med_jinja_value list = med_jinja_none();
     int rc = med_jinja_sequence_new(eval, MED_JINJA_LIST, med_jinja_characters(text), &list);
     if (rc < 0) {
         return rc;
@@ -509,7 +509,7 @@ int med_jinja_iterate(struct med_jinja_eval *eval, const struct med_jinja_value 
         }
         return 0;
     case MED_JINJA_DICT: {
-        struct med_jinja_value keys;
+        struct med_jinja_value keys = med_jinja_none();
         const struct med_jinja_dict *dict = value->as.dict;
         int rc = med_jinja_sequence_new(eval, MED_JINJA_LIST, dict->count, &keys);
         for (size_t i = 0; rc == 0 && i < dict->count; i++) {
