@@ -31,6 +31,8 @@ enum {
     MED_JINJA_ARGUMENTS = 16,   /* of one call, filter or test */
     MED_JINJA_RANGE = 100000,   /* elements of range(), as Jinja's sandbox has it */
     MED_JINJA_NAME_BYTES = 128,
+    MED_JINJA_INT_STEPS = 4, /* what writing a number costs; a float is tried with 1 to 17 digits */
+    MED_JINJA_FLOAT_STEPS = 64,
 };
 
 /* ---- memory ---- */
@@ -404,12 +406,14 @@ bool med_jinja_is_ascii(struct med_jinja_text text);
 /* Bytes of the white space character that starts, or ends, the text; 0: none. */
 size_t med_jinja_space_first(struct med_jinja_text text);
 size_t med_jinja_space_last(struct med_jinja_text text);
-/* What print writes: str() of Python. */
+/* What print writes: str() of Python.  Text longer than a prompt may be is MED_E_LIMIT. */
 int med_jinja_to_text(struct med_jinja_eval *eval, const struct med_jinja_value *value,
                       struct med_jinja_text *ret_text) MED_MUST_CHECK;
-int med_jinja_print(struct med_jinja_eval *eval, const struct med_jinja_value *value,
-                    struct med_buf *out) MED_MUST_CHECK;
-int med_jinja_print_float(double number, bool json, struct med_buf *out) MED_MUST_CHECK;
+/* Both spend: to write a number takes longer than to evaluate a node. */
+int med_jinja_print_float(struct med_jinja_eval *eval, double number, bool json,
+                          struct med_buf *out) MED_MUST_CHECK;
+int med_jinja_print_int(struct med_jinja_eval *eval, int64_t number,
+                        struct med_buf *out) MED_MUST_CHECK;
 int med_jinja_concat(struct med_jinja_eval *eval, struct med_jinja_text a, struct med_jinja_text b,
                      struct med_jinja_value *ret_value) MED_MUST_CHECK;
 /* Moves what was built in `buf` to the arena, as a string. */
@@ -479,8 +483,10 @@ int med_jinja_split(struct med_jinja_eval *eval, struct med_jinja_text text,
                     struct med_jinja_value *ret_value) MED_MUST_CHECK;
 int med_jinja_split_lines(struct med_jinja_eval *eval, struct med_jinja_text text, bool keep_ends,
                           struct med_jinja_value *ret_value) MED_MUST_CHECK;
-/* Byte offset of the first, or last, occurrence; < 0: none. */
-int64_t med_jinja_find(struct med_jinja_text text, struct med_jinja_text part, bool last);
+/* Byte offset of the first, or last, occurrence; < 0: none.  Spends in proportion to the bytes that
+ * were looked at, while it looks. */
+int med_jinja_find(struct med_jinja_eval *eval, struct med_jinja_text text,
+                   struct med_jinja_text part, bool last, int64_t *ret_at) MED_MUST_CHECK;
 
 /* ---- what is called: jinja_filters.c, jinja_tests.c, jinja_methods.c, jinja_functions.c ---- */
 

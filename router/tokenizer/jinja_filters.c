@@ -616,7 +616,7 @@ static int filter_tojson(const struct context *c)
     }
     style.ensure_ascii = med_jinja_truth(&slots[0]);
     style.sort_keys = med_jinja_truth(&slots[3]);
-    med_buf_init(&out, MED_LIMIT_CHAT_RENDER_BYTES);
+    med_buf_init(&out, MED_LIMIT_PROMPT_BYTES);
     rc = med_jinja_to_json(c->eval, c->value, &style, &out);
     rc = rc < 0 ? rc : med_jinja_keep(c->eval, &out, c->ret_value);
     med_buf_release(&out);

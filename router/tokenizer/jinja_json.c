@@ -176,9 +176,9 @@ static int write_value(struct writer *w, const struct med_jinja_value *value, in
     case MED_JINJA_BOOL:
         return med_buf_append_str(w->out, value->as.truth ? "true" : "false");
     case MED_JINJA_INT:
-        return med_buf_printf(w->out, "%lld", (long long)value->as.integer);
+        return med_jinja_print_int(w->eval, value->as.integer, w->out);
     case MED_JINJA_FLOAT:
-        return med_jinja_print_float(value->as.number, true, w->out);
+        return med_jinja_print_float(w->eval, value->as.number, true, w->out);
     case MED_JINJA_STRING:
         return write_text(w, value->as.text);
     case MED_JINJA_LIST:
@@ -196,5 +196,10 @@ int med_jinja_to_json(struct med_jinja_eval *eval, const struct med_jinja_value 
                       const struct med_jinja_json *style, struct med_buf *out)
 {
     struct writer w = {eval, style, out};
-    return write_value(&w, value, 0);
+    int rc = write_value(&w, value, 0);
+    if (rc == MED_E_LIMIT && eval->err->code == 0) {
+        return med_jinja_fail(eval, rc, "tojson: the text is longer than %zu bytes",
+                              out->max_bytes);
+    }
+    return rc;
 }

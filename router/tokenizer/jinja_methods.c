@@ -155,6 +155,10 @@ static int call_has_affix(const struct context *c)
             if (one->kind != MED_JINJA_STRING) {
                 return fail_argument(c, one, "strings");
             }
+            rc = med_jinja_spend(c->eval, 1 + one->as.text.bytes / 64);
+            if (rc < 0) {
+                return rc;
+            }
             found = has_affix(c->text, one->as.text, at_end);
         }
     } else if (affix.kind == MED_JINJA_STRING) {
@@ -205,7 +209,11 @@ static int call_find(const struct context *c)
     if (rc < 0) {
         return rc;
     }
-    int64_t at = med_jinja_find(c->text, part, c->method == METHOD_RFIND);
+    int64_t at;
+    rc = med_jinja_find(c->eval, c->text, part, c->method == METHOD_RFIND, &at);
+    if (rc < 0) {
+        return rc;
+    }
     if (at >= 0) {
         at = (int64_t)med_jinja_characters((struct med_jinja_text){c->text.data, (size_t)at});
     }
@@ -226,7 +234,11 @@ static int call_count(const struct context *c)
         count = (int64_t)med_jinja_characters(text) + 1;
     }
     while (part.bytes > 0) {
-        int64_t at = med_jinja_find(text, part, false);
+        int64_t at;
+        rc = med_jinja_find(c->eval, text, part, false, &at);
+        if (rc < 0) {
+            return rc;
+        }
         if (at < 0) {
             break;
         }

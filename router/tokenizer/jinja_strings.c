@@ -9,22 +9,47 @@
 
 #include <string.h>
 
-int64_t med_jinja_find(struct med_jinja_text text, struct med_jinja_text part, bool last)
+enum {
+    STEP_BYTES = 8,     /* bytes that may be looked at for one step */
+    SPEND_BYTES = 65536 /* a search spends when it has looked at so many */
+};
+
+/* Bytes in which two texts agree, of the first `bytes`. */
+static size_t agree(const char *a, const char *b, size_t bytes)
 {
+    size_t n = 0;
+    while (n < bytes && a[n] == b[n]) {
+        n++;
+    }
+    return n;
+}
+
+int med_jinja_find(struct med_jinja_eval *eval, struct med_jinja_text text,
+                   struct med_jinja_text part, bool last, int64_t *ret_at)
+{
+    *ret_at = -1;
     if (part.bytes > text.bytes) {
-        return -1;
+        return 0;
+    }
+    if (part.bytes == 0) {
+        *ret_at = last ? (int64_t)text.bytes : 0;
+        return 0;
     }
     size_t places = text.bytes - part.bytes + 1;
-    if (part.bytes == 0) {
-        return last ? (int64_t)text.bytes : 0;
-    }
-    for (size_t i = 0; i < places; i++) {
+    size_t looked_at = 0;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && *ret_at < 0 && i < places; i++) {
         size_t at = last ? places - 1 - i : i;
-        if (text.data[at] == part.data[0] && memcmp(text.data + at, part.data, part.bytes) == 0) {
-            return (int64_t)at;
+        size_t same = agree(text.data + at, part.data, part.bytes);
+        looked_at += same + 1;
+        if (same == part.bytes) {
+            *ret_at = (int64_t)at;
+        } else if (looked_at >= SPEND_BYTES) {
+            rc = med_jinja_spend(eval, looked_at / STEP_BYTES);
+            looked_at = 0;
         }
     }
-    return -1;
+    return rc < 0 ? rc : med_jinja_spend(eval, looked_at / STEP_BYTES);
 }
 
 static struct med_jinja_text cut_front(struct med_jinja_text text, size_t bytes)
@@ -32,49 +57,53 @@ static struct med_jinja_text cut_front(struct med_jinja_text text, size_t bytes)
     return (struct med_jinja_text){text.data + bytes, text.bytes - bytes};
 }
 
-static size_t first_in(struct med_jinja_text text, struct med_jinja_text chars)
+/* *ret_bytes: those of the first, or last, character of the text if it is white space (`chars` is
+ * none) or one of `chars`; else 0. */
+static int strip_one(struct med_jinja_eval *eval, struct med_jinja_text text, bool at_end,
+                     const struct med_jinja_value *chars, size_t *ret_bytes)
 {
+    if (chars->kind == MED_JINJA_NONE) {
+        *ret_bytes = at_end ? med_jinja_space_last(text) : med_jinja_space_first(text);
+        return 0;
+    }
+    *ret_bytes = 0;
     if (text.bytes == 0) {
         return 0;
     }
-    size_t n = med_jinja_character_bytes(text);
-    return med_jinja_find(chars, (struct med_jinja_text){text.data, n}, false) >= 0 ? n : 0;
-}
-
-static size_t last_in(struct med_jinja_text text, struct med_jinja_text chars)
-{
-    if (text.bytes == 0) {
-        return 0;
-    }
-    size_t n = 1;
-    while (n < text.bytes && n < 4 && ((unsigned char)text.data[text.bytes - n] & 0xC0) == 0x80) {
+    size_t n = at_end ? 1 : med_jinja_character_bytes(text);
+    while (at_end && n < text.bytes && n < 4 &&
+           ((unsigned char)text.data[text.bytes - n] & 0xC0) == 0x80) {
         n++;
     }
-    struct med_jinja_text one = {text.data + text.bytes - n, n};
-    return med_jinja_find(chars, one, false) >= 0 ? n : 0;
+    const struct med_jinja_text one = {at_end ? text.data + text.bytes - n : text.data, n};
+    int64_t at;
+    int rc = med_jinja_find(eval, chars->as.text, one, false, &at);
+    *ret_bytes = at >= 0 ? n : 0;
+    return rc;
 }
 
 int med_jinja_strip(struct med_jinja_eval *eval, struct med_jinja_text text,
                     enum med_jinja_side side, const struct med_jinja_value *chars,
                     struct med_jinja_value *ret_value)
 {
-    bool space = chars->kind == MED_JINJA_NONE;
-    if (!space && chars->kind != MED_JINJA_STRING) {
+    if (chars->kind != MED_JINJA_NONE && chars->kind != MED_JINJA_STRING) {
         return med_jinja_fail(eval, MED_E_INVALID, "strip takes a string, not %s",
                               med_jinja_kind_name(chars->kind));
     }
     size_t before = text.bytes;
-    size_t n;
-    while ((side & MED_JINJA_LEFT) != 0 &&
-           (n = space ? med_jinja_space_first(text) : first_in(text, chars->as.text)) > 0) {
+    size_t n = (side & MED_JINJA_LEFT) != 0 ? 1 : 0;
+    int rc = 0;
+    while (rc == 0 && n > 0) {
+        rc = strip_one(eval, text, false, chars, &n);
         text = cut_front(text, n);
     }
-    while ((side & MED_JINJA_RIGHT) != 0 &&
-           (n = space ? med_jinja_space_last(text) : last_in(text, chars->as.text)) > 0) {
+    n = (side & MED_JINJA_RIGHT) != 0 ? 1 : 0;
+    while (rc == 0 && n > 0) {
+        rc = strip_one(eval, text, true, chars, &n);
         text.bytes -= n;
     }
     *ret_value = med_jinja_string(text.data, text.bytes);
-    return med_jinja_spend(eval, (before - text.bytes) / 16);
+    return rc < 0 ? rc : med_jinja_spend(eval, (before - text.bytes) / STEP_BYTES);
 }
 
 static bool is_letter(char c)
@@ -131,8 +160,9 @@ int med_jinja_replace(struct med_jinja_eval *eval, struct med_jinja_text text,
     med_buf_init(&out, MED_LIMIT_CHAT_RENDER_BYTES);
     int rc = med_jinja_spend(eval, text.bytes / 16);
     while (rc == 0 && count != 0) {
-        int64_t at = med_jinja_find(text, old, false);
-        if (at < 0) {
+        int64_t at;
+        rc = med_jinja_find(eval, text, old, false, &at);
+        if (rc < 0 || at < 0) {
             break;
         }
         /* Nothing to replace: the new text stands before each character, and at the end. */
@@ -245,8 +275,9 @@ static int split_by(struct med_jinja_eval *eval, struct med_jinja_text text,
     size_t capacity = 0;
     int rc = 0;
     while (rc == 0 && count != 0) {
-        int64_t found = med_jinja_find(text, separator, from_right);
-        if (found < 0) {
+        int64_t found;
+        rc = med_jinja_find(eval, text, separator, from_right, &found);
+        if (rc < 0 || found < 0) {
             break;
         }
         size_t at = (size_t)found;

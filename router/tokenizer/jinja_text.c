@@ -147,9 +147,30 @@ int med_jinja_concat(struct med_jinja_eval *eval, struct med_jinja_text a, struc
 
 /* ---- printing ---- */
 
-/* The shortest decimal that reads back to the same number, laid out as Python does. */
-int med_jinja_print_float(double number, bool json, struct med_buf *out)
+int med_jinja_print_int(struct med_jinja_eval *eval, int64_t number, struct med_buf *out)
 {
+    char text[24];
+    size_t at = sizeof(text);
+    uint64_t left = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
+    do {
+        text[--at] = (char)('0' + left % 10);
+        left /= 10;
+    } while (left > 0);
+    if (number < 0) {
+        text[--at] = '-';
+    }
+    int rc = med_jinja_spend(eval, MED_JINJA_INT_STEPS);
+    return rc < 0 ? rc : med_buf_append(out, text + at, sizeof(text) - at);
+}
+
+/* The shortest decimal that reads back to the same number, laid out as Python does. */
+int med_jinja_print_float(struct med_jinja_eval *eval, double number, bool json,
+                          struct med_buf *out)
+{
+    int rc = med_jinja_spend(eval, MED_JINJA_FLOAT_STEPS);
+    if (rc < 0) {
+        return rc;
+    }
     if (isnan(number)) {
         return med_buf_append_str(out, json ? "NaN" : "nan");
     }
@@ -199,6 +220,8 @@ static int print_repr_text(struct med_jinja_eval *eval, struct med_jinja_text te
     return rc < 0 ? rc : med_buf_append(out, &quote, 1);
 }
 
+static int print(struct med_jinja_eval *eval, const struct med_jinja_value *value,
+                 struct med_buf *out);
 static int print_repr(struct med_jinja_eval *eval, const struct med_jinja_value *value,
                       struct med_buf *out);
 
@@ -244,11 +267,11 @@ static int print_repr(struct med_jinja_eval *eval, const struct med_jinja_value 
     if (value->kind == MED_JINJA_UNDEFINED) {
         return med_buf_append_str(out, "Undefined");
     }
-    return med_jinja_print(eval, value, out);
+    return print(eval, value, out);
 }
 
-int med_jinja_print(struct med_jinja_eval *eval, const struct med_jinja_value *value,
-                    struct med_buf *out)
+static int print(struct med_jinja_eval *eval, const struct med_jinja_value *value,
+                 struct med_buf *out)
 {
     int rc = med_jinja_spend(eval, 1);
     if (rc < 0) {
@@ -262,9 +285,9 @@ int med_jinja_print(struct med_jinja_eval *eval, const struct med_jinja_value *v
     case MED_JINJA_BOOL:
         return med_buf_append_str(out, value->as.truth ? "True" : "False");
     case MED_JINJA_INT:
-        return med_buf_printf(out, "%lld", (long long)value->as.integer);
+        return med_jinja_print_int(eval, value->as.integer, out);
     case MED_JINJA_FLOAT:
-        return med_jinja_print_float(value->as.number, false, out);
+        return med_jinja_print_float(eval, value->as.number, false, out);
     case MED_JINJA_STRING:
         return med_buf_append(out, value->as.text.data, value->as.text.bytes);
     case MED_JINJA_LIST:
@@ -287,8 +310,13 @@ int med_jinja_to_text(struct med_jinja_eval *eval, const struct med_jinja_value 
     }
     struct med_buf buf;
     struct med_jinja_value kept;
-    med_buf_init(&buf, MED_LIMIT_CHAT_RENDER_BYTES);
-    int rc = med_jinja_print(eval, value, &buf);
+    med_buf_init(&buf, MED_LIMIT_PROMPT_BYTES);
+    int rc = med_jinja_spend(eval, MED_JINJA_INT_STEPS);
+    rc = rc < 0 ? rc : print(eval, value, &buf);
+    if (rc == MED_E_LIMIT && eval->err->code == 0) {
+        rc = med_jinja_fail(eval, rc, "a printed value is longer than %d bytes",
+                            MED_LIMIT_PROMPT_BYTES);
+    }
     if (rc == 0) {
         rc = med_jinja_keep(eval, &buf, &kept);
     }

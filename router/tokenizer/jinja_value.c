@@ -321,8 +321,10 @@ int med_jinja_contains(struct med_jinja_eval *eval, const struct med_jinja_value
             return med_jinja_fail(eval, MED_E_INVALID, "%s cannot be in a string",
                                   med_jinja_kind_name(item->kind));
         }
-        *ret_found = med_jinja_find(container->as.text, item->as.text, false) >= 0;
-        return med_jinja_spend(eval, container->as.text.bytes / 16);
+        int64_t at;
+        int rc = med_jinja_find(eval, container->as.text, item->as.text, false, &at);
+        *ret_found = at >= 0;
+        return rc;
     }
     if (container->kind == MED_JINJA_DICT) {
         const struct med_jinja_value *value;

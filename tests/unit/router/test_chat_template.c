@@ -95,6 +95,33 @@ static void test_what_never_ends_when_rendered_then_a_limit_ends_it(void)
                  MED_E_LIMIT, "lists are nested more than 32 deep");
 }
 
+static void test_work_that_grows_with_values_when_rendered_then_counted(void)
+{
+    /* What a fuzzer found: a small value, most of it shared, that prints as gigabytes. */
+    check_render("09{{[[0]*295803]*29580}}", MED_E_LIMIT, "a printed value is longer than");
+    check_render("{{ ([[0.1] * 295803] * 29580) ~ '' }}", MED_E_LIMIT, "steps");
+    check_render("{{ ([[0] * 295803] * 29580) | tojson }}", MED_E_LIMIT, "tojson: the text is");
+    /* Searches that look at every byte again at every place. */
+    static const char *const searches[] = {
+        "part in text",     "text.find(part)",        "text.rfind(part)",
+        "text.count(part)", "text.replace(part, '')", "text | replace(part, '')",
+        "text.split(part)", "text.rsplit(part)",      "('c' * 200000).strip('a' * 200000 ~ 'c')"};
+    for (size_t i = 0; i < sizeof(searches) / sizeof(*searches); i++) {
+        char text[256];
+        (void)snprintf(text, sizeof(text),
+                       "{%% set text = 'a' * 1000000 %%}{%% set part = 'a' * 100000 ~ 'b' %%}"
+                       "{{ %s }}",
+                       searches[i]);
+        check_render(text, MED_E_LIMIT, "steps");
+    }
+    /* The same on texts as chats have them. */
+    check_render("{% set text = 'one two ' * 100000 %}"
+                 "{{ text.split(' ')|length }} {{ text.count('two') }} {{ text.find('three') }} "
+                 "{{ 'three' in text }} {{ text.replace('one ', '')|length }} "
+                 "{{ text.strip(' owt')|length }}",
+                 0, "200001 100000 -1 False 400000 799994");
+}
+
 static void test_deep_text_when_parsed_then_refused_without_deep_recursion(void)
 {
     static const char *const units[] = {"(", "[", "-", "not ", "{% if x %}", "{{ [", "x if "};
@@ -210,6 +237,7 @@ int main(void)
     RUN(test_constructs_outside_the_subset_when_loaded_then_refused_by_name_and_line);
     RUN(test_a_template_when_it_refuses_then_its_own_words_come_back);
     RUN(test_what_never_ends_when_rendered_then_a_limit_ends_it);
+    RUN(test_work_that_grows_with_values_when_rendered_then_counted);
     RUN(test_deep_text_when_parsed_then_refused_without_deep_recursion);
     RUN(test_a_directory_when_loaded_then_the_template_and_tokens_are_found);
     RUN(test_every_allocation_when_it_fails_then_nothing_leaks);
