@@ -32,6 +32,7 @@ TOLERANCE = 1e-4
 NEAR_TIE = 1e-4
 BF16_FACTOR = 1.5
 LONG = 1000
+SHIPPED = ["medley-austen"]
 
 
 def run(program, folder, dtype, sequences, vocab):
@@ -109,7 +110,7 @@ def main():
     arguments = parser.parse_args()
     failures = Failures()
     with tempfile.TemporaryDirectory() as top:
-        for name in arguments.names or models.MODELS:
+        for name in arguments.names or [*models.MODELS, *SHIPPED]:
             folder = pathlib.Path(top) / name
             if name in models.MODELS:
                 models.write_model(folder, name)

@@ -1,25 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes profile.json, what a CPU worker's iterations take, from a run of medley engine-bench.
+"""Makes the profile of a CPU worker from what the worker and the engine bench say of a model.
 
-    medley engine-bench --model models/medley-austen --batches 1,4,16,64 --contexts 64,256,768 \\
-        --prefills 16,64,256,512 --repeats 15 --json > bench.json
-    python3 models/medley-austen/profile.py bench.json "2-core x86-64 (AMD EPYC)" DATE COMMIT
+    medley worker --model DIR --dry-run --json > memory.json
+    medley engine-bench --model DIR --batches 1,4,16,64 --contexts 64,256,768 \\
+        --prefills 16,64,256,512 --repeats 25 --json > bench.json
+    python3 profiles/from_bench.py DIR memory.json bench.json --machine "2-core x86-64 (AMD EPYC)" \\
+        --output profile.json
 
 Each row is a measured median; the step model is fitted to them by relative least squares (the form
 roofline/1 of docs/internals/profiles.md, rates kept positive).  Needs numpy.
 """
+import argparse
+import datetime
 import itertools
 import json
 import pathlib
-import sys
 
 import numpy
-
-HERE = pathlib.Path(__file__).resolve().parent
-WEIGHT_BYTES, KV_BYTES = 6345600, 6 * 2 * 2 * 32 * 2
-LIMITS = {"max_model_len": 1024, "max_num_seqs": 64, "max_num_batched_tokens": 512,
-          "block_tokens": 16, "kv_tokens": 65536}
 
 
 def measured(bench):
@@ -55,7 +53,7 @@ def non_negative(matrix, target):
     return best
 
 
-def fit(rows, config, parameters):
+def fit(rows, config, parameters, sizes):
     ms = numpy.array([r["ms_p50"] for r in rows])
     best = (numpy.inf,)
     for weights_ms in numpy.geomspace(0.02, 5, 40):
@@ -65,53 +63,68 @@ def fit(rows, config, parameters):
             if error < best[0]:
                 best = (error, weights_ms, linear_ms, x, (unknown @ x + known) / ms - 1)
     _, weights_ms, linear_ms, (fixed, sequence, context, pair), errors = best
-    pair_flops = 4 * config["num_hidden_layers"] * config["num_attention_heads"] * config["head_dim"]
+    pair_flops = 4 * config["num_hidden_layers"] * config["num_attention_heads"] * head_dim(config)
 
     def rate(amount, ms_each):  # a cost that the fit finds none of: fast beyond notice
         return float(f"{amount / max(ms_each, 1e-9) * 1e3:.6g}")
     return {"form": "roofline/1", "fixed_ms": round(fixed, 5),
             "sequence_us": round(sequence * 1e3, 3),
-            "bandwidth_bytes_per_s": rate(WEIGHT_BYTES, weights_ms),
+            "bandwidth_bytes_per_s": rate(sizes["weights"], weights_ms),
             "matrix_flops_per_s": rate(2 * parameters, linear_ms),
-            "kv_bandwidth_bytes_per_s": rate(KV_BYTES, context),
+            "kv_bandwidth_bytes_per_s": rate(sizes["kv_per_token"], context),
             "attention_flops_per_s": rate(pair_flops, pair),
             "fit_error": round(float(abs(errors).mean()), 4),
             "fit_error_max": round(float(abs(errors).max()), 4), "source": "fit"}
 
 
+def head_dim(config):
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
 def main():
-    path, machine, date, commit = sys.argv[1:]
-    bench = json.loads(pathlib.Path(path).read_text())
-    config = json.loads((HERE / "config.json").read_text())
-    rows = list(measured(bench))
-    step_model = fit(rows, config, bench["parameters"])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=pathlib.Path, help="the model's directory")
+    parser.add_argument("memory", type=pathlib.Path, help="of medley worker --dry-run --json")
+    parser.add_argument("bench", type=pathlib.Path, help="of medley engine-bench --json")
+    parser.add_argument("--machine", required=True, help="what it was measured on, in words")
+    parser.add_argument("--date", default=datetime.date.today().isoformat())
+    parser.add_argument("--gpu", default="CPU", help="as the catalogue calls the machine's part")
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    bench, memory = json.loads(args.bench.read_text()), json.loads(args.memory.read_text())
+    config = json.loads((args.model / "config.json").read_text())
+    rows, sizes = list(measured(bench)), memory["bytes"]
+    step_model = fit(rows, config, bench["parameters"], sizes)
     matrix = max(c["blas_flops_per_s"]["median"] for c in bench["iterations"]
                  if "blas_flops_per_s" in c)
+    heads = config["num_attention_heads"]
     profile = {
-        "format": "medley-profile/1", "worker_type": "cpu-medley-austen", "gpu": "CPU",
-        "gpus_per_worker": 1, "dtype": "bfloat16", "engine": "medley-0.1.0",
-        "model": {"name": "medley-austen", "parameters": bench["parameters"],
+        "format": "medley-profile/1", "worker_type": memory["worker_type"], "gpu": args.gpu,
+        "gpus_per_worker": 1, "dtype": memory["dtype"], "engine": "medley-0.1.0",
+        "model": {"name": memory["model"], "parameters": memory["parameters"],
                   "layers": config["num_hidden_layers"], "hidden": config["hidden_size"],
-                  "heads": config["num_attention_heads"],
-                  "kv_heads": config["num_key_value_heads"], "head_dim": config["head_dim"],
-                  "intermediate": config["intermediate_size"], "vocab": config["vocab_size"],
-                  "weight_bytes": WEIGHT_BYTES, "kv_bytes_per_token": KV_BYTES},
-        "hardware": {"memory_bytes": 25276 * 10**6,
+                  "heads": heads, "kv_heads": config.get("num_key_value_heads") or heads,
+                  "head_dim": head_dim(config), "intermediate": config["intermediate_size"],
+                  "vocab": config["vocab_size"], "weight_bytes": sizes["weights"],
+                  "kv_bytes_per_token": sizes["kv_per_token"]},
+        "hardware": {"memory_bytes": sizes["machine"],
                      "bandwidth_bytes_per_s": round(bench["read_bytes_per_s"]["median"]),
                      "matrix_flops_per_s": round(matrix), "source": "run"},
-        "limits": LIMITS, "step_model": step_model,
+        "limits": {key: memory[key] for key in ("max_model_len", "max_num_seqs",
+                                                "max_num_batched_tokens", "block_tokens",
+                                                "kv_tokens")},
+        "step_model": step_model,
         "sources": [
-            {"id": "run", "kind": "measured", "date": date,
-             "text": f"{machine}, {bench['device']}, {bench['threads']} threads, commit {commit}: "
-                     "medley engine-bench --model models/medley-austen, command in profile.py; "
-                     "medians"},
+            {"id": "run", "kind": "measured", "date": args.date,
+             "text": f"{args.machine}, {bench['device']}, {bench['threads']} threads: medley "
+                     "engine-bench --model, medians"},
             {"id": "fit", "kind": "modelled", "fit_error": step_model["fit_error"],
              "text": "roofline/1 fitted to the measured rows by relative least squares, "
-                     "models/medley-austen/profile.py"}],
+                     "profiles/from_bench.py"}],
         "validations": [], "steps": rows, "serving": []}
-    text = json.dumps(profile, indent=1)
-    (HERE / "profile.json").write_text(text + "\n")
-    print(json.dumps(step_model, indent=1))
+    args.output.write_text(json.dumps(profile, indent=1) + "\n")
+    print(f"{args.output}: fitted within {step_model['fit_error']:.1%} on average, "
+          f"{step_model['fit_error_max']:.1%} at most")
 
 
 if __name__ == "__main__":
