@@ -141,6 +141,8 @@ struct med_req_logprob *med_req_add_logprobs(struct med_req *req, size_t token)
     size_t rows = med_req_logprob_rows(req);
     if (token >= req->logprob_capacity) {
         size_t capacity = token < OUTPUT_CAPACITY_MIN ? OUTPUT_CAPACITY_MIN : token * 2;
+        if (capacity > req->query->tokens_max && token < req->query->tokens_max)
+            capacity = req->query->tokens_max; // so that the limit on logprobs is one on memory
         struct med_req_logprob *grown =
             med_realloc_array(req->logprobs, capacity, rows * sizeof(*grown));
         if (grown == NULL)

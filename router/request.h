@@ -170,8 +170,8 @@ struct med_query_limits {
  * tokens; the sentence names field, value and what was expected. */
 int med_query_check(struct med_query *query, const struct med_query_limits *limits,
                     struct med_err *err) MED_MUST_CHECK;
-/* The rest, when query->prompt is there; puts defaults in: max_tokens 0 is 16, for a chat the rest
- * of the context. */
+/* The rest, when query->prompt is there; puts defaults in: max_tokens 0 is the rest of the
+ * context, at most 16 if it is no chat, and what the logprobs have room for. */
 int med_query_check_prompt(struct med_query *query, const struct med_query_limits *limits,
                            struct med_err *err) MED_MUST_CHECK;
 

@@ -237,7 +237,31 @@ int med_query_check(struct med_query *query, const struct med_query_limits *limi
 
 /* ---- the prompt's tokens ---- */
 
-/* max_tokens of a chat that names none: what the workers at hand have room for. */
+/* Output tokens of each choice whose logprobs the router can hold. */
+static uint64_t logprob_tokens(const struct med_query *query)
+{
+    const struct med_req_sampling *s = &query->sampling;
+    if (!s->has_logprobs)
+        return MED_LIMIT_OUTPUT_TOKENS;
+    uint64_t choices = query->choice_count == 0 ? 1 : query->choice_count;
+    uint64_t token_bytes = choices * (1 + s->logprobs) * sizeof(struct med_req_logprob);
+    return MED_LIMIT_ANSWER_LOGPROB_BYTES / token_bytes;
+}
+
+static int check_logprobs(const struct med_query *query, struct med_err *err)
+{
+    uint64_t most = logprob_tokens(query);
+    if (query->tokens_max <= most)
+        return 0;
+    return med_err_set(err, MED_E_INVALID,
+                       "n, max_tokens, sampling.logprobs: found %u choices of at most %" PRIu32
+                       " output tokens with 1 + %u logprobs each, expected at most %" PRIu64
+                       " output tokens, so that all fit %d bytes",
+                       query->choice_count, query->tokens_max, query->sampling.logprobs, most,
+                       MED_LIMIT_ANSWER_LOGPROB_BYTES);
+}
+
+/* What the workers at hand have room for. */
 static uint32_t rest_of_context(const struct med_query *query,
                                 const struct med_dispatch_context *context)
 {
@@ -250,13 +274,23 @@ static uint32_t rest_of_context(const struct med_query *query,
     return rest < 1 ? 1 : (uint32_t)rest;
 }
 
+/* max_tokens of a request that names none: never what would be refused if it had been named, apart
+ * from a prompt that leaves no room at all. */
+static uint32_t default_tokens(const struct med_query *query,
+                               const struct med_dispatch_context *context)
+{
+    uint32_t tokens = rest_of_context(query, context);
+    if (query->input.kind != MED_INPUT_CHAT && tokens > MED_REQ_TOKENS_MAX_DEFAULT)
+        tokens = MED_REQ_TOKENS_MAX_DEFAULT;
+    uint64_t most = logprob_tokens(query);
+    return tokens > most ? (uint32_t)most : tokens;
+}
+
 static int check_context(struct med_query *query, const struct med_dispatch_context *context,
                          struct med_err *err)
 {
-    if (query->tokens_max == 0) {
-        query->tokens_max = query->input.kind == MED_INPUT_CHAT ? rest_of_context(query, context)
-                                                                : MED_REQ_TOKENS_MAX_DEFAULT;
-    }
+    if (query->tokens_max == 0)
+        query->tokens_max = default_tokens(query, context);
     if (context->planned == 0 ||
         (int64_t)query->prompt_count + query->tokens_max <= context->planned)
         return 0;
@@ -289,6 +323,8 @@ int med_query_check_prompt(struct med_query *query, const struct med_query_limit
         }
     }
     int rc = check_context(query, &limits->context, err);
+    if (rc == 0)
+        rc = check_logprobs(query, err);
     if (rc < 0)
         return rc;
     if (query->sampling.min_tokens > query->tokens_max) {

@@ -211,6 +211,9 @@ static void test_the_context_bounds_prompt_and_output(void)
         const char *words;
     } table[] = {
         {MED_INPUT_TEXT, 10, 0, 16, NULL},
+        {MED_INPUT_TEXT, 60, 0, 4, NULL}, // what nobody named is never too much
+        {MED_INPUT_TEXT, 127, 0, 1, NULL},
+        {MED_INPUT_TEXT, 128, 0, 0, "text, max_tokens: found a prompt of 128"},
         {MED_INPUT_CHAT, 10, 0, 54, NULL}, // of the 64 of those connected
         {MED_INPUT_CHAT, 70, 0, 58, NULL}, // of the 128 that the fleet has at most
         {MED_INPUT_TEXT, 100, 28, 28, NULL},
@@ -238,6 +241,40 @@ static void test_the_context_bounds_prompt_and_output(void)
             query->sampling.min_tokens = table[i].got + 1;
             CHECK_INT(med_query_check_prompt(query, &limits, &err), MED_E_INVALID);
             CHECK_CONTAINS(err.text, "sampling.min_tokens: found");
+        }
+        med_query_free(query);
+    }
+}
+
+static void test_logprobs_that_the_router_could_not_hold_are_refused(void)
+{
+    static const struct {
+        uint32_t choices, asked, logprobs, got;
+    } table[] = {
+        {1, 1 << 20, 7, 1 << 20}, // 8 rows of 8 bytes: 64 MiB
+        {1, 1 << 20, 8, 0},       {128, 3120, 20, 3120},
+        {128, 3121, 20, 0},       {128, 0, 20, 3120}, // a default is what fits
+        {2, 0, 0, 1 << 20},
+    };
+    struct med_query_limits all = limits;
+    all.context = (struct med_dispatch_context){0};
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct med_err err = {0};
+        struct med_query *query = med_query_new();
+        REQUIRE(query != NULL);
+        query->input.kind = MED_INPUT_CHAT;
+        query->prompt = med_calloc(1, sizeof(uint32_t));
+        query->prompt_count = 1;
+        query->choice_count = table[i].choices;
+        query->tokens_max = table[i].asked;
+        query->sampling.has_logprobs = true;
+        query->sampling.logprobs = table[i].logprobs;
+        int rc = med_query_check_prompt(query, &all, &err);
+        CHECK_INT(rc, table[i].got == 0 ? MED_E_INVALID : 0);
+        if (table[i].got == 0) {
+            CHECK_CONTAINS(err.text, "n, max_tokens, sampling.logprobs: found ");
+        } else {
+            CHECK_UINT(query->tokens_max, table[i].got);
         }
         med_query_free(query);
     }
@@ -272,6 +309,7 @@ int main(void)
     RUN(test_stop_strings_are_checked_one_by_one);
     RUN(test_text_without_a_tokenizer_says_what_to_do);
     RUN(test_the_context_bounds_prompt_and_output);
+    RUN(test_logprobs_that_the_router_could_not_hold_are_refused);
     RUN(test_choices_have_seeds_of_their_own);
     return check_finish();
 }
