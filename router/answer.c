@@ -84,13 +84,19 @@ static void wait_let_out(struct med_answer *answer)
 
 /* ---- tokens in ---- */
 
-static bool is_stop_id(const struct med_answer *answer, uint32_t id)
+static bool is_among(const uint32_t *ids, size_t count, uint32_t id)
 {
-    for (size_t i = 0; i < answer->options.stop_id_count; i++) {
-        if (answer->options.stop_ids[i] == id)
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] == id)
             return true;
     }
     return false;
+}
+
+static bool is_stop_id(const struct med_answer *answer, uint32_t id)
+{
+    const struct med_answer_options *o = &answer->options;
+    return is_among(o->stop_ids, o->stop_id_count, id) || is_among(o->eos_ids, o->eos_count, id);
 }
 
 static void finish(struct med_answer *answer)

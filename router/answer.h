@@ -32,6 +32,8 @@ struct med_answer_options {
     const uint32_t *stop_ids; /* tokens that end the sequence: the worker's business, but their text
                                * is left out */
     size_t stop_id_count;
+    const uint32_t *eos_ids; /* the same of the model's own; none if the request ignores them */
+    size_t eos_count;
     const char *echo; /* text to begin with; NULL: none */
     size_t echo_bytes;
 };

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tokenizer and chat template of the served model, see model.h.
+ * Tokenizer, chat template and end-of-sequence tokens of the served model, see model.h.
  *
  * A thread that encodes takes a scratch from a free list and puts it back, so that there are as many
- * as threads encode at once, whichever threads these are.  Runs on the loop and in libuv's pool. It
- * reads nothing of the model's weights or configuration.
+ * as threads encode at once, whichever threads these are.  Runs on the loop and in libuv's pool. Of the
+ * model's configuration it reads eos_token_id alone: the worker acts on it, the router leaves its text out.
  */
 #include "router/model.h"
 
@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/utf8.h"
 
 #include <inttypes.h>
@@ -29,6 +30,71 @@ bool med_router_model_is_there(const char *dir)
     return length > 0 && (size_t)length < sizeof(path) && access(path, R_OK) == 0;
 }
 
+/* ---- tokens that end a sequence ---- */
+
+static int add_eos(struct med_router_model *model, const struct med_json_at *root, int64_t id,
+                   struct med_err *err)
+{
+    if (id < 0)
+        return 0; // some publishers write none so
+    if (model->eos_count == MED_ROUTER_MODEL_EOS_MAX) {
+        return med_json_fail(root, "eos_token_id", err, "expected at most %d ids",
+                             MED_ROUTER_MODEL_EOS_MAX);
+    }
+    model->eos_ids[model->eos_count++] = (uint32_t)id;
+    return 0;
+}
+
+static int read_eos(struct med_router_model *model, const struct med_json_at *root,
+                    struct med_err *err)
+{
+    int64_t id;
+    int rc;
+    struct med_json_at list;
+    struct med_json_at item = {0};
+    size_t index;
+    if (!med_json_has(root, "eos_token_id"))
+        return 0;
+    model->eos_count = 0;
+    if (med_json_array(root, "eos_token_id", &list, NULL) < 0) {
+        rc = med_json_integer(root, "eos_token_id", -1, UINT32_MAX, &id, err);
+        return rc < 0 ? rc : add_eos(model, root, id, err);
+    }
+    rc = 0;
+    while (rc == 0 && med_json_next(&list, &index, &item, NULL)) {
+        rc = med_json_integer_here(&item, -1, UINT32_MAX, &id, err);
+        if (rc == 0)
+            rc = add_eos(model, root, id, err);
+    }
+    return rc;
+}
+
+/* Of config.json, and of generation_config.json, which comes first; a folder may have neither. */
+static int load_eos(struct med_router_model *model, const char *dir, struct med_err *err)
+{
+    static const char *const names[] = {"config.json", "generation_config.json"};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < sizeof(names) / sizeof(names[0]); i++) {
+        char path[PATH_BYTES];
+        struct med_json_doc doc;
+        int length = snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+        if (length < 0 || (size_t)length >= sizeof(path))
+            return med_err_set(err, MED_E_LIMIT, "%s: the path is too long", dir);
+        if (access(path, F_OK) != 0)
+            continue;
+        rc = med_json_parse_file(path, &doc, err);
+        if (rc < 0)
+            return rc;
+        struct med_json_at root = med_json_root(&doc);
+        rc = med_json_is_object(&root) ? read_eos(model, &root, err)
+                                       : med_json_fail(&root, NULL, err, "expected an object");
+        med_json_free(&doc);
+    }
+    return rc;
+}
+
+/* ---- loading ---- */
+
 int med_router_model_load(const char *dir, struct med_router_model **ret_model, struct med_err *err)
 {
     struct med_router_model *model = med_calloc(1, sizeof(*model));
@@ -39,6 +105,8 @@ int med_router_model_load(const char *dir, struct med_router_model **ret_model, 
     int rc = med_tokenizer_load(dir, &model->tokenizer, err);
     if (rc == 0)
         rc = med_chat_template_load(dir, &model->chat_template, err);
+    if (rc == 0)
+        rc = load_eos(model, dir, err);
     if (rc < 0) {
         med_router_model_free(model);
         return rc;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the router knows of the served model's text: its tokenizer and its chat template.
+ * What the router knows of the served model's text: its tokenizer, its chat template, and the tokens
+ * that end a sequence.
  *
  * owns: both, and the scratch memory of the threads that encode.
  * thread: load and free: main; encode: any number of threads at once; the rest is immutable.
@@ -20,13 +21,16 @@
 
 enum {
     /* At most so many scratches are kept: the loop's and those of the pool's threads. */
-    MED_ROUTER_MODEL_SCRATCHES = 64
+    MED_ROUTER_MODEL_SCRATCHES = 64,
+    MED_ROUTER_MODEL_EOS_MAX = 16 /* as many as a worker takes */
 };
 
 struct med_router_model {
     struct med_tokenizer *tokenizer;
     struct med_chat_template *chat_template; // NULL: the model has none
-    pthread_mutex_t lock;                    // of what follows
+    uint32_t eos_ids[MED_ROUTER_MODEL_EOS_MAX];
+    size_t eos_count;
+    pthread_mutex_t lock; // of what follows
     struct med_tokenizer_scratch *free_scratches[MED_ROUTER_MODEL_SCRATCHES];
     size_t free_count;
 };

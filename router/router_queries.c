@@ -275,11 +275,12 @@ static int echo_text(const struct med_router *router, const struct med_query *qu
 static int make_answers(struct med_router *router, struct med_query *query, struct med_err *err)
 {
     const struct med_req_sampling *s = &query->sampling;
+    const struct med_router_model *model = router->config.model;
     struct med_buf echo;
     med_buf_init(&echo, ECHO_BYTES_MAX);
     int rc = query->echo ? echo_text(router, query, &echo, err) : 0;
     const struct med_answer_options options = {
-        .tokenizer = router->config.model != NULL ? router->config.model->tokenizer : NULL,
+        .tokenizer = model != NULL ? model->tokenizer : NULL,
         .skip_special = !s->keep_special,
         .include_stop = s->include_stop,
         .min_tokens = s->min_tokens,
@@ -287,6 +288,8 @@ static int make_answers(struct med_router *router, struct med_query *query, stru
         .stop_count = s->stop_count,
         .stop_ids = s->stop_ids,
         .stop_id_count = s->stop_id_count,
+        .eos_ids = model != NULL ? model->eos_ids : NULL,
+        .eos_count = model != NULL && !s->ignore_eos ? model->eos_count : 0,
         .echo = echo.data,
         .echo_bytes = echo.length,
     };

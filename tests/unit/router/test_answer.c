@@ -163,6 +163,25 @@ static void test_echo_and_stop_tokens(void)
     }
 }
 
+static void test_the_token_that_ends_a_sequence_has_no_text(void)
+{
+    uint32_t ids[IDS_MAX];
+    size_t count = byte_ids("ab.", ids);
+    for (uint32_t min_tokens = 0; min_tokens < 4; min_tokens++) {
+        struct med_answer_options options = {
+            .tokenizer = tokenizer, .min_tokens = min_tokens, .eos_ids = &ids[2], .eos_count = 1};
+        struct med_answer answer;
+        size_t taken;
+        REQUIRE(med_answer_init(&answer, &options) == 0);
+        REQUIRE(med_answer_add(&answer, ids, count, &taken) == 0);
+        REQUIRE(med_answer_end(&answer) == 0);
+        CHECK_UINT(taken, 3);
+        CHECK_UINT(med_answer_tokens_out(&answer), 3);
+        CHECK_STR(answer.text.data, min_tokens > 2 ? "ab." : "ab");
+        med_answer_release(&answer);
+    }
+}
+
 static void test_without_a_tokenizer_tokens_pass(void)
 {
     const struct med_answer_options options = {0};
@@ -215,6 +234,7 @@ int main(void)
     RUN(test_stop_strings_end_it_wherever_the_frames_are_cut);
     RUN(test_half_characters_wait_and_their_tokens_with_them);
     RUN(test_echo_and_stop_tokens);
+    RUN(test_the_token_that_ends_a_sequence_has_no_text);
     RUN(test_without_a_tokenizer_tokens_pass);
     RUN(test_every_allocation_may_fail);
     med_tokenizer_free(tokenizer);
