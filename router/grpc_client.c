@@ -251,13 +251,17 @@ static gpr_timespec real_deadline(int64_t after_ns)
 }
 
 static int connect_channel(struct med_grpc_client *client, const char *target, int64_t timeout_ns,
-                           struct med_err *err)
+                           bool patient, struct med_err *err)
 {
     gpr_timespec deadline = real_deadline(timeout_ns);
     for (;;) {
         grpc_connectivity_state state = grpc_channel_check_connectivity_state(client->channel, 1);
         if (state == GRPC_CHANNEL_READY)
             return 0;
+        if (state == GRPC_CHANNEL_TRANSIENT_FAILURE && !patient) {
+            return med_err_set(err, MED_E_IO, "%s: no connection; is a router listening there?",
+                               target);
+        }
         if (state == GRPC_CHANNEL_SHUTDOWN ||
             gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), deadline) >= 0) {
             return med_err_set(err, MED_E_IO,
@@ -271,8 +275,8 @@ static int connect_channel(struct med_grpc_client *client, const char *target, i
 }
 
 int med_grpc_client_new(const char *target, const struct med_clock *clock,
-                        int64_t connect_timeout_real_ns, struct med_grpc_client **ret_client,
-                        struct med_err *err)
+                        int64_t connect_timeout_real_ns, bool patient,
+                        struct med_grpc_client **ret_client, struct med_err *err)
 {
     struct med_grpc_client *client = med_calloc(1, sizeof(*client));
     if (!client)
@@ -296,7 +300,7 @@ int med_grpc_client_new(const char *target, const struct med_clock *clock,
     client->channel = grpc_channel_create(target, credentials, &channel_args);
     grpc_channel_credentials_release(credentials);
 
-    int rc = connect_channel(client, target, connect_timeout_real_ns, err);
+    int rc = connect_channel(client, target, connect_timeout_real_ns, patient, err);
     if (rc >= 0) {
         rc = med_thread_start(&client->thread, "client-cq", run_queue, client);
         client->thread_runs = rc >= 0;

@@ -80,10 +80,11 @@ enum {
 const char *med_grpc_status_name(int status); /* "UNAVAILABLE" */
 
 /* Connects to "HOST:PORT" or "unix:PATH" and waits until the connection stands.
- * errors: MED_E_IO with a sentence when it does not within connect_timeout_real_ns. */
+ * errors: MED_E_IO with a sentence when it does not within connect_timeout_real_ns, or, unless
+ * `patient`, as soon as an attempt is refused. */
 int med_grpc_client_new(const char *target, const struct med_clock *clock,
-                        int64_t connect_timeout_real_ns, struct med_grpc_client **ret_client,
-                        struct med_err *err) MED_MUST_CHECK;
+                        int64_t connect_timeout_real_ns, bool patient,
+                        struct med_grpc_client **ret_client, struct med_err *err) MED_MUST_CHECK;
 /* Every call must have been freed. Accepts NULL. */
 void med_grpc_client_free(struct med_grpc_client *client);
 

@@ -49,7 +49,7 @@ static const struct med_option option_table[] = {
      .help = "Named in the logs of router and worker. Default: the router makes one."},
     {.name = "connect-timeout", .type = MED_OPT_DURATION, .offset = FIELD(connect_timeout_ns),
      .unit = "TIME", .default_text = "10s", .min = 0.01, .max = 3600,
-     .help = "How long to wait for the connection."},
+     .help = "How long connecting may take; where nobody listens it fails at once."},
     {.name = "timeout", .type = MED_OPT_DURATION, .offset = FIELD(timeout_ns), .unit = "TIME",
      .default_text = "0s", .min = 0, .max = 86400,
      .help = "The call's deadline; 0: none."},
@@ -355,7 +355,7 @@ static int run(struct ask *ask, const char *prompt, struct med_err *err)
         rc = read_prompt(ask, prompt, err);
     if (rc == 0) {
         rc = med_grpc_client_new(ask->options->target, &clock, ask->options->connect_timeout_ns,
-                                 &client, err);
+                                 false, &client, err);
     }
     if (rc == 0)
         rc = call_router(ask, client, &clock, err);
