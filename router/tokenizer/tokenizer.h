@@ -62,11 +62,6 @@ int med_tokenizer_encode(const struct med_tokenizer *tokenizer,
 
 /* Ids are below this (added tokens included; holes are possible). */
 int64_t med_tokenizer_vocab(const struct med_tokenizer *tokenizer);
-/* The id of a token as it is spelled in the vocabulary ("<|im_end|>"); -1: none. */
-int64_t med_tokenizer_find(const struct med_tokenizer *tokenizer, const char *token);
-/* The spelling in the vocabulary ("Ġthe"); NULL: no such id. */
-const char *med_tokenizer_spelling(const struct med_tokenizer *tokenizer, uint32_t id);
-bool med_tokenizer_is_special(const struct med_tokenizer *tokenizer, uint32_t id);
 /* Appends the bytes that it decodes to, which may be part of a character; none for an unknown id. */
 int med_tokenizer_token_bytes(const struct med_tokenizer *tokenizer, uint32_t id,
                               struct med_buf *out) MED_MUST_CHECK;

@@ -94,21 +94,3 @@ int64_t med_tokenizer_vocab(const struct med_tokenizer *tokenizer)
 {
     return (int64_t)tokenizer->vocab.count;
 }
-
-int64_t med_tokenizer_find(const struct med_tokenizer *tokenizer, const char *token)
-{
-    uint32_t id = vocab_find(&tokenizer->vocab, token, strlen(token), TOKEN_MODEL | TOKEN_ADDED);
-    return id == TOKENIZER_NO_ID ? -1 : (int64_t)id;
-}
-
-const char *med_tokenizer_spelling(const struct med_tokenizer *tokenizer, uint32_t id)
-{
-    if (id >= tokenizer->vocab.count || !tokenizer->vocab.tokens[id].flags)
-        return NULL;
-    return vocab_text(&tokenizer->vocab, id);
-}
-
-bool med_tokenizer_is_special(const struct med_tokenizer *tokenizer, uint32_t id)
-{
-    return id < tokenizer->vocab.count && (tokenizer->vocab.tokens[id].flags & TOKEN_SPECIAL);
-}

@@ -63,7 +63,7 @@ static void encode(const struct med_tokenizer *tokenizer, struct med_tokenizer_s
         MED_ASSERT(ids.count == 0);
     } else {
         for (size_t i = 0; i < ids.count; i++)
-            MED_ASSERT(med_tokenizer_spelling(tokenizer, ids.ids[i]));
+            MED_ASSERT(ids.ids[i] < med_tokenizer_vocab(tokenizer));
         decode(tokenizer, &ids, special);
     }
     med_free(ids.ids);
