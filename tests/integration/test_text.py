@@ -43,13 +43,15 @@ def chat_request(*messages, max_tokens=0, **fields):
 class TextTest(RouterTest):
     STYLE = "qwen2"
 
-    def start_text(self, *options, template=TEMPLATE):
+    def start_text(self, *options, template=TEMPLATE, files=None):
         self.tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZERS / self.STYLE / "tokenizer.json"))
         folder = harness.tempfile.TemporaryDirectory(prefix="medley-model-")
         self.addCleanup(folder.cleanup)
         self.model = pathlib.Path(folder.name)
         shutil.copy(TOKENIZERS / self.STYLE / "tokenizer.json", self.model)
         (self.model / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+        for name, content in (files or {}).items():
+            (self.model / name).write_text(json.dumps(content))
         return self.start("--model", str(self.model), *options)
 
     def ids(self, text, special=False):
@@ -136,6 +138,26 @@ class Answers(TextTest):
                                                   sampling=Sampling(skip_special_tokens=False)))
         self.assertEqual(choices[0].text, "a" + special[0] + "b")
         self.stop()
+
+    def test_the_end_of_sequence_token_has_no_text(self):
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZERS / self.STYLE / "tokenizer.json"))
+        name = next(t for t in ("<|im_end|>", "<|endoftext|>", "</s>") if self.tokenizer.token_to_id(t))
+        eos = self.tokenizer.token_to_id(name)
+        kept = Sampling(skip_special_tokens=False)
+        # What generation_config.json says comes first.
+        for config, generation, text in (
+                ({"eos_token_id": eos}, {"eos_token_id": None}, "a"), ({}, {"eos_token_id": [eos, -1]}, "a"),
+                ({"eos_token_id": eos}, {"eos_token_id": []}, "a" + name), ({}, {}, "a" + name)):
+            self.start_text(files={"config.json": config, "generation_config.json": generation})
+            self.worker(script=self.ids("a") + [eos])
+            choices, _ = self.check_same(text_request("x", 50, sampling=kept))
+            self.assertEqual(choices[0].text, text)
+            self.assertEqual(choices[0].tokens.ids[-1], eos)
+            for shown in (Sampling(skip_special_tokens=False, include_stop=True),
+                          Sampling(skip_special_tokens=False, ignore_eos=True)):
+                choices, _ = self.check_same(text_request("x", 50, sampling=shown))
+                self.assertEqual(choices[0].text, "a" + name)
+            self.stop()
 
     def test_stop_strings_at_every_split(self):
         self.start_text()
@@ -326,6 +348,9 @@ class Refusals(TextTest):
             (text_request("x", sampling=S(stop=["a"] * 17)), "sampling.stop: found 17 strings"),
             (text_request("x", sampling=S(stop_token_ids=[1] * 257)), "sampling.stop_token_ids: found 257"),
             (text_request("x", sampling=S(logprobs=21)), "sampling.logprobs: found 21"),
+            (text_request("x", 10000, n=128, sampling=S(logprobs=20)),
+             "n, max_tokens, sampling.logprobs: found 128 choices of at most 10000 output tokens with "
+             "1 + 20 logprobs each, expected at most 3120 output tokens"),
             (text_request("x", 4, sampling=S(min_tokens=5)), "sampling.min_tokens: found 5"),
         ]
         raw = self.client.channel.unary_unary("/medley.v1.Inference/Generate")
@@ -592,7 +617,9 @@ class Ask(TextTest):
                 (2, "NOT_FOUND: model", ["--target-model", "m", "x"]),
                 (2, "INVALID_ARGUMENT: text, max_tokens", ["--raw", "--max-tokens", "1000000", "x"]),
                 (2, "--temperature", ["--temperature", "3", "x"]),
-                (1, "no connection within", ["--target", "127.0.0.1:1", "--connect-timeout", "0.2s", "x"])):
+                # Refused: it does not wait for the hour to pass.
+                (1, "127.0.0.1:1: no connection; is a router listening there?",
+                 ["--target", "127.0.0.1:1", "--connect-timeout", "3600s", "x"])):
             got, out, err = self.ask(*args)
             self.assertEqual((got, out), (status, ""), err)
             self.assertIn(words, err)
