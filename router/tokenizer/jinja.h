@@ -277,7 +277,8 @@ struct med_jinja_name_list {
     const struct med_jinja_name_list *next;
 };
 
-/* jinja_expr.c, for jinja_parser.c.  All return NULL or a code after filling err. */
+/* ---- jinja_expr.c, jinja_primary.c, jinja_nodes.c: all return NULL or false after filling err ---- */
+
 struct med_jinja_node *med_jinja_parse_expression(struct med_jinja_parser *parser, bool choose);
 struct med_jinja_node *med_jinja_parse_tuple(struct med_jinja_parser *parser, bool choose,
                                              bool in_parentheses);
@@ -297,6 +298,32 @@ bool med_jinja_at_name(const struct med_jinja_parser *parser, const char *name);
 bool med_jinja_at_operator(const struct med_jinja_parser *parser, const char *op);
 bool med_jinja_take_name(struct med_jinja_parser *parser, const char *name);
 bool med_jinja_take_operator(struct med_jinja_parser *parser, const char *op);
+bool med_jinja_need_operator(struct med_jinja_parser *p, const char *op);
+/* One more level of descent; false: too many.  The caller takes it back. */
+bool med_jinja_parse_enter(struct med_jinja_parser *p);
+/* Fails, naming what was expected here and what was found. */
+struct med_jinja_node *med_jinja_parse_expected(struct med_jinja_parser *p, const char *what);
+/* A node over `a` and perhaps `b`; NULL too if `a` is. */
+struct med_jinja_node *med_jinja_node_over(struct med_jinja_parser *p,
+                                           enum med_jinja_node_kind kind, int line,
+                                           struct med_jinja_node *a, struct med_jinja_node *b);
+/* Puts `item` at the end of the list below `parent`; false too if it is NULL. */
+bool med_jinja_node_append(struct med_jinja_parser *p, struct med_jinja_node *parent,
+                           struct med_jinja_node ***tail, struct med_jinja_node *item);
+struct med_jinja_node *med_jinja_node_constant(struct med_jinja_parser *p, int line,
+                                               struct med_jinja_value value);
+struct med_jinja_node *med_jinja_parse_name(struct med_jinja_parser *p);
+struct med_jinja_node *med_jinja_parse_primary(struct med_jinja_parser *p);
+/* What follows an object: .name, [key] and calls; NULL for NULL. */
+struct med_jinja_node *med_jinja_parse_postfix(struct med_jinja_parser *p,
+                                               struct med_jinja_node *object);
+struct med_jinja_node *med_jinja_parse_call(struct med_jinja_parser *p,
+                                            struct med_jinja_node *callee);
+/* The "|" or "is" before it was taken. */
+struct med_jinja_node *med_jinja_parse_filter(struct med_jinja_parser *p,
+                                              struct med_jinja_node *value);
+struct med_jinja_node *med_jinja_parse_test(struct med_jinja_parser *p,
+                                            struct med_jinja_node *value);
 /* The current token as a person would name it; borrowed until the next call with this buffer. */
 const char *med_jinja_describe(const struct med_jinja_token *token, char *buffer, size_t bytes);
 
@@ -340,6 +367,19 @@ int med_jinja_bind(struct med_jinja_eval *eval, struct med_jinja_text name,
                    struct med_jinja_value value) MED_MUST_CHECK;
 int med_jinja_run(struct med_jinja_eval *eval) MED_MUST_CHECK;
 
+/* ---- jinja_scope.c ---- */
+
+/* Begins a node: one step, and one level, which the caller takes back. */
+int med_jinja_enter(struct med_jinja_eval *eval, const struct med_jinja_node *node) MED_MUST_CHECK;
+/* Undefined if there is no such name. */
+int med_jinja_look_up(struct med_jinja_eval *eval, struct med_jinja_text name,
+                      struct med_jinja_value *ret_value) MED_MUST_CHECK;
+/* A scope inside `outer` becomes the one at hand. */
+int med_jinja_open_scope(struct med_jinja_eval *eval, struct med_jinja_scope *outer) MED_MUST_CHECK;
+/* target: a name, an attribute of a namespace, or several names. */
+int med_jinja_assign(struct med_jinja_eval *eval, const struct med_jinja_node *target,
+                     struct med_jinja_value value) MED_MUST_CHECK;
+
 int med_jinja_expression(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                          struct med_jinja_value *ret_value) MED_MUST_CHECK;
 
@@ -347,6 +387,8 @@ int med_jinja_expression(struct med_jinja_eval *eval, const struct med_jinja_nod
 int med_jinja_fail(struct med_jinja_eval *eval, int code, const char *fmt, ...) MED_PRINTF(3, 4);
 /* The failure of the arena. */
 int med_jinja_fail_memory(struct med_jinja_eval *eval);
+/* ... because what `name` was looked up as is undefined. */
+int med_jinja_fail_undefined(struct med_jinja_eval *eval, struct med_jinja_text name);
 /* Spends steps; work that grows with the size of a value spends in proportion. */
 int med_jinja_spend(struct med_jinja_eval *eval, uint64_t steps) MED_MUST_CHECK;
 
@@ -406,6 +448,9 @@ bool med_jinja_is_ascii(struct med_jinja_text text);
 /* Bytes of the white space character that starts, or ends, the text; 0: none. */
 size_t med_jinja_space_first(struct med_jinja_text text);
 size_t med_jinja_space_last(struct med_jinja_text text);
+/* A string as Python's int() and float() read it; false: they would not, or it does not fit. */
+bool med_jinja_read_number(struct med_jinja_text text, bool *ret_whole, int64_t *ret_integer,
+                           double *ret_number);
 /* What print writes: str() of Python.  Text longer than a prompt may be is MED_E_LIMIT. */
 int med_jinja_to_text(struct med_jinja_eval *eval, const struct med_jinja_value *value,
                       struct med_jinja_text *ret_text) MED_MUST_CHECK;
@@ -428,10 +473,13 @@ struct med_jinja_json {
     bool ensure_ascii, sort_keys;
 };
 
+/* From the filter's arguments: ensure_ascii, indent, separators, sort_keys. */
+int med_jinja_json_style(struct med_jinja_eval *eval, const struct med_jinja_value slots[4],
+                         struct med_jinja_json *ret_style) MED_MUST_CHECK;
 int med_jinja_to_json(struct med_jinja_eval *eval, const struct med_jinja_value *value,
                       const struct med_jinja_json *style, struct med_buf *out) MED_MUST_CHECK;
 
-/* ---- jinja_ops.c ---- */
+/* ---- jinja_ops.c, jinja_slice.c ---- */
 
 int med_jinja_binary(struct med_jinja_eval *eval, enum med_jinja_op op,
                      const struct med_jinja_value *a, const struct med_jinja_value *b,

@@ -2,18 +2,15 @@
 /*
  * Runs a program: walks its tree, writing text to a buffer.
  *
- * Names live in scopes.  A loop's body has one of its own in each turn, so what is set there is gone
- * after it; if has none; macros see the scope that they were defined in.  Every node costs a step and
- * counts in the depth while it is evaluated; both are bounded, and so are memory and output.
- * thread: the caller's.  Does not know the single filters, tests, methods and functions.
+ * A loop's body has a scope of its own in each turn, so what is set there is gone after it; if has
+ * none; macros see the scope that they were defined in.  Every node costs a step and counts in the
+ * depth while it is evaluated; both are bounded, and so are memory and output.
+ * thread: the caller's.  Does not know names (jinja_scope.c), nor the
+ * single filters, tests, methods and functions.
  */
 #include "base/assert.h"
 #include "base/limits.h"
 #include "router/tokenizer/jinja.h"
-
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
 
 /* How a list of statements ended. */
 enum outcome {
@@ -23,152 +20,6 @@ enum outcome {
 };
 
 static int run_body(struct med_jinja_eval *eval, const struct med_jinja_node *first);
-
-/* ---- failures and limits ---- */
-
-int med_jinja_fail(struct med_jinja_eval *eval, int code, const char *fmt, ...)
-{
-    char text[MED_ERR_TEXT_MAX];
-    va_list args;
-    va_start(args, fmt);
-    (void)vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    return med_err_set(eval->err, code, "%s: line %d: %s", eval->program->name, eval->line, text);
-}
-
-int med_jinja_fail_memory(struct med_jinja_eval *eval)
-{
-    if (eval->arena.rc == MED_E_LIMIT) {
-        return med_jinja_fail(eval, MED_E_LIMIT,
-                              "the chat template needs more than %d bytes of memory",
-                              MED_LIMIT_CHAT_RENDER_BYTES);
-    }
-    return med_jinja_fail(eval, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
-}
-
-int med_jinja_spend(struct med_jinja_eval *eval, uint64_t steps)
-{
-    if (steps > eval->steps_left) {
-        eval->steps_left = 0;
-        return med_jinja_fail(eval, MED_E_LIMIT, "the chat template needs more than %d steps",
-                              MED_LIMIT_CHAT_STEPS);
-    }
-    eval->steps_left -= steps;
-    return 0;
-}
-
-static int enter(struct med_jinja_eval *eval, const struct med_jinja_node *node)
-{
-    eval->line = node->line;
-    if (eval->depth >= MED_JINJA_CALL_DEPTH) {
-        return med_jinja_fail(eval, MED_E_LIMIT, "macros call each other too deeply");
-    }
-    eval->depth++;
-    return med_jinja_spend(eval, 1);
-}
-
-/* ---- names ---- */
-
-static struct med_jinja_binding *find_here(const struct med_jinja_scope *scope,
-                                           struct med_jinja_text name)
-{
-    struct med_jinja_binding *binding = scope->bindings;
-    while (binding && !med_jinja_text_equal(binding->name, name)) {
-        binding = binding->next;
-    }
-    return binding;
-}
-
-int med_jinja_bind(struct med_jinja_eval *eval, struct med_jinja_text name,
-                   struct med_jinja_value value)
-{
-    struct med_jinja_binding *binding = find_here(eval->scope, name);
-    if (!binding) {
-        binding = med_jinja_arena_alloc(&eval->arena, 1, sizeof(*binding));
-        if (!binding) {
-            return med_jinja_fail_memory(eval);
-        }
-        binding->name = name;
-        binding->next = eval->scope->bindings;
-        eval->scope->bindings = binding;
-    }
-    binding->value = value;
-    return 0;
-}
-
-static int look_up(struct med_jinja_eval *eval, struct med_jinja_text name,
-                   struct med_jinja_value *ret_value)
-{
-    int rc = 0;
-    for (const struct med_jinja_scope *scope = eval->scope; rc == 0 && scope;
-         scope = scope->outer) {
-        const struct med_jinja_binding *binding = find_here(scope, name);
-        if (binding) {
-            *ret_value = binding->value;
-            return 0;
-        }
-        rc = med_jinja_spend(eval, 1);
-    }
-    int function = med_jinja_function_find(name);
-    *ret_value = function < 0
-                     ? med_jinja_undefined(name)
-                     : (struct med_jinja_value){.kind = MED_JINJA_FUNCTION,
-                                                .as.function = (enum med_jinja_function)function};
-    return rc;
-}
-
-static int open_scope(struct med_jinja_eval *eval, struct med_jinja_scope *outer)
-{
-    struct med_jinja_scope *scope = med_jinja_arena_alloc(&eval->arena, 1, sizeof(*scope));
-    if (!scope) {
-        return med_jinja_fail_memory(eval);
-    }
-    scope->outer = outer;
-    eval->scope = scope;
-    return 0;
-}
-
-static int assign_attribute(struct med_jinja_eval *eval, const struct med_jinja_node *target,
-                            struct med_jinja_value value)
-{
-    struct med_jinja_value object;
-    int rc = look_up(eval, target->a->text, &object);
-    if (rc < 0) {
-        return rc;
-    }
-    if (object.kind != MED_JINJA_NAMESPACE) {
-        return med_jinja_fail(
-            eval, MED_E_INVALID, "%.*s.%.*s cannot be set: it is %s, expected a namespace",
-            (int)target->a->text.bytes, target->a->text.data, (int)target->text.bytes,
-            target->text.data, med_jinja_kind_name(object.kind));
-    }
-    struct med_jinja_value key = med_jinja_string(target->text.data, target->text.bytes);
-    return med_jinja_dict_set(eval, &object.as.namespace_->attributes, &key, &value);
-}
-
-static int assign(struct med_jinja_eval *eval, const struct med_jinja_node *target,
-                  struct med_jinja_value value)
-{
-    if (target->kind == MED_JINJA_NODE_NAME) {
-        return med_jinja_bind(eval, target->text, value);
-    }
-    if (target->kind == MED_JINJA_NODE_ATTRIBUTE) {
-        return assign_attribute(eval, target, value);
-    }
-    struct med_jinja_sequence items;
-    int rc = med_jinja_iterate(eval, &value, &items);
-    size_t i = 0;
-    const struct med_jinja_node *part = target->body;
-    for (; rc == 0 && part && i < items.count; part = part->next) {
-        rc = assign(eval, part, items.items[i++]);
-    }
-    if (rc == 0 && (part || i < items.count)) {
-        return med_jinja_fail(eval, MED_E_INVALID,
-                              "%zu values cannot be assigned to another number of names",
-                              items.count);
-    }
-    return rc;
-}
 
 /* ---- calls ---- */
 
@@ -258,7 +109,7 @@ static int call_macro(struct med_jinja_eval *eval, const struct med_jinja_macro 
                       const struct med_jinja_call *call, struct med_jinja_value *ret_value)
 {
     struct med_jinja_scope *caller = eval->scope;
-    int rc = open_scope(eval, macro->scope);
+    int rc = med_jinja_open_scope(eval, macro->scope);
     rc = rc < 0 ? rc : bind_parameters(eval, macro->node, call);
     rc = rc < 0 ? rc : capture(eval, macro->node->body, ret_value);
     eval->scope = caller;
@@ -270,7 +121,7 @@ static int evaluate_call(struct med_jinja_eval *eval, const struct med_jinja_nod
 {
     struct med_jinja_value callee;
     struct med_jinja_call call;
-    int rc = look_up(eval, node->a->text, &callee);
+    int rc = med_jinja_look_up(eval, node->a->text, &callee);
     rc = rc < 0 ? rc : evaluate_arguments(eval, node, &call);
     if (rc < 0) {
         return rc;
@@ -482,7 +333,7 @@ static int evaluate(struct med_jinja_eval *eval, const struct med_jinja_node *no
         *ret_value = node->value;
         return 0;
     case MED_JINJA_NODE_NAME:
-        return look_up(eval, node->text, ret_value);
+        return med_jinja_look_up(eval, node->text, ret_value);
     case MED_JINJA_NODE_CAPTURED:
         *ret_value = eval->captured;
         return 0;
@@ -518,7 +369,7 @@ static int evaluate(struct med_jinja_eval *eval, const struct med_jinja_node *no
 int med_jinja_expression(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                          struct med_jinja_value *ret_value)
 {
-    int rc = enter(eval, node);
+    int rc = med_jinja_enter(eval, node);
     if (rc == 0) {
         rc = evaluate(eval, node, ret_value);
         eval->depth--;
@@ -577,8 +428,8 @@ static int filter_items(struct med_jinja_eval *eval, const struct med_jinja_node
     int rc = med_jinja_sequence_new(eval, MED_JINJA_LIST, items->count, &kept);
     for (size_t i = 0; rc == 0 && i < items->count; i++) {
         struct med_jinja_value condition;
-        rc = open_scope(eval, scope);
-        rc = rc < 0 ? rc : assign(eval, node->a, items->items[i]);
+        rc = med_jinja_open_scope(eval, scope);
+        rc = rc < 0 ? rc : med_jinja_assign(eval, node->a, items->items[i]);
         rc = rc < 0 ? rc : med_jinja_expression(eval, node->c, &condition);
         if (rc == 0 && med_jinja_truth(&condition)) {
             rc = med_jinja_sequence_add(eval, kept.as.sequence, &items->items[i]);
@@ -604,9 +455,9 @@ static int run_turns(struct med_jinja_eval *eval, const struct med_jinja_node *n
     int rc = 0;
     for (size_t i = 0; rc >= 0 && i < items->count; i++) {
         loop->index = i;
-        rc = open_scope(eval, scope);
+        rc = med_jinja_open_scope(eval, scope);
         rc = rc < 0 ? rc : med_jinja_bind(eval, med_jinja_text("loop"), value);
-        rc = rc < 0 ? rc : assign(eval, node->a, items->items[i]);
+        rc = rc < 0 ? rc : med_jinja_assign(eval, node->a, items->items[i]);
         rc = rc < 0 ? rc : run_body(eval, node->body);
         eval->scope = scope;
         if (rc == OUTCOME_BREAK) {
@@ -633,7 +484,7 @@ static int run_for(struct med_jinja_eval *eval, const struct med_jinja_node *nod
         return run_turns(eval, node, &items);
     }
     struct med_jinja_scope *scope = eval->scope;
-    rc = node->else_ ? open_scope(eval, scope) : 0;
+    rc = node->else_ ? med_jinja_open_scope(eval, scope) : 0;
     rc = rc < 0 ? rc : run_body(eval, node->else_);
     eval->scope = scope;
     return rc;
@@ -647,7 +498,7 @@ static int run_set(struct med_jinja_eval *eval, const struct med_jinja_node *nod
         rc = med_jinja_expression(eval, node->b, &value);
     } else {
         struct med_jinja_scope *scope = eval->scope;
-        rc = open_scope(eval, scope);
+        rc = med_jinja_open_scope(eval, scope);
         rc = rc < 0 ? rc : capture(eval, node->body, &value);
         eval->scope = scope;
         if (rc == 0 && node->b) {
@@ -656,7 +507,7 @@ static int run_set(struct med_jinja_eval *eval, const struct med_jinja_node *nod
         }
     }
     eval->line = node->line;
-    return rc < 0 ? rc : assign(eval, node->a, value);
+    return rc < 0 ? rc : med_jinja_assign(eval, node->a, value);
 }
 
 static int run_macro(struct med_jinja_eval *eval, const struct med_jinja_node *node)
@@ -694,7 +545,7 @@ static int run_statement(struct med_jinja_eval *eval, const struct med_jinja_nod
         return OUTCOME_CONTINUE;
     default:
         MED_ASSERT(node->kind == MED_JINJA_NODE_SCOPE);
-        rc = open_scope(eval, scope);
+        rc = med_jinja_open_scope(eval, scope);
         rc = rc < 0 ? rc : run_body(eval, node->body);
         eval->scope = scope;
         return rc;
@@ -705,7 +556,7 @@ static int run_body(struct med_jinja_eval *eval, const struct med_jinja_node *fi
 {
     int rc = OUTCOME_DONE;
     for (const struct med_jinja_node *node = first; rc == OUTCOME_DONE && node; node = node->next) {
-        rc = enter(eval, node);
+        rc = med_jinja_enter(eval, node);
         if (rc == 0) {
             rc = run_statement(eval, node);
             eval->depth--;
@@ -720,7 +571,7 @@ int med_jinja_eval_init(struct med_jinja_eval *eval, const struct med_jinja_prog
     *eval = (struct med_jinja_eval){
         .program = program, .out = out, .steps_left = MED_LIMIT_CHAT_STEPS, .line = 1, .err = err};
     med_jinja_arena_init(&eval->arena, MED_LIMIT_CHAT_RENDER_BYTES);
-    return open_scope(eval, NULL);
+    return med_jinja_open_scope(eval, NULL);
 }
 
 void med_jinja_eval_release(struct med_jinja_eval *eval)

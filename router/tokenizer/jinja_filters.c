@@ -7,12 +7,9 @@
  * thread: one render.  Does not escape for HTML; sorts nothing.
  */
 #include "base/limits.h"
-#include "base/os.h"
 #include "router/tokenizer/jinja.h"
 
-#include <errno.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum filter {
@@ -165,38 +162,6 @@ static int filter_string(const struct context *c)
 
 /* ---- numbers ---- */
 
-/* A string as Python's int() and float() read it; false: they would not, or it does not fit. */
-static bool read_number(struct med_jinja_text text, bool *ret_whole, int64_t *ret_integer,
-                        double *ret_number)
-{
-    char copy[128];
-    size_t n;
-    while ((n = med_jinja_space_first(text)) > 0) {
-        text.data += n;
-        text.bytes -= n;
-    }
-    while ((n = med_jinja_space_last(text)) > 0) {
-        text.bytes -= n;
-    }
-    if (text.bytes == 0 || text.bytes >= sizeof(copy)) {
-        return false;
-    }
-    for (size_t i = 0; i < text.bytes; i++) {
-        char ch = text.data[i];
-        if (!strchr("+-.eE0123456789", ch) || ch == '\0') {
-            return false;
-        }
-        copy[i] = ch;
-    }
-    copy[text.bytes] = '\0';
-    char *end;
-    errno = 0;
-    *ret_integer = strtoll(copy, &end, 10);
-    *ret_whole = *end == '\0' && errno == 0;
-    *ret_number = med_os_strtod(copy, &end);
-    return *end == '\0';
-}
-
 static int filter_int(const struct context *c)
 {
     static const char *const names[] = {"default"};
@@ -215,7 +180,7 @@ static int filter_int(const struct context *c)
     if (c->value->kind == MED_JINJA_FLOAT) {
         number = c->value->as.number;
     } else if (c->value->kind == MED_JINJA_STRING &&
-               !read_number(c->value->as.text, &whole, &integer, &number)) {
+               !med_jinja_read_number(c->value->as.text, &whole, &integer, &number)) {
         number = NAN;
     }
     if (!whole && isfinite(number) && fabs(number) >= 9223372036854775808.0) {
@@ -244,7 +209,7 @@ static int filter_float(const struct context *c)
     if (med_jinja_is_number(c->value)) {
         *c->ret_value = med_jinja_float(med_jinja_as_double(c->value));
     } else if (c->value->kind == MED_JINJA_STRING &&
-               read_number(c->value->as.text, &whole, &integer, &number)) {
+               med_jinja_read_number(c->value->as.text, &whole, &integer, &number)) {
         *c->ret_value = med_jinja_float(number);
     }
     return 0;
@@ -559,63 +524,18 @@ static int filter_select(const struct context *c)
 
 /* ---- JSON ---- */
 
-static int json_indent(const struct context *c, const struct med_jinja_value *indent,
-                       struct med_jinja_json *style)
-{
-    if (indent->kind == MED_JINJA_NONE) {
-        return 0;
-    }
-    style->item_separator = med_jinja_text(",");
-    if (indent->kind == MED_JINJA_STRING) {
-        style->indent = indent->as.text;
-        style->indent.data = style->indent.data ? style->indent.data : "";
-        return 0;
-    }
-    if (!is_int(indent)) {
-        return fail_value(c, indent);
-    }
-    int64_t wide = med_jinja_as_int(indent);
-    if (wide > 64) {
-        return med_jinja_fail(c->eval, MED_E_LIMIT, "tojson indents by at most 64");
-    }
-    static const char blanks[] = "                                                                ";
-    style->indent = (struct med_jinja_text){blanks, wide < 0 ? 0 : (size_t)wide};
-    return 0;
-}
-
-static int json_separators(const struct context *c, const struct med_jinja_value *separators,
-                           struct med_jinja_json *style)
-{
-    if (separators->kind == MED_JINJA_NONE) {
-        return 0;
-    }
-    const struct med_jinja_sequence *pair = separators->as.sequence;
-    bool ok = (separators->kind == MED_JINJA_LIST || separators->kind == MED_JINJA_TUPLE) &&
-              pair->count == 2 && pair->items[0].kind == MED_JINJA_STRING &&
-              pair->items[1].kind == MED_JINJA_STRING;
-    if (!ok) {
-        return med_jinja_fail(c->eval, MED_E_INVALID, "tojson: separators are two strings");
-    }
-    style->item_separator = pair->items[0].as.text;
-    style->key_separator = pair->items[1].as.text;
-    return 0;
-}
-
 static int filter_tojson(const struct context *c)
 {
     static const char *const names[] = {"ensure_ascii", "indent", "separators", "sort_keys"};
     struct med_jinja_value slots[4] = {med_jinja_bool(false), med_jinja_none(), med_jinja_none(),
                                        med_jinja_bool(false)};
-    struct med_jinja_json style = {.item_separator = {", ", 2}, .key_separator = {": ", 2}};
+    struct med_jinja_json style;
     struct med_buf out;
     int rc = take(c, names, 4, 0, slots);
-    rc = rc < 0 ? rc : json_indent(c, &slots[1], &style);
-    rc = rc < 0 ? rc : json_separators(c, &slots[2], &style);
+    rc = rc < 0 ? rc : med_jinja_json_style(c->eval, slots, &style);
     if (rc < 0) {
         return rc;
     }
-    style.ensure_ascii = med_jinja_truth(&slots[0]);
-    style.sort_keys = med_jinja_truth(&slots[3]);
     med_buf_init(&out, MED_LIMIT_PROMPT_BYTES);
     rc = med_jinja_to_json(c->eval, c->value, &style, &out);
     rc = rc < 0 ? rc : med_jinja_keep(c->eval, &out, c->ret_value);

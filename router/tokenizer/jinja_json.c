@@ -203,3 +203,59 @@ int med_jinja_to_json(struct med_jinja_eval *eval, const struct med_jinja_value 
     }
     return rc;
 }
+
+/* ---- its arguments ---- */
+
+static int read_indent(struct med_jinja_eval *eval, const struct med_jinja_value *indent,
+                       struct med_jinja_json *style)
+{
+    if (indent->kind == MED_JINJA_NONE) {
+        return 0;
+    }
+    style->item_separator = med_jinja_text(",");
+    if (indent->kind == MED_JINJA_STRING) {
+        style->indent = indent->as.text;
+        style->indent.data = style->indent.data ? style->indent.data : "";
+        return 0;
+    }
+    if (indent->kind != MED_JINJA_INT && indent->kind != MED_JINJA_BOOL) {
+        return med_jinja_fail(eval, MED_E_INVALID, "the filter tojson does not take %s",
+                              med_jinja_kind_name(indent->kind));
+    }
+    int64_t wide = med_jinja_as_int(indent);
+    if (wide > 64) {
+        return med_jinja_fail(eval, MED_E_LIMIT, "tojson indents by at most 64");
+    }
+    static const char blanks[] = "                                                                ";
+    style->indent = (struct med_jinja_text){blanks, wide < 0 ? 0 : (size_t)wide};
+    return 0;
+}
+
+static int read_separators(struct med_jinja_eval *eval, const struct med_jinja_value *separators,
+                           struct med_jinja_json *style)
+{
+    if (separators->kind == MED_JINJA_NONE) {
+        return 0;
+    }
+    const struct med_jinja_sequence *pair = separators->as.sequence;
+    bool ok = (separators->kind == MED_JINJA_LIST || separators->kind == MED_JINJA_TUPLE) &&
+              pair->count == 2 && pair->items[0].kind == MED_JINJA_STRING &&
+              pair->items[1].kind == MED_JINJA_STRING;
+    if (!ok) {
+        return med_jinja_fail(eval, MED_E_INVALID, "tojson: separators are two strings");
+    }
+    style->item_separator = pair->items[0].as.text;
+    style->key_separator = pair->items[1].as.text;
+    return 0;
+}
+
+int med_jinja_json_style(struct med_jinja_eval *eval, const struct med_jinja_value slots[4],
+                         struct med_jinja_json *ret_style)
+{
+    *ret_style = (struct med_jinja_json){.item_separator = {", ", 2},
+                                         .key_separator = {": ", 2},
+                                         .ensure_ascii = med_jinja_truth(&slots[0]),
+                                         .sort_keys = med_jinja_truth(&slots[3])};
+    int rc = read_indent(eval, &slots[1], ret_style);
+    return rc < 0 ? rc : read_separators(eval, &slots[2], ret_style);
+}

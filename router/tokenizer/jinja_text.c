@@ -12,6 +12,7 @@
 #include "base/utf8.h"
 #include "router/tokenizer/jinja.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,6 +92,37 @@ size_t med_jinja_space_last(struct med_jinja_text text)
         }
     }
     return 0;
+}
+
+bool med_jinja_read_number(struct med_jinja_text text, bool *ret_whole, int64_t *ret_integer,
+                           double *ret_number)
+{
+    char copy[128];
+    size_t n;
+    while ((n = med_jinja_space_first(text)) > 0) {
+        text.data += n;
+        text.bytes -= n;
+    }
+    while ((n = med_jinja_space_last(text)) > 0) {
+        text.bytes -= n;
+    }
+    if (text.bytes == 0 || text.bytes >= sizeof(copy)) {
+        return false;
+    }
+    for (size_t i = 0; i < text.bytes; i++) {
+        char ch = text.data[i];
+        if (!strchr("+-.eE0123456789", ch) || ch == '\0') {
+            return false;
+        }
+        copy[i] = ch;
+    }
+    copy[text.bytes] = '\0';
+    char *end;
+    errno = 0;
+    *ret_integer = strtoll(copy, &end, 10);
+    *ret_whole = *end == '\0' && errno == 0;
+    *ret_number = med_os_strtod(copy, &end);
+    return *end == '\0';
 }
 
 /* ---- making ---- */
