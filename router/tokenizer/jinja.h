@@ -286,7 +286,7 @@ struct med_jinja_node *med_jinja_parse_tuple(struct med_jinja_parser *parser, bo
 struct med_jinja_node *med_jinja_parse_target(struct med_jinja_parser *parser,
                                               bool with_attributes);
 struct med_jinja_node *med_jinja_parse_filters(struct med_jinja_parser *parser,
-                                               struct med_jinja_node *node);
+                                               struct med_jinja_node *value);
 struct med_jinja_node *med_jinja_node_new(struct med_jinja_parser *parser,
                                           enum med_jinja_node_kind kind, int line);
 /* Notes that `child` is below `node`; false when the tree is too deep (err is filled). */

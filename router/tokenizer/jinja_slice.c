@@ -65,7 +65,7 @@ static int slice_text(struct med_jinja_eval *eval, struct med_jinja_text text,
 {
     struct med_jinja_value value = med_jinja_string(text.data, text.bytes);
     struct med_jinja_sequence characters;
-    struct slice slice;
+    struct slice slice = {0};
     int rc = med_jinja_iterate(eval, &value, &characters);
     rc = rc < 0 ? rc : resolve_slice(eval, bounds, characters.count, &slice);
     if (rc < 0) {
@@ -101,7 +101,7 @@ int med_jinja_slice(struct med_jinja_eval *eval, const struct med_jinja_value *o
         return med_jinja_fail(eval, MED_E_INVALID, "a slice of %s is not defined",
                               med_jinja_kind_name(object->kind));
     }
-    struct slice slice;
+    struct slice slice = {0};
     struct med_jinja_value list;
     int rc = resolve_slice(eval, bounds, object->as.sequence->count, &slice);
     rc = rc < 0 ? rc : med_jinja_sequence_new(eval, object->kind, slice.count, &list);
