@@ -523,7 +523,7 @@ int med_jinja_change_case(struct med_jinja_eval *eval, struct med_jinja_text tex
                           enum med_jinja_case to, struct med_jinja_value *ret_value) MED_MUST_CHECK;
 /* At most `count` times; < 0: all. */
 int med_jinja_replace(struct med_jinja_eval *eval, struct med_jinja_text text,
-                      struct med_jinja_text old, struct med_jinja_text new_, int64_t count,
+                      struct med_jinja_text old, struct med_jinja_text fresh, int64_t count,
                       struct med_jinja_value *ret_value) MED_MUST_CHECK;
 /* separator: a string, or none for white space; at most `count` cuts, < 0: all. */
 int med_jinja_split(struct med_jinja_eval *eval, struct med_jinja_text text,

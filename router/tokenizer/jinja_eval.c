@@ -31,7 +31,7 @@ static int evaluate_arguments(struct med_jinja_eval *eval, const struct med_jinj
     call->named_count = 0;
     for (size_t i = 0; rc == 0 && i < node->argument_count; i++) {
         const struct med_jinja_argument *argument = &node->arguments[i];
-        struct med_jinja_value value;
+        struct med_jinja_value value = med_jinja_none();
         rc = med_jinja_expression(eval, argument->value, &value);
         if (rc < 0) {
             return rc;
@@ -45,6 +45,18 @@ static int evaluate_arguments(struct med_jinja_eval *eval, const struct med_jinj
     }
     eval->line = node->line;
     return rc;
+}
+
+/* NULL: no argument of this name; the parser saw to it that there are no two. */
+static const struct med_jinja_value *find_named(const struct med_jinja_call *call,
+                                                struct med_jinja_text name)
+{
+    for (size_t i = 0; i < call->named_count; i++) {
+        if (med_jinja_text_equal(call->named[i].name, name)) {
+            return &call->named[i].value;
+        }
+    }
+    return NULL;
 }
 
 static int bind_parameters(struct med_jinja_eval *eval, const struct med_jinja_node *macro,
@@ -64,18 +76,15 @@ static int bind_parameters(struct med_jinja_eval *eval, const struct med_jinja_n
         if (given) {
             value = call->positional[i];
         }
-        for (size_t k = 0; k < call->named_count; k++) {
-            if (med_jinja_text_equal(call->named[k].name, parameter->name)) {
-                if (given) {
-                    return med_jinja_fail(eval, MED_E_INVALID, "an argument is given twice: %.*s",
-                                          (int)parameter->name.bytes, parameter->name.data);
-                }
-                value = call->named[k].value;
-                given = true;
-                used++;
-            }
+        const struct med_jinja_value *named = find_named(call, parameter->name);
+        if (given && named) {
+            return med_jinja_fail(eval, MED_E_INVALID, "an argument is given twice: %.*s",
+                                  (int)parameter->name.bytes, parameter->name.data);
         }
-        if (!given && parameter->value) {
+        if (named) {
+            value = *named;
+            used++;
+        } else if (!given && parameter->value) {
             rc = med_jinja_expression(eval, parameter->value, &value);
         }
         rc = rc < 0 ? rc : med_jinja_bind(eval, parameter->name, value);
@@ -119,7 +128,7 @@ static int call_macro(struct med_jinja_eval *eval, const struct med_jinja_macro 
 static int evaluate_call(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                          struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value callee;
+    struct med_jinja_value callee = med_jinja_none();
     struct med_jinja_call call;
     int rc = med_jinja_look_up(eval, node->a->text, &callee);
     rc = rc < 0 ? rc : evaluate_arguments(eval, node, &call);
@@ -141,7 +150,7 @@ static int evaluate_call(struct med_jinja_eval *eval, const struct med_jinja_nod
 static int evaluate_apply(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                           struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value value;
+    struct med_jinja_value value = med_jinja_none();
     struct med_jinja_call call;
     int rc = med_jinja_expression(eval, node->a, &value);
     rc = rc < 0 ? rc : evaluate_arguments(eval, node, &call);
@@ -170,10 +179,10 @@ static int evaluate_items(struct med_jinja_eval *eval, const struct med_jinja_no
         count++;
     }
     enum med_jinja_kind kind = node->kind == MED_JINJA_NODE_LIST ? MED_JINJA_LIST : MED_JINJA_TUPLE;
-    struct med_jinja_value list;
+    struct med_jinja_value list = med_jinja_none();
     int rc = med_jinja_sequence_new(eval, kind, count, &list);
     for (const struct med_jinja_node *item = node->body; rc == 0 && item; item = item->next) {
-        struct med_jinja_value value;
+        struct med_jinja_value value = med_jinja_none();
         rc = med_jinja_expression(eval, item, &value);
         rc = rc < 0 ? rc : med_jinja_sequence_add(eval, list.as.sequence, &value);
     }
@@ -186,11 +195,11 @@ static int evaluate_items(struct med_jinja_eval *eval, const struct med_jinja_no
 static int evaluate_dict(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                          struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value dict;
+    struct med_jinja_value dict = med_jinja_none();
     int rc = med_jinja_dict_new(eval, 0, &dict);
     for (const struct med_jinja_node *item = node->body; rc == 0 && item; item = item->next->next) {
-        struct med_jinja_value key;
-        struct med_jinja_value value;
+        struct med_jinja_value key = med_jinja_none();
+        struct med_jinja_value value = med_jinja_none();
         rc = med_jinja_expression(eval, item, &key);
         rc = rc < 0 ? rc : med_jinja_expression(eval, item->next, &value);
         rc = rc < 0 ? rc : med_jinja_dict_set(eval, dict.as.dict, &key, &value);
@@ -207,7 +216,7 @@ static int evaluate_slice(struct med_jinja_eval *eval, const struct med_jinja_no
     const struct med_jinja_node *nodes[3] = {node->b, node->c, node->d};
     const struct med_jinja_value *bounds[3] = {NULL, NULL, NULL};
     struct med_jinja_value values[3];
-    struct med_jinja_value object;
+    struct med_jinja_value object = med_jinja_none();
     int rc = med_jinja_expression(eval, node->a, &object);
     for (int i = 0; rc == 0 && i < 3; i++) {
         if (nodes[i]) {
@@ -224,7 +233,7 @@ static int evaluate_concat(struct med_jinja_eval *eval, const struct med_jinja_n
     struct med_jinja_value all = med_jinja_string("", 0);
     int rc = 0;
     for (const struct med_jinja_node *item = node->body; rc == 0 && item; item = item->next) {
-        struct med_jinja_value value;
+        struct med_jinja_value value = med_jinja_none();
         struct med_jinja_text text;
         rc = med_jinja_expression(eval, item, &value);
         rc = rc < 0 ? rc : med_jinja_to_text(eval, &value, &text);
@@ -237,12 +246,12 @@ static int evaluate_concat(struct med_jinja_eval *eval, const struct med_jinja_n
 static int evaluate_compare(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                             struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value left;
+    struct med_jinja_value left = med_jinja_none();
     int rc = med_jinja_expression(eval, node->a, &left);
     bool truth = true;
     for (const struct med_jinja_node *side = node->body; rc == 0 && truth && side;
          side = side->next) {
-        struct med_jinja_value right;
+        struct med_jinja_value right = med_jinja_none();
         rc = med_jinja_expression(eval, side->a, &right);
         rc = rc < 0 ? rc : med_jinja_compare(eval, side->op, &left, &right, &truth);
         left = right;
@@ -254,7 +263,7 @@ static int evaluate_compare(struct med_jinja_eval *eval, const struct med_jinja_
 static int evaluate_sign(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                          struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value value;
+    struct med_jinja_value value = med_jinja_none();
     int rc = med_jinja_expression(eval, node->a, &value);
     if (rc < 0) {
         return rc;
@@ -276,7 +285,7 @@ static int evaluate_sign(struct med_jinja_eval *eval, const struct med_jinja_nod
 static int evaluate_logic(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                           struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value first;
+    struct med_jinja_value first = med_jinja_none();
     int rc = med_jinja_expression(eval, node->a, &first);
     if (rc < 0) {
         return rc;
@@ -307,8 +316,8 @@ static int evaluate_logic(struct med_jinja_eval *eval, const struct med_jinja_no
 static int evaluate_two(struct med_jinja_eval *eval, const struct med_jinja_node *node,
                         struct med_jinja_value *ret_value)
 {
-    struct med_jinja_value a;
-    struct med_jinja_value b;
+    struct med_jinja_value a = med_jinja_none();
+    struct med_jinja_value b = med_jinja_none();
     int rc = med_jinja_expression(eval, node->a, &a);
     if (rc < 0) {
         return rc;
@@ -392,7 +401,7 @@ static int write_text(struct med_jinja_eval *eval, struct med_jinja_text text)
 
 static int run_output(struct med_jinja_eval *eval, const struct med_jinja_node *node)
 {
-    struct med_jinja_value value;
+    struct med_jinja_value value = med_jinja_none();
     struct med_jinja_text text;
     int rc = med_jinja_expression(eval, node->a, &value);
     eval->line = node->line;
@@ -403,7 +412,7 @@ static int run_output(struct med_jinja_eval *eval, const struct med_jinja_node *
 static int run_if(struct med_jinja_eval *eval, const struct med_jinja_node *branch)
 {
     for (;;) {
-        struct med_jinja_value condition;
+        struct med_jinja_value condition = med_jinja_none();
         int rc = med_jinja_expression(eval, branch->a, &condition);
         if (rc < 0) {
             return rc;
@@ -424,10 +433,10 @@ static int filter_items(struct med_jinja_eval *eval, const struct med_jinja_node
                         struct med_jinja_sequence *items)
 {
     struct med_jinja_scope *scope = eval->scope;
-    struct med_jinja_value kept;
+    struct med_jinja_value kept = med_jinja_none();
     int rc = med_jinja_sequence_new(eval, MED_JINJA_LIST, items->count, &kept);
     for (size_t i = 0; rc == 0 && i < items->count; i++) {
-        struct med_jinja_value condition;
+        struct med_jinja_value condition = med_jinja_none();
         rc = med_jinja_open_scope(eval, scope);
         rc = rc < 0 ? rc : med_jinja_assign(eval, node->a, items->items[i]);
         rc = rc < 0 ? rc : med_jinja_expression(eval, node->c, &condition);
@@ -469,7 +478,7 @@ static int run_turns(struct med_jinja_eval *eval, const struct med_jinja_node *n
 
 static int run_for(struct med_jinja_eval *eval, const struct med_jinja_node *node)
 {
-    struct med_jinja_value value;
+    struct med_jinja_value value = med_jinja_none();
     struct med_jinja_sequence items;
     int rc = med_jinja_expression(eval, node->b, &value);
     eval->line = node->line;
@@ -492,7 +501,7 @@ static int run_for(struct med_jinja_eval *eval, const struct med_jinja_node *nod
 
 static int run_set(struct med_jinja_eval *eval, const struct med_jinja_node *node)
 {
-    struct med_jinja_value value;
+    struct med_jinja_value value = med_jinja_none();
     int rc;
     if (node->kind == MED_JINJA_NODE_SET) {
         rc = med_jinja_expression(eval, node->b, &value);

@@ -134,11 +134,11 @@ static int filter_replace(const struct context *c)
     struct med_jinja_value slots[3] = {med_jinja_none(), med_jinja_none(), med_jinja_none()};
     struct med_jinja_text text;
     struct med_jinja_text old;
-    struct med_jinja_text new_;
+    struct med_jinja_text fresh;
     int rc = take(c, names, 3, 2, slots);
     rc = rc < 0 ? rc : med_jinja_to_text(c->eval, c->value, &text);
     rc = rc < 0 ? rc : med_jinja_to_text(c->eval, &slots[0], &old);
-    rc = rc < 0 ? rc : med_jinja_to_text(c->eval, &slots[1], &new_);
+    rc = rc < 0 ? rc : med_jinja_to_text(c->eval, &slots[1], &fresh);
     if (rc < 0) {
         return rc;
     }
@@ -146,7 +146,7 @@ static int filter_replace(const struct context *c)
         return fail_value(c, &slots[2]);
     }
     int64_t count = slots[2].kind == MED_JINJA_NONE ? -1 : med_jinja_as_int(&slots[2]);
-    return med_jinja_replace(c->eval, text, old, new_, count, c->ret_value);
+    return med_jinja_replace(c->eval, text, old, fresh, count, c->ret_value);
 }
 
 static int filter_string(const struct context *c)

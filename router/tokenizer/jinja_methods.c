@@ -142,7 +142,7 @@ static bool has_affix(struct med_jinja_text text, struct med_jinja_text affix, b
 static int call_has_affix(const struct context *c)
 {
     static const char *const names[] = {NULL};
-    struct med_jinja_value affix;
+    struct med_jinja_value affix = med_jinja_none();
     bool at_end = c->method == METHOD_ENDSWITH;
     int rc = take(c, names, 1, 1, &affix);
     if (rc < 0) {
@@ -187,7 +187,7 @@ static int take_text(const struct context *c, struct med_jinja_text *ret_text)
 
 static int call_remove_affix(const struct context *c)
 {
-    struct med_jinja_text affix;
+    struct med_jinja_text affix = {0};
     bool at_end = c->method == METHOD_REMOVESUFFIX;
     int rc = take_text(c, &affix);
     if (rc < 0) {
@@ -204,7 +204,7 @@ static int call_remove_affix(const struct context *c)
 
 static int call_find(const struct context *c)
 {
-    struct med_jinja_text part;
+    struct med_jinja_text part = {0};
     int rc = take_text(c, &part);
     if (rc < 0) {
         return rc;
@@ -223,7 +223,7 @@ static int call_find(const struct context *c)
 
 static int call_count(const struct context *c)
 {
-    struct med_jinja_text part;
+    struct med_jinja_text part = {0};
     struct med_jinja_text text = c->text;
     int rc = take_text(c, &part);
     if (rc < 0) {

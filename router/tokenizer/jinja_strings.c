@@ -153,7 +153,7 @@ int med_jinja_change_case(struct med_jinja_eval *eval, struct med_jinja_text tex
 }
 
 int med_jinja_replace(struct med_jinja_eval *eval, struct med_jinja_text text,
-                      struct med_jinja_text old, struct med_jinja_text new_, int64_t count,
+                      struct med_jinja_text old, struct med_jinja_text fresh, int64_t count,
                       struct med_jinja_value *ret_value)
 {
     struct med_buf out;
@@ -168,8 +168,8 @@ int med_jinja_replace(struct med_jinja_eval *eval, struct med_jinja_text text,
         /* Nothing to replace: the new text stands before each character, and at the end. */
         size_t skip = old.bytes > 0 ? (size_t)at : 0;
         rc = med_buf_append(&out, text.data, skip);
-        rc = rc < 0 ? rc : med_buf_append(&out, new_.data, new_.bytes);
-        rc = rc < 0 ? rc : med_jinja_spend(eval, 1 + new_.bytes / 16);
+        rc = rc < 0 ? rc : med_buf_append(&out, fresh.data, fresh.bytes);
+        rc = rc < 0 ? rc : med_jinja_spend(eval, 1 + fresh.bytes / 16);
         text = cut_front(text, skip + old.bytes);
         count -= count > 0 ? 1 : 0;
         if (old.bytes == 0) {

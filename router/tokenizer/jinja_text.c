@@ -234,8 +234,8 @@ static int print_repr_text(struct med_jinja_eval *eval, struct med_jinja_text te
                               "printing a list or dict with text beyond ASCII is not supported");
     }
     bool single = text.bytes > 0 && memchr(text.data, '\'', text.bytes) != NULL;
-    bool double_ = text.bytes > 0 && memchr(text.data, '"', text.bytes) != NULL;
-    char quote = single && !double_ ? '"' : '\'';
+    bool doubled = text.bytes > 0 && memchr(text.data, '"', text.bytes) != NULL;
+    char quote = single && !doubled ? '"' : '\'';
     int rc = med_buf_append(out, &quote, 1);
     for (size_t i = 0; rc == 0 && i < text.bytes; i++) {
         char c = text.data[i];
