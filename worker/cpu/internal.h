@@ -13,11 +13,11 @@
 #include "worker/cpu/pool.h"
 
 enum {
-    MED_CPU_ROWS = 512,         /* rows that an op works on at a time: bounds the scratch */
-    MED_CPU_KEYS = 64,          /* keys of one step of attention, aligned to absolute positions */
-    MED_CPU_QUERIES = 64,       /* query vectors of one piece of attention */
+    MED_CPU_ROWS = 512,          /* rows that an op works on at a time: bounds the scratch */
+    MED_CPU_KEYS = 64,           /* keys of one step of attention, aligned to absolute positions */
+    MED_CPU_QUERIES = 64,        /* query vectors of one piece of attention */
     MED_CPU_WIDEN = 2048 * 1024, /* weights that a thread widens at a time for the BLAS */
-    MED_CPU_OUTPUTS = 3         /* products that share their input */
+    MED_CPU_OUTPUTS = 3          /* products that share their input */
 };
 
 /* Scratch of one thread. */
