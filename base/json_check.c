@@ -7,7 +7,7 @@
  * is accepted and where the fault is, and the library only builds the tree.  The scan keeps the
  * open brackets in a fixed array: no recursion, no allocation.  Refused on top of the grammar:
  * \u0000 (C strings end there), numbers over 63 bytes or out of a double's range, a byte order
- * mark, nesting over MED_LIMIT_JSON_DEPTH.  Duplicate keys are found later, in the tree.  thread:
+ * mark, nesting over MED_LIMIT_JSON_DEPTH, more than MED_LIMIT_JSON_VALUES values.  Duplicate keys are found later, in the tree.  thread:
  * any.
  */
 #include "base/json_check.h"
@@ -299,9 +299,16 @@ int med_json_check(const char *bytes, size_t count, const char *file, struct med
     if (count >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0)
         return fail(&s, "the text starts with a byte order mark, which JSON does not allow");
     bool more = true;
+    size_t values = 0;
     while (more) {
         bool complete = true;
         skip_space(&s);
+        if (++values > MED_LIMIT_JSON_VALUES) {
+            char message[96];
+            (void)snprintf(message, sizeof message, "found value number %zu, expected at most %d",
+                           values, MED_LIMIT_JSON_VALUES);
+            return fail(&s, message);
+        }
         int c = peek(&s);
         int rc = c == '{' || c == '[' ? scan_open(&s, &complete) : scan_scalar(&s);
         if (rc == 0 && complete)

@@ -8,9 +8,12 @@
 
 enum {
     /* Files: larger is refused with a sentence before it is read. */
-    MED_LIMIT_JSON_BYTES = 64 << 20,     /* plan, profile, catalogue, workload, config */
-    MED_LIMIT_JSON_DEPTH = 64,           /* nesting; deeper is refused */
-    MED_LIMIT_LOG_FILE_ROWS = 50000000,  /* rows of a request log; more is refused */
+    MED_LIMIT_JSON_BYTES = 64 << 20,    /* plan, profile, catalogue, workload, config */
+    MED_LIMIT_JSON_DEPTH = 64,          /* nesting; deeper is refused */
+    MED_LIMIT_JSON_VALUES = 4 << 20,    /* of one text, keys not counted; more is refused before the
+                                          * tree is built, which takes some 80 bytes for each. A
+                                          * tokenizer of 262,144 tokens has 2 million */
+    MED_LIMIT_LOG_FILE_ROWS = 50000000, /* rows of a request log; more is refused */
     MED_LIMIT_LOG_LINE_BYTES = 64 << 10, /* one line of a request log */
     MED_LIMIT_NAME_BYTES = 128,          /* worker type, instance, model, GPU: longer is refused */
     MED_LIMIT_TEXT_BYTES = 16 << 10,     /* source, reason, warning of a file: longer is refused */

@@ -49,7 +49,8 @@ enum med_link_ending {
     MED_LINK_LENGTH,
     MED_LINK_CANCELLED,
     MED_LINK_ERROR,
-    MED_LINK_REFUSED
+    MED_LINK_REFUSED,
+    MED_LINK_FAILED /* this request cannot be computed, here or elsewhere */
 };
 
 /* Of one token. */

@@ -261,9 +261,10 @@ static void on_finish(struct med_link *link, const Medley__Link__Finish *finish)
         [MEDLEY__LINK__ENDING__ENDING_CANCELLED] = MED_LINK_CANCELLED,
         [MEDLEY__LINK__ENDING__ENDING_ERROR] = MED_LINK_ERROR,
         [MEDLEY__LINK__ENDING__ENDING_REFUSED] = MED_LINK_REFUSED,
+        [MEDLEY__LINK__ENDING__ENDING_FAILED] = MED_LINK_FAILED,
     };
     int ending = (int)finish->ending;
-    if (ending <= 0 || ending > (int)MEDLEY__LINK__ENDING__ENDING_REFUSED) {
+    if (ending <= 0 || ending > (int)MEDLEY__LINK__ENDING__ENDING_FAILED) {
         med_link_broken(link, "a Finish with an ending that this version does not know");
         return;
     }

@@ -149,6 +149,15 @@ static int on_tokens(void *self, struct med_link *link, const struct med_link_to
     return 0;
 }
 
+/* Is it about the attempt that this worker serves now? */
+static bool is_current(const struct med_router *router, const struct med_link_finish *finish,
+                       uint32_t worker)
+{
+    struct med_dispatch_lease_view lease;
+    return med_dispatch_get_lease(router->dispatch, finish->request, &lease) &&
+           lease.worker == worker && lease.attempt == finish->attempt;
+}
+
 static int on_finish(void *self, struct med_link *link, const struct med_link_finish *finish)
 {
     struct med_router *router = self;
@@ -170,8 +179,17 @@ static int on_finish(void *self, struct med_link *link, const struct med_link_fi
                            router->workers[worker].id, shown);
         }
     }
-    int rc = med_dispatch_finish(router->dispatch, med_clock_now_ns(&router->clock), worker,
-                                 finish->request, finish->attempt, outcome);
+    int64_t now_ns = med_clock_now_ns(&router->clock);
+    int rc;
+    if (finish->ending == MED_LINK_FAILED) {
+        /* No other worker could do better: it would take the fault from one to the next. */
+        rc = is_current(router, finish, worker)
+                 ? med_dispatch_cancel(router->dispatch, now_ns, finish->request, MED_OUTCOME_ERROR)
+                 : MED_E_NOT_FOUND;
+    } else {
+        rc = med_dispatch_finish(router->dispatch, now_ns, worker, finish->request, finish->attempt,
+                                 outcome);
+    }
     return rc == MED_E_NOT_FOUND ? 0 : rc;
 }
 

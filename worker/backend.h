@@ -34,6 +34,9 @@ struct med_backend_step {
     int64_t available_ns; /* fleet time since when this work could have begun */
     uint32_t *sampled;    // [batch->count], out: token ids of the items that sample
     bool *stop;           // [batch->count], out: the sampled token ends the sequence; false before
+    /* [batch->count] or NULL, out: nothing could be drawn for item i, whose logits hold no finite
+     * number; false before. With NULL such an item fails the step. */
+    bool *failed;
     /* [batch->count] or NULL; [i] NULL unless item i samples and its sequence asks for logprobs. */
     struct med_token_logprobs *const *logprobs; // out
 };

@@ -54,7 +54,7 @@ struct med_engine {
     struct med_engine_request *first;              /* not ended */
     const struct med_backend_sequence **sequences; // [sequences_max]
     uint32_t *sampled;                             // [sequences_max]
-    bool *stops;                                   // [sequences_max]
+    bool *stops, *failures;                        // [sequences_max]
     struct med_token_logprobs *logprobs;           // [sequences_max], of one step
     struct med_token_logprobs **logprobs_wanted;   // [sequences_max], into logprobs or NULL
     int64_t available_ns;                          /* for the next step; 0: since the step before */
@@ -237,7 +237,7 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
         request->last_token_ns = now_ns;
     }
     if (event->end != MED_END_NONE) {
-        end_request(engine, request, ends[event->end]);
+        end_request(engine, request, request->failing ? MED_ENGINE_FAILED : ends[event->end]);
         count_end_locked(stats, request, now_ns);
     }
 }
@@ -261,11 +261,25 @@ static void keep_sampled(struct med_engine *engine, const struct med_batch *batc
     for (size_t i = 0; i < batch->count; i++) {
         const struct med_batch_item *item = &batch->items[i];
         struct med_engine_request *request = item->user;
-        if (!item->samples)
+        if (!item->samples || engine->failures[i])
             continue;
         request->tokens[request->sequence.prompt_tokens + item->position] = engine->sampled[i];
         if (engine->logprobs_wanted[i])
             keep_logprobs(request, item->position, engine->logprobs_wanted[i]);
+    }
+}
+
+/* Items that nothing could be drawn for leave at the commit, before it publishes what this step
+ * put into the cache. */
+static void drop_failed(struct med_engine *engine, const struct med_batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        if (!engine->failures[i])
+            continue;
+        struct med_engine_request *request = batch->items[i].user;
+        int rc = med_scheduler_cancel(engine->scheduler, request->serial);
+        MED_ASSERT(rc == 0); /* it was planned, and nothing came in between */
+        request->failing = true;
     }
 }
 
@@ -279,6 +293,7 @@ static int run_step(struct med_engine *engine, const struct med_batch *batch, st
             request->scheduled_ns = now_ns;
         engine->sequences[i] = &request->sequence;
         engine->stops[i] = false;
+        engine->failures[i] = false;
         bool wanted = batch->items[i].samples && request->logprobs.logprobs;
         engine->logprobs_wanted[i] = wanted ? &engine->logprobs[i] : NULL;
     }
@@ -287,6 +302,7 @@ static int run_step(struct med_engine *engine, const struct med_batch *batch, st
                                     .available_ns = engine->available_ns,
                                     .sampled = engine->sampled,
                                     .stop = engine->stops,
+                                    .failed = engine->failures,
                                     .logprobs = engine->logprobs_wanted};
     int rc = engine->config.backend.ops->step(engine->config.backend.self, &step, err);
     if (rc < 0) {
@@ -295,6 +311,7 @@ static int run_step(struct med_engine *engine, const struct med_batch *batch, st
         return rc;
     }
     keep_sampled(engine, batch);
+    drop_failed(engine, batch);
     return 0;
 }
 
@@ -399,11 +416,12 @@ static int allocate(struct med_engine *engine, struct med_err *err)
     engine->sequences = med_calloc((size_t)c->sequences_max, sizeof(struct med_backend_sequence *));
     engine->sampled = med_calloc((size_t)c->sequences_max, sizeof engine->sampled[0]);
     engine->stops = med_calloc((size_t)c->sequences_max, sizeof engine->stops[0]);
+    engine->failures = med_calloc((size_t)c->sequences_max, sizeof engine->failures[0]);
     engine->logprobs = med_calloc((size_t)c->sequences_max, sizeof engine->logprobs[0]);
     engine->logprobs_wanted =
         med_calloc((size_t)c->sequences_max, sizeof(struct med_token_logprobs *));
-    if (!engine->sequences || !engine->sampled || !engine->stops || !engine->logprobs ||
-        !engine->logprobs_wanted) {
+    if (!engine->sequences || !engine->sampled || !engine->stops || !engine->failures ||
+        !engine->logprobs || !engine->logprobs_wanted) {
         return med_err_set(err, MED_E_NOMEM, "engine: no memory for a batch of %lld sequences",
                            (long long)c->sequences_max);
     }
@@ -432,6 +450,7 @@ static void free_memory(struct med_engine *engine)
     med_free(engine->sequences);
     med_free(engine->sampled);
     med_free(engine->stops);
+    med_free(engine->failures);
     med_free(engine->logprobs);
     med_free((void *)engine->logprobs_wanted);
     med_free(engine);
@@ -551,6 +570,7 @@ int med_engine_submit(struct med_engine *engine, struct med_engine_request *requ
     request->cached_prompt_tokens = 0;
     request->end = MED_ENGINE_GOES_ON;
     request->cancel_taken = false;
+    request->failing = false;
     request->scheduled_ns = request->first_token_ns = request->last_token_ns = 0;
     request->next = request->prev = NULL;
     atomic_init(&request->shared.state, 0);

@@ -32,7 +32,9 @@ enum med_engine_end {
     MED_ENGINE_STOP,
     MED_ENGINE_LENGTH,
     MED_ENGINE_CANCEL,
-    MED_ENGINE_ERROR, /* the backend failed; med_engine_failure says how */
+    MED_ENGINE_ERROR,  /* the backend failed; med_engine_failure says how */
+    MED_ENGINE_FAILED, /* this request cannot be computed: its logits hold no finite number. The
+                        * engine goes on */
     MED_ENGINE_END_COUNT
 };
 
@@ -77,6 +79,7 @@ struct med_engine_request {
     int64_t cached_prompt_tokens; /* written before the first token is announced, then constant */
     enum med_engine_end end;
     bool cancel_taken;
+    bool failing; /* nothing could be drawn for it: its cancellation is a failure */
     int64_t scheduled_ns, first_token_ns, last_token_ns; /* fleet time; 0: not yet */
     struct med_engine_request *next, *prev;              /* list of those not ended */
 

@@ -83,6 +83,7 @@ enum med_uplink_ending {
     MED_UPLINK_LENGTH,
     MED_UPLINK_CANCELLED,
     MED_UPLINK_ERROR,
+    MED_UPLINK_FAILED, /* of this request alone: nobody else can compute it either */
     MED_UPLINK_REFUSED
 };
 

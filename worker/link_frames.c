@@ -148,6 +148,7 @@ void med_uplink_send_finish(struct med_uplink *link, const struct med_uplink_fin
         [MED_UPLINK_LENGTH] = MEDLEY__LINK__ENDING__ENDING_LENGTH,
         [MED_UPLINK_CANCELLED] = MEDLEY__LINK__ENDING__ENDING_CANCELLED,
         [MED_UPLINK_ERROR] = MEDLEY__LINK__ENDING__ENDING_ERROR,
+        [MED_UPLINK_FAILED] = MEDLEY__LINK__ENDING__ENDING_FAILED,
         [MED_UPLINK_REFUSED] = MEDLEY__LINK__ENDING__ENDING_REFUSED,
     };
     if (link->state != MED_UPLINK_STATE_UP)

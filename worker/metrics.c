@@ -83,7 +83,10 @@ static void write_ends(const struct med_metrics *m, struct med_prom *prom)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const struct med_prom_label labels[] = {
             {"model_name", m->model}, {"finished_reason", rows[i].reason}, {0}};
-        med_prom_count(prom, labels, m->engine.ends[rows[i].end]);
+        uint64_t count = m->engine.ends[rows[i].end];
+        if (rows[i].end == MED_ENGINE_ERROR)
+            count += m->engine.ends[MED_ENGINE_FAILED];
+        med_prom_count(prom, labels, count);
     }
 }
 

@@ -114,7 +114,8 @@ struct med_head_args {
     enum med_dtype dtype;
 };
 
-/* One draw per sample; inputs and results are on the host, logits on the device. */
+/* One draw per sample; inputs and results are on the host, logits on the device. A row that nothing
+ * can be drawn from is no failure of the op: its result's status says so. */
 struct med_sample_args {
     int64_t samples, vocab;
     float *logits;                       // [samples][vocab], may be changed

@@ -203,13 +203,16 @@ static void finish(struct med_service *service, struct med_request *r,
     static const enum med_uplink_ending endings[] = {[MED_ENGINE_STOP] = MED_UPLINK_STOP,
                                                      [MED_ENGINE_LENGTH] = MED_UPLINK_LENGTH,
                                                      [MED_ENGINE_CANCEL] = MED_UPLINK_CANCELLED,
-                                                     [MED_ENGINE_ERROR] = MED_UPLINK_ERROR};
+                                                     [MED_ENGINE_ERROR] = MED_UPLINK_ERROR,
+                                                     [MED_ENGINE_FAILED] = MED_UPLINK_FAILED};
     struct med_uplink_finish answer = {.request = r->request,
                                        .attempt = r->attempt,
                                        .ending = endings[event->end],
                                        .cached_tokens = event->cached_prompt_tokens};
     if (event->end == MED_ENGINE_ERROR) {
         answer.message = service->failure_err.text;
+    } else if (event->end == MED_ENGINE_FAILED) {
+        answer.message = "the model has no finite logit for this request";
     } else if (r->stopped_by_us) {
         /* Without a token it may begin anew elsewhere, and the client never knows. */
         answer.ending = r->sent == 0 ? MED_UPLINK_REFUSED : MED_UPLINK_ERROR;

@@ -7,6 +7,7 @@
 #include "worker/setup.h"
 
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "router/net.h"
 
 #include <inttypes.h>
@@ -26,8 +27,10 @@ enum med_batching med_setup_batching(const struct med_setup *setup)
                                         [MED_BATCHING_DYNAMIC] = "dynamic",
                                         [MED_BATCHING_STATIC] = "static"};
     enum med_batching batching = MED_BATCHING_CONTINUOUS;
-    while (strcmp(names[batching], setup->options.batching) != 0)
+    while (strcmp(names[batching], setup->options.batching) != 0) {
         batching++;
+        MED_ASSERT(batching <= MED_BATCHING_STATIC); /* the option is one of these */
+    }
     return batching;
 }
 

@@ -78,6 +78,15 @@ static int take_core(const char **at)
     return value >= 0 && value < CORE_MAX ? (int)value : -1;
 }
 
+static bool has_core(const int *cores, int count, int core)
+{
+    for (int i = 0; i < count; i++) {
+        if (cores[i] == core)
+            return true;
+    }
+    return false;
+}
+
 /* "0-3,8" to an array; returns how many there are. */
 static int parse_cores(const char *text, int cores[MED_CPU_THREADS_MAX], struct med_err *err)
 {
@@ -91,8 +100,13 @@ static int parse_cores(const char *text, int cores[MED_CPU_THREADS_MAX], struct 
         if (first < 0 || last < first || (*at != ',' && *at != '\0') ||
             last - first >= MED_CPU_THREADS_MAX - count)
             return fail_cores(text, err);
-        for (int core = first; core <= last; core++)
+        for (int core = first; core <= last; core++) {
+            if (has_core(cores, count, core)) {
+                return med_err_set(err, MED_E_USAGE, "--cpu-cores %s: core %d is named twice", text,
+                                   core);
+            }
             cores[count++] = core;
+        }
         if (*at == '\0')
             return count;
     }
@@ -105,6 +119,7 @@ static int check_cores(const int *cores, int count, struct med_err *err)
     if (!usable)
         return med_err_set(err, MED_E_NOMEM, "no memory for a list of cores");
     usable_max = med_os_cores(usable, usable_max);
+    MED_ASSERT(usable_max > 0);
     int rc = 0;
     for (int i = 0; i < count && rc == 0; i++) {
         int at = 0;

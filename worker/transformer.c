@@ -356,17 +356,25 @@ static int step(void *self, const struct med_backend_step *s, struct med_err *er
     rc = t->config.ops->sample(t->config.device, &args);
     if (rc < 0) {
         return med_err_set(err, rc, "%s backend: sampling failed: %s", t->config.ops->name,
-                           rc == MED_E_INTERNAL ? "no logit is a finite number" : med_err_text(rc));
+                           med_err_text(rc));
     }
     const struct med_draw *draw = t->draws;
     for (size_t i = 0; i < s->batch->count; i++) {
         if (!s->batch->items[i].samples)
             continue;
-        s->sampled[i] = draw->id;
-        s->stop[i] = draw->stop;
+        const struct med_draw *drawn = draw++;
+        if (drawn->status < 0 && !s->failed) {
+            return med_err_set(err, drawn->status, "%s backend: no logit is a finite number",
+                               t->config.ops->name);
+        }
+        if (drawn->status < 0) {
+            s->failed[i] = true;
+            continue;
+        }
+        s->sampled[i] = drawn->id;
+        s->stop[i] = drawn->stop;
         if (s->logprobs && s->logprobs[i])
-            *s->logprobs[i] = draw->logprobs;
-        draw++;
+            *s->logprobs[i] = drawn->logprobs;
     }
     return 0;
 }

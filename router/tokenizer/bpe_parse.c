@@ -9,6 +9,7 @@
 #include "router/tokenizer/internal.h"
 
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "base/limits.h"
 #include "router/tokenizer/byte_level.h"
 
@@ -185,6 +186,8 @@ static int parse_merge(struct bpe *bpe, const struct med_json_at *item, uint32_t
     char joined[2 * MED_LIMIT_TOKEN_BYTES + 1];
     if (parse_names(item, &names, err) < 0)
         return MED_E_FORMAT;
+    MED_ASSERT(names.left);
+    MED_ASSERT(names.right);
     uint32_t left = vocab_find(bpe->vocab, names.left, names.left_bytes, TOKEN_MODEL);
     uint32_t right = vocab_find(bpe->vocab, names.right, names.right_bytes, TOKEN_MODEL);
     if (left == TOKENIZER_NO_ID || right == TOKENIZER_NO_ID) {

@@ -17,6 +17,7 @@
 #include "router/tokenizer/jinja.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -83,9 +84,7 @@ static int join_path(const char *dir, const char *file, char path[PATH_BYTES], s
         return med_err_set(err, MED_E_INVALID, "the path of %s is longer than %d bytes", file,
                            PATH_BYTES - 1);
     }
-    memcpy(path, dir, dir_bytes);
-    path[dir_bytes] = '/';
-    memcpy(path + dir_bytes + 1, file, file_bytes + 1);
+    (void)snprintf(path, PATH_BYTES, "%s/%s", dir, file);
     return 0;
 }
 
@@ -234,7 +233,7 @@ static int bind_variables(struct med_jinja_eval *eval,
                           const struct med_chat_template *chat_template,
                           const struct med_chat_input *input)
 {
-    struct med_jinja_value messages;
+    struct med_jinja_value messages = med_jinja_none();
     int rc = make_messages(eval, input, &messages);
     rc = rc < 0 ? rc : med_jinja_bind(eval, med_jinja_text("messages"), messages);
     rc = rc < 0 ? rc : med_jinja_bind(eval, med_jinja_text("tools"), med_jinja_none());

@@ -121,7 +121,9 @@ bool med_jinja_strftime_known(struct med_jinja_text format, char *ret_bad)
             struct med_jinja_text after = {format.data + 1, format.bytes - 1};
             if (!read_conversion(after, &bytes, &bare)) {
                 char c = after.bytes == 0 ? ' ' : after.data[bytes > after.bytes ? 0 : bytes - 1];
-                *ret_bad = (char)(c > ' ' && c < 0x7F ? c : '?');
+                *ret_bad = '?';
+                if (c > ' ' && c < 0x7F)
+                    *ret_bad = c;
                 return false;
             }
         }
@@ -152,7 +154,7 @@ static int call_strftime(struct med_jinja_eval *eval, const struct med_jinja_cal
                          struct med_jinja_value *ret_value)
 {
     static const char *const names[] = {"format"};
-    struct med_jinja_value format;
+    struct med_jinja_value format = med_jinja_none();
     int rc =
         med_jinja_take_arguments(eval, med_jinja_text("strftime_now"), call, names, 1, 1, &format);
     if (rc < 0) {

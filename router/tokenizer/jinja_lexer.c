@@ -265,7 +265,9 @@ static int read_integer(struct lexer *l)
 {
     const char *p = l->data + l->at;
     size_t left = l->bytes - l->at;
-    char mark = left > 1 ? (char)(p[1] | 0x20) : '\0';
+    char mark = '\0';
+    if (left > 1)
+        mark = (char)((unsigned char)p[1] | 0x20U);
     int base = 10;
     size_t prefix = 0;
     if (*p == '0' && (mark == 'x' || mark == 'o' || mark == 'b')) {
@@ -463,8 +465,8 @@ static bool at_tag_end(const struct lexer *l, bool block, size_t *ret_bytes, cha
     char c = l->data[l->at];
     *ret_sign = c;
     *ret_bytes = 3;
-    bool signed_ = c == '-' || (block && c == '+');
-    return signed_ && l->bytes - l->at >= 3 && memcmp(l->data + l->at + 1, end, 2) == 0;
+    bool has_sign = c == '-' || (block && c == '+');
+    return has_sign && l->bytes - l->at >= 3 && memcmp(l->data + l->at + 1, end, 2) == 0;
 }
 
 static int read_tag(struct lexer *l, bool block)

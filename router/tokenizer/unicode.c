@@ -43,9 +43,9 @@ uint32_t med_unicode_at(const char *p, size_t *ret_bytes)
 uint32_t med_unicode_before(const char *start, const char *p, size_t *ret_bytes)
 {
     MED_ASSERT(p > start);
-    do
+    do {
         p--;
-    while (p > start && ((unsigned char)*p & 0xc0) == 0x80);
+    } while (p > start && ((unsigned char)*p & 0xc0) == 0x80);
     return med_unicode_at(p, ret_bytes);
 }
 

@@ -402,6 +402,19 @@ class LostWorkers(RouterTest):
         self.assertEqual(outcomes(self.http)["error"], 1)
         self.stop()
 
+    def test_a_request_that_cannot_be_computed_is_not_passed_on(self):
+        self.start()
+        first = self.worker("w1")
+        call = self.client.generate.future(request([1], 2))
+        generate = first.next_generate()
+        self.worker("w2", LARGE, auto=True)
+        first.finish(generate, link_pb.ENDING_FAILED, "no finite logit")
+        self.assert_status(CODES.INTERNAL, call.result, "w1", "no finite logit")
+        self.assertEqual(outcomes(self.http)["error"], 1)
+        self.assertEqual(
+            metrics(self.http)['medley_router_reroutes_total{reason="worker_error"}'], 0)
+        self.stop()
+
     def test_a_silent_engine_is_lost(self):
         self.start("--suspect-after", "700ms", "--gone-after", "1s")
         silent = self.worker("w1", beat=False)

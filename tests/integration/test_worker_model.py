@@ -465,6 +465,35 @@ class CommandLine(unittest.TestCase):
             self.assertIn("no logit is a finite number", err)
             self.assertNotIn("READY", err)
 
+    def test_a_prompt_that_yields_no_number_fails_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = tiny_model.write(f"{folder}/m")
+            data = bytearray((model / "model.safetensors").read_bytes())
+            header = int.from_bytes(data[:8], "little")
+            begin = json.loads(data[8:8 + header])["model.embed_tokens.weight"]["data_offsets"][0]
+            bad = VOCAB - 1  # beyond what the warm-up computes
+            at = 8 + header + begin + bad * 32 * 4
+            data[at:at + 32 * 4] = b"\xff" * (32 * 4)
+            (model / "model.safetensors").write_bytes(data)
+            router = Router()
+            process = worker(router, model=model)
+            process.wait_ready()
+            link, _ = router.welcome(stats_interval_ms=0)
+            prefix = [5] * 40
+            before = ids(link, generate(1, prefix + [6]))
+            got = answers(link, generate(2, prefix + [bad]), generate(3, prefix + [6]),
+                          generate(4, prefix + [bad, 8]))
+            for request in (2, 4):
+                self.assertEqual(got[request][0], [])
+                self.assertEqual(got[request][1].ending, pb.ENDING_FAILED)
+                self.assertIn("finite", got[request][1].message)
+            self.assertEqual(got[3][0], before)
+            self.assertEqual(ids(link, generate(5, prefix + [6])), before)
+            self.assertEqual(answers(link, generate(6, prefix + [bad]))[6][1].ending,
+                             pb.ENDING_FAILED)
+            process.stop()
+            router.close()
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

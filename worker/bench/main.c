@@ -238,7 +238,7 @@ static int add_case(struct bench *b, int64_t decodes, int64_t context, int64_t p
 static int plan_cases(struct bench *b, struct med_bench_config *config, struct med_err *err)
 {
     const struct bench_options *o = &b->options;
-    struct numbers batches, contexts, prefills;
+    struct numbers batches = {0}, contexts = {0}, prefills = {0};
     int rc = parse_numbers(o->batches, "--batches", 1024, &batches, err);
     if (rc == 0)
         rc = parse_numbers(o->contexts, "--contexts", 1 << 20, &contexts, err);

@@ -161,6 +161,8 @@ static void summarize(struct mixed *m, double *latency, double *first)
 {
     struct med_bench_mixed *r = &m->result;
     const int64_t n = m->load->requests;
+    MED_ASSERT(latency);
+    MED_ASSERT(first);
     for (int64_t i = 0; i < n; i++) {
         latency[i] = (double)(m->requests[i].end_ns - m->requests[i].arrival_ns) / 1e9;
         first[i] = (double)(m->requests[i].first_ns - m->requests[i].arrival_ns) / 1e9;

@@ -13,7 +13,6 @@
 #include "base/assert.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 enum {
@@ -337,7 +336,6 @@ int med_cpu_head(void *device, const struct med_head_args *a)
 struct sample {
     struct med_cpu *cpu;
     const struct med_sample_args *args;
-    atomic_int rc; /* of the first draw that failed; 0 */
 };
 
 static void sample_rows(void *arg, int64_t begin, int64_t end, int thread)
@@ -348,17 +346,14 @@ static void sample_rows(void *arg, int64_t begin, int64_t end, int thread)
         struct med_draw_input input = a->inputs[i];
         input.logits = a->logits + i * a->vocab;
         input.vocab = a->vocab;
-        int rc = med_sampler_draw(s->cpu->lanes[thread].sampler, &input, &a->results[i]);
-        int none = 0;
-        if (rc < 0)
-            (void)atomic_compare_exchange_strong(&s->rc, &none, rc);
+        struct med_draw *draw = &a->results[i];
+        draw->status = med_sampler_draw(s->cpu->lanes[thread].sampler, &input, draw);
     }
 }
 
 int med_cpu_sample(void *device, const struct med_sample_args *args)
 {
     struct sample s = {.cpu = device, .args = args};
-    atomic_init(&s.rc, 0);
     med_cpu_split(device, args->samples, row_grain(args->vocab), sample_rows, &s);
-    return atomic_load(&s.rc);
+    return 0;
 }

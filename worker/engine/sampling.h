@@ -80,6 +80,7 @@ struct med_draw_input {
 };
 
 struct med_draw {
+    int status; /* of an op that draws many: what med_sampler_draw returned for this one */
     uint32_t id;
     bool stop;                          /* an end-of-sequence or stop id, not ignored */
     struct med_token_logprobs logprobs; /* if sampling->top_logprobs >= 0 */

@@ -16,7 +16,8 @@
  * prompt and output fit the cache alone: that is why the whole makes progress.
  *
  * Cost: O(running + events) per iteration, O(1) for add and cancel.  Nothing is allocated after
- * new.  thread: the engine's or the simulation's.  Does not know time, tokens' values or devices.
+ * new.  thread: the engine's or the simulation's.  Does not know devices; time is
+ * what plan is told, and of tokens it sees what the prefix cache compares.
  */
 #include "worker/engine/scheduler.h"
 

@@ -5,8 +5,9 @@
  * model.safetensors is taken if it is there, else the shards of model.safetensors.index.json; so does
  * transformers.  With an index, each entry of its weight_map must be where it says, and no tensor may
  * stand in two shards.  Then one table says, per layer, what each weight is called and how large the
- * config makes it; whatever else the files hold (rotary_emb.inv_freq, biases that the config turns
- * off, the lm_head of a tied model) is left alone.
+ * config makes it.  A tensor of the model that the config does not call for would mean that the config
+ * describes another model: it is refused by name.  Left alone are the lm_head of a tied model, stored
+ * rope frequencies, and what does not belong to the decoder.
  *
  * No number is read here: a weight is a pointer into a mapping.  thread: whoever opens; immutable
  * afterwards.
@@ -327,6 +328,64 @@ static int find_weights(struct opening *o)
     return find_weight(o, "lm_head.weight", m->vocab, m->hidden, &c->head);
 }
 
+/* ---- tensors that nobody asked for ---- */
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t bytes = strlen(text), end_bytes = strlen(end);
+    return bytes >= end_bytes && strcmp(text + bytes - end_bytes, end) == 0;
+}
+
+/* Is this tensor one of the weights that find_weights took?  A weight is known by where it lies. */
+static bool is_taken(const struct med_checkpoint *c, const struct med_tensor *tensor)
+{
+    if (tensor->data == c->embedding.data || tensor->data == c->norm.data ||
+        tensor->data == c->head.data)
+        return true;
+    char *after = NULL;
+    static const char layers[] = "model.layers.";
+    if (strncmp(tensor->name, layers, sizeof layers - 1) != 0)
+        return false;
+    long long layer = strtoll(tensor->name + sizeof layers - 1, &after, 10);
+    if (layer < 0 || layer >= c->config.layers || *after != '.')
+        return false;
+    const struct med_weight *weights = (const struct med_weight *)&c->layers[layer];
+    for (size_t i = 0; i < sizeof c->layers[0] / sizeof weights[0]; i++) {
+        if (weights[i].data == tensor->data)
+            return true;
+    }
+    return false;
+}
+
+static bool may_be_left(const struct med_checkpoint *c, const char *name)
+{
+    if (strncmp(name, "model.", 6) != 0 && strcmp(name, "lm_head.weight") != 0)
+        return true;
+    return ends_with(name, ".rotary_emb.inv_freq") ||
+           (c->config.tied_head && strcmp(name, "lm_head.weight") == 0);
+}
+
+/* Layers beyond num_hidden_layers, biases without attention_bias: the config describes another model
+ * than the weights are of, and the text would be wrong without a word. */
+static int check_unused(const struct opening *o)
+{
+    const struct med_checkpoint *c = o->checkpoint;
+    for (size_t f = 0; f < c->file_count; f++) {
+        for (size_t i = 0; i < c->files[f].count; i++) {
+            const struct med_tensor *tensor = &c->files[f].tensors[i];
+            if (may_be_left(c, tensor->name) || is_taken(c, tensor))
+                continue;
+            return med_err_set(o->err, MED_E_FORMAT,
+                               "%s: tensor %s: config.json calls for none of that name in a %s of "
+                               "%lld layers; expected weights and config of one model",
+                               c->files[f].path, tensor->name,
+                               med_architecture_name(c->config.architecture),
+                               (long long)c->config.layers);
+        }
+    }
+    return 0;
+}
+
 int med_checkpoint_open(const char *dir, struct med_checkpoint *ret_checkpoint, struct med_err *err)
 {
     struct med_err own;
@@ -342,6 +401,8 @@ int med_checkpoint_open(const char *dir, struct med_checkpoint *ret_checkpoint, 
         rc = open_files(&o);
     if (rc == 0)
         rc = find_weights(&o);
+    if (rc == 0)
+        rc = check_unused(&o);
     med_shard_index_release(&o.index);
     if (rc < 0) {
         med_checkpoint_close(&checkpoint);

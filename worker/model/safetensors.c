@@ -365,7 +365,7 @@ static int fail_open(const char *verb, const char *path, int error, struct med_e
 /* Maps the whole file; a file of no bytes is refused, since it cannot be mapped. */
 static int map(const char *path, void **ret_mapping, size_t *ret_bytes, struct med_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return fail_open("open", path, errno, err);
     int rc = 0;

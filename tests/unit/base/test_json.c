@@ -3,8 +3,10 @@
  * The JSON edge: what is refused and where, getters, the writer, and memory running out.
  * thread: main.
  */
-#include "base/alloc.h"
 #include "base/json.h"
+
+#include "base/alloc.h"
+#include "base/json_check.h"
 #include "base/limits.h"
 #include "base/rng.h"
 #include "tests/check.h"
@@ -125,6 +127,26 @@ static void test_parse_at_the_depth_limit(void)
     CHECK_INT(med_json_parse(text, (size_t)2 * MED_LIMIT_JSON_DEPTH + 2, "deep", &doc, &err),
               MED_E_FORMAT);
     CHECK_STR(err.text, "deep: line 1, column 65: nested deeper than 64 levels");
+}
+
+/* The check alone: the tree of so many values takes hundreds of megabytes. */
+static void test_check_when_there_are_too_many_values_then_refused(void)
+{
+    const size_t most = MED_LIMIT_JSON_VALUES - 1; /* elements: the array is a value too */
+    const size_t bytes = 2 * most + 1;             /* [0,0,...,0] */
+    char *text = med_alloc(bytes + 2);
+    REQUIRE(text != NULL);
+    for (size_t i = 0; i < bytes + 2; i++)
+        text[i] = i % 2 == 0 ? ',' : '0';
+    text[0] = '[';
+    text[bytes - 1] = ']';
+    struct med_err err = {0};
+    CHECK_INT(med_json_check(text, bytes, "many", &err), 0);
+    text[bytes - 1] = ',';
+    text[bytes + 1] = ']';
+    CHECK_INT(med_json_check(text, bytes + 2, "many", &err), MED_E_FORMAT);
+    CHECK_CONTAINS(err.text, "found value number 4194305, expected at most 4194304");
+    med_free(text);
 }
 
 static void test_parse_accepts_what_json_is(void)
@@ -581,6 +603,7 @@ int main(void)
 {
     RUN(test_parse_refuses_and_says_where);
     RUN(test_parse_at_the_depth_limit);
+    RUN(test_check_when_there_are_too_many_values_then_refused);
     RUN(test_parse_accepts_what_json_is);
     RUN(test_getters_take_what_fits);
     RUN(test_iteration_gives_index_key_and_path);

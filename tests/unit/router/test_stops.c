@@ -77,6 +77,22 @@ static void check_cuts(const char *const *strings, size_t count, bool include, c
     }
 }
 
+/* Every text of `bytes` letters a, b and c. */
+static void check_texts(const char *const *strings, size_t count, size_t bytes)
+{
+    size_t texts = 1;
+    for (size_t i = 0; i < bytes; i++)
+        texts *= 3;
+    for (size_t t = 0; t < texts; t++) {
+        char text[TEXT_BYTES + 1];
+        size_t left = t;
+        for (size_t i = 0; i < bytes; i++, left /= 3)
+            text[i] = (char)('a' + left % 3);
+        /* Every cut of texts of up to four bytes, and of some longer ones. */
+        check_cuts(strings, count, (t & 1) != 0, text, bytes > 4 && t % 8 != 0 ? 4 : bytes);
+    }
+}
+
 static void test_every_text_and_cut_when_compared_then_as_the_naive_search(void)
 {
     static const struct {
@@ -99,22 +115,8 @@ static void test_every_text_and_cut_when_compared_then_as_the_naive_search(void)
         {{"cab", "abca"}, 2},
     };
     for (size_t s = 0; s < sizeof(sets) / sizeof(*sets); s++) {
-        for (size_t bytes = 0; bytes <= TEXT_BYTES; bytes++) {
-            size_t texts = 1;
-            for (size_t i = 0; i < bytes; i++) {
-                texts *= 3;
-            }
-            for (size_t t = 0; t < texts; t++) {
-                char text[TEXT_BYTES + 1];
-                size_t left = t;
-                for (size_t i = 0; i < bytes; i++, left /= 3) {
-                    text[i] = (char)('a' + left % 3);
-                }
-                /* Every text of up to four bytes, and some longer ones. */
-                check_cuts(sets[s].strings, sets[s].count, (t & 1) != 0, text,
-                           bytes > 4 && t % 8 != 0 ? 4 : bytes);
-            }
-        }
+        for (size_t bytes = 0; bytes <= TEXT_BYTES; bytes++)
+            check_texts(sets[s].strings, sets[s].count, bytes);
     }
 }
 

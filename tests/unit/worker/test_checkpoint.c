@@ -59,12 +59,12 @@ static void test_open_when_every_architecture_and_dtype_then_weights_are_found(v
 
 /* ---- refusals ---- */
 
-/* The default model, with one thing changed in its config.json after the weights were written. */
-static void check_refused(const char *more, int code, const char *part)
+/* The model of `spec`, whose config.json is another one after the weights were written. */
+static void check_refused_of(const struct model_dir_spec *spec, const char *more, int code,
+                             const char *part)
 {
-    struct model_dir_spec spec = model_dir_default();
     char dir[MODEL_DIR_PATH_MAX];
-    model_dir_make(&spec, dir);
+    model_dir_make(spec, dir);
     char text[1024];
     (void)snprintf(text, sizeof text,
                    "{\"architectures\": [\"LlamaForCausalLM\"], \"num_hidden_layers\": 2, "
@@ -77,6 +77,12 @@ static void check_refused(const char *more, int code, const char *part)
     CHECK_CONTAINS(err.text, part);
     CHECK_CONTAINS(err.text, dir);
     model_dir_remove(dir);
+}
+
+static void check_refused(const char *more, int code, const char *part)
+{
+    struct model_dir_spec spec = model_dir_default();
+    check_refused_of(&spec, more, code, part);
 }
 
 static void test_open_when_config_and_tensors_differ_then_sentence_names_both(void)
@@ -94,6 +100,20 @@ static void test_open_when_config_and_tensors_differ_then_sentence_names_both(vo
     check_refused(", \"num_key_value_heads\": 2, \"intermediate_size\": 96, "
                   "\"eos_token_id\": 256",
                   MED_E_FORMAT, "/config.json: $.eos_token_id: found 256");
+}
+
+static void test_open_when_weights_are_of_a_larger_model_then_refused_by_name(void)
+{
+    static const char config[] = ", \"num_key_value_heads\": 2, \"intermediate_size\": 96";
+    struct model_dir_spec spec = model_dir_default();
+    spec.layers = 3;
+    check_refused_of(&spec, config, MED_E_FORMAT,
+                     "/model.safetensors: tensor model.layers.2.input_layernorm.weight: "
+                     "config.json calls for none of that name in a LlamaForCausalLM of 2 layers");
+    spec.layers = 2;
+    spec.attention_bias = true;
+    check_refused_of(&spec, config, MED_E_FORMAT,
+                     "tensor model.layers.0.self_attn.k_proj.bias: config.json calls for none");
 }
 
 static void write_bytes(const char *dir, const char *name, const char *header, size_t data)
@@ -220,6 +240,7 @@ int main(void)
 {
     RUN(test_open_when_every_architecture_and_dtype_then_weights_are_found);
     RUN(test_open_when_config_and_tensors_differ_then_sentence_names_both);
+    RUN(test_open_when_weights_are_of_a_larger_model_then_refused_by_name);
     RUN(test_open_when_index_is_wrong_then_refused);
     RUN(test_open_when_generation_config_is_there_then_read);
     RUN(test_open_when_nth_allocation_fails_then_no_memory_and_no_leak);

@@ -14,7 +14,8 @@
 #include <time.h>
 
 enum {
-    TABLE = 32
+    TABLE = 32,
+    POISON = 900000 /* nothing can be drawn after this token */
 };
 
 /* ---- a backend ------------------------------------------------------------------------------ */
@@ -56,6 +57,10 @@ static int fake_step(void *self, const struct med_backend_step *step, struct med
         const struct med_backend_sequence *sequence = step->sequences[i];
         if (!item->samples)
             continue;
+        if (sequence->tokens[item->context + item->tokens - 1] == POISON) {
+            step->failed[i] = true;
+            continue;
+        }
         step->sampled[i] = sequence->tokens[item->context + item->tokens - 1] + 1;
         step->stop[i] = item->position + 1 == sequence->sampling.emulated_output_tokens;
         if (step->logprobs && step->logprobs[i])
@@ -380,6 +385,35 @@ static void test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_to
     loop_release(&loop);
 }
 
+static void test_item_when_nothing_can_be_drawn_then_it_fails_alone(void)
+{
+    struct med_scheduler_config config = sizes;
+    config.prefix_cache = true;
+    struct loop loop;
+    REQUIRE(loop_init_with(&loop, &config, 1, 0, -1, NULL) == 0);
+    (void)pthread_mutex_lock(&loop.fake.gate);
+    for (uint32_t i = 0; i < 4; i++)
+        CHECK_INT(submit(&loop, request_new(9, 20, 100 * i)), 0);
+    CHECK_INT(submit(&loop, request_new(9, 20, POISON - 8)), 0);  /* at its first token */
+    CHECK_INT(submit(&loop, request_new(9, 20, POISON - 12)), 0); /* at its fifth */
+    (void)pthread_mutex_unlock(&loop.fake.gate);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_FAILED], 2);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], 4);
+    CHECK_INT(submit(&loop, request_new(9, 20, POISON - 8)), 0);
+    CHECK_INT(submit(&loop, request_new(9, 20, 7)), 0);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_FAILED], 3);
+    CHECK_UINT(loop.ends[MED_ENGINE_LENGTH], 5);
+    CHECK_UINT(loop.wrong_tokens, 0);
+    struct med_engine_stats stats;
+    med_engine_get_stats(loop.engine, &stats);
+    CHECK(!stats.failed);
+    CHECK_UINT(stats.ends[MED_ENGINE_FAILED], 3);
+    CHECK_INT(stats.scheduler.kv_blocks_free, stats.scheduler.kv_blocks_total);
+    loop_release(&loop);
+}
+
 static void test_beat_when_idle_then_heartbeat_moves(void)
 {
     struct loop loop;
@@ -519,6 +553,7 @@ int main(void)
     RUN(test_logprobs_when_some_ask_then_they_get_their_own_whatever_is_preempted);
     RUN(test_cancel_when_step_runs_then_ends_with_that_step);
     RUN(test_step_when_it_fails_then_all_end_with_an_error_and_later_ones_too);
+    RUN(test_item_when_nothing_can_be_drawn_then_it_fails_alone);
     RUN(test_beat_when_idle_then_heartbeat_moves);
     RUN(test_prompts_when_equal_then_the_cache_counts_for_each_and_tokens_are_right);
     RUN(test_static_batch_when_not_full_then_starts_after_its_wait);

@@ -449,9 +449,10 @@ static void test_draws_when_many_then_chi_squared_fits(void)
             double value = chi_squared(&c, DRAWS, 0, &freedom);
             if (freedom == 0)
                 continue;
-            if (value > critical(freedom))
+            if (value > critical(freedom)) {
                 (void)fprintf(stderr, "distribution %d, filter %d, %d degrees\n", which, filter,
                               freedom);
+            }
             CHECK_DOUBLE(value, 0, critical(freedom));
         }
     }
