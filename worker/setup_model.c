@@ -139,7 +139,7 @@ static int check_cores(const int *cores, int count, struct med_err *err)
 static int make_cpu(struct med_setup *setup, struct med_err *err)
 {
     const struct med_worker_options *o = &setup->options;
-    int cores[MED_CPU_THREADS_MAX];
+    int cores[MED_CPU_THREADS_MAX] = {0};
     struct med_cpu_config config = {.threads = (int)o->threads, .deterministic = o->deterministic};
     if (o->cpu_cores) {
         int count = parse_cores(o->cpu_cores, cores, err);

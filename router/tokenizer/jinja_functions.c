@@ -120,7 +120,9 @@ bool med_jinja_strftime_known(struct med_jinja_text format, char *ret_bad)
         if (format.data[0] == '%') {
             struct med_jinja_text after = {format.data + 1, format.bytes - 1};
             if (!read_conversion(after, &bytes, &bare)) {
-                char c = after.bytes == 0 ? ' ' : after.data[bytes > after.bytes ? 0 : bytes - 1];
+                char c = ' ';
+                if (after.bytes > 0)
+                    c = after.data[bytes > after.bytes ? 0 : bytes - 1];
                 *ret_bad = '?';
                 if (c > ' ' && c < 0x7F)
                     *ret_bad = c;
