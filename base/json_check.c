@@ -7,8 +7,8 @@
  * is accepted and where the fault is, and the library only builds the tree.  The scan keeps the
  * open brackets in a fixed array: no recursion, no allocation.  Refused on top of the grammar:
  * \u0000 (C strings end there), numbers over 63 bytes or out of a double's range, a byte order
- * mark, nesting over MED_LIMIT_JSON_DEPTH, more than MED_LIMIT_JSON_VALUES values.  Duplicate keys are found later, in the tree.  thread:
- * any.
+ * mark, nesting over MED_LIMIT_JSON_DEPTH, more than MED_LIMIT_JSON_VALUES values.  Duplicate keys
+ * are found later, in the tree.  thread: any.
  */
 #include "base/json_check.h"
 

@@ -67,7 +67,8 @@ static const struct med_option option_table[] = {
      .help = "What keys and values are kept in; auto is what is computed in."},
     {.name = "memory-utilization", .type = MED_OPT_NUMBER, .offset = AT(memory_utilization),
      .unit = "SHARE", .default_text = "0.7", .min = 0.01, .max = 1,
-     .help = "Share of the machine's memory (or of the control group's) that may be used, and never more than is free."},
+     .help = "Share of the machine's memory (or of the control group's) that may be used, and never "
+             "more than is free."},
     {.name = "threads", .type = MED_OPT_INTEGER, .offset = AT(threads), .unit = "COUNT", .min = 1,
      .max = MED_CPU_THREADS_MAX, .help = "Threads that compute; one per usable core by default."},
     {.name = "cpu-cores", .type = MED_OPT_STRING, .offset = AT(cpu_cores), .unit = "LIST",

@@ -359,7 +359,7 @@ static bool is_taken(const struct med_checkpoint *c, const struct med_tensor *te
 
 static bool may_be_left(const struct med_checkpoint *c, const char *name)
 {
-    if (strncmp(name, "model.", 6) != 0 && strcmp(name, "lm_head.weight") != 0)
+    if (strncmp(name, "model.", 6) != 0 && strncmp(name, "lm_head.", 8) != 0)
         return true;
     return ends_with(name, ".rotary_emb.inv_freq") ||
            (c->config.tied_head && strcmp(name, "lm_head.weight") == 0);
