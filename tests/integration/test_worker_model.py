@@ -476,9 +476,16 @@ class CommandLine(unittest.TestCase):
             data[at:at + 32 * 4] = b"\xff" * (32 * 4)
             (model / "model.safetensors").write_bytes(data)
             router = Router()
-            process = worker(router, model=model)
+            process = worker(router, "--max-num-batched-tokens", 64, model=model)
             process.wait_ready()
             link, _ = router.welcome(stats_interval_ms=0)
+            # Two chunks, the bad one in the middle of the first: what is in front of it, and stays in the
+            # prefix cache, must be untouched.
+            shared = [7, 9] * 10
+            self.assertEqual(answers(link, generate(7, shared + [bad] + [3] * 80))[7][1].ending,
+                             pb.ENDING_FAILED)
+            got = answers(link, generate(8, shared + [4]), generate(9, shared + [6]))
+            self.assertEqual([len(got[r][0]) for r in (8, 9)], [12, 12])
             prefix = [5] * 40
             before = ids(link, generate(1, prefix + [6]))
             got = answers(link, generate(2, prefix + [bad]), generate(3, prefix + [6]),

@@ -134,22 +134,43 @@ static void softmax_step(const struct attend *s, struct block *b, int64_t chunk)
     }
 }
 
+/* Adds the weighted values of positions [from, end), which lie in one run, to vectors
+ * [first, first + count). */
+static void run_mix(const struct attend *s, const struct block *b, int64_t chunk, int64_t first,
+                    int64_t count, int64_t from, int64_t end)
+{
+    const struct med_attend_args *a = s->args;
+    struct med_cpu_mix mix = {.rows = count,
+                              .keys = end - from,
+                              .n = a->head_dim,
+                              .p = b->scores + first * MED_CPU_KEYS + (from - chunk),
+                              .p_stride = MED_CPU_KEYS,
+                              .v = cache_at(s, a->kv.values, cache_row(s, b, from)),
+                              .v_stride = a->head_dim,
+                              .acc = b->sums + first * a->head_dim,
+                              .acc_stride = a->head_dim};
+    s->cpu->kernels->mix[a->kv.dtype](&mix);
+}
+
+/* What a row does not see is left out, not weighed by 0: a value that is no number would come
+ * through (0 * NaN).  Keys are added one by one, so that leaving some out changes no bit. */
 static void values_mix(const struct attend *s, const struct block *b, int64_t chunk, int64_t from,
                        int64_t end)
 {
     const struct med_attend_args *a = s->args;
-    for (int64_t p = from, count; p < end; p += count) {
-        count = run_length(s, p, end);
-        struct med_cpu_mix mix = {.rows = b->vectors,
-                                  .keys = count,
-                                  .n = a->head_dim,
-                                  .p = b->scores + (p - chunk),
-                                  .p_stride = MED_CPU_KEYS,
-                                  .v = cache_at(s, a->kv.values, cache_row(s, b, p)),
-                                  .v_stride = a->head_dim,
-                                  .acc = b->sums,
-                                  .acc_stride = a->head_dim};
-        s->cpu->kernels->mix[a->kv.dtype](&mix);
+    int64_t last = b->position + b->rows - 1;
+    for (int64_t p = from, stop; p < end; p = stop) {
+        stop = p + run_length(s, p, end);
+        if (stop <= b->position + 1 && first_seen(a, last) <= p) {
+            run_mix(s, b, chunk, 0, b->vectors, p, stop);
+            continue;
+        }
+        for (int64_t r = 0; r < b->rows; r++) {
+            int64_t position = b->position + r, seen = first_seen(a, position);
+            int64_t low = p > seen ? p : seen, high = stop < position + 1 ? stop : position + 1;
+            if (low < high)
+                run_mix(s, b, chunk, r * b->heads, b->heads, low, high);
+        }
     }
 }
 
