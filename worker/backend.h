@@ -2,9 +2,13 @@
 /*
  * A backend computes batches: what the scheduler planned goes in, sampled tokens come out.
  *
- * The engine thread makes every call, and a step blocks it until the batch is done.  The scheduler
- * has placed every token's keys and values already (item->blocks); a backend keeps no list of
- * sequences.
+ * The engine thread makes every call.  The scheduler has placed every token's keys and values already
+ * (item->blocks); a backend keeps no list of sequences.
+ *
+ * step blocks until the batch is done.  A backend that can be given a batch while the one before runs
+ * has start and finish too: start queues a batch, finish waits for the oldest one that was started;
+ * at most MED_BACKEND_STEPS are under way.  A decode whose input token the batch before is still
+ * computing says so (item->awaits), and the token never passes through the host.
  *
  * thread: engine, except release (after that thread is joined). owns: what `self` points to.
  * errors: a step that fails marks the engine dead: its requests end with an error and the process
@@ -28,9 +32,15 @@ struct med_backend_sequence {
     struct med_sampling sampling;
 };
 
+enum {
+    MED_BACKEND_STEPS = 2
+};
+
 struct med_backend_step {
-    const struct med_batch *batch;
-    const struct med_backend_sequence *const *sequences; // [batch->count]
+    const struct med_batch *batch; // start: borrowed for the call alone
+    /* [batch->count]; start: what they point to too is borrowed for the call alone. The out arrays
+     * below are borrowed until the batch is finished. */
+    const struct med_backend_sequence *const *sequences;
     int64_t available_ns; /* fleet time since when this work could have begun */
     uint32_t *sampled;    // [batch->count], out: token ids of the items that sample
     bool *stop;           // [batch->count], out: the sampled token ends the sequence; false before
@@ -47,6 +57,9 @@ struct med_backend_ops {
     int (*init)(void *self, struct med_err *err);
     /* batch->count >= 1. */
     int (*step)(void *self, const struct med_backend_step *step, struct med_err *err);
+    /* NULL, or both; not mixed with step while a batch is under way. */
+    int (*start)(void *self, const struct med_backend_step *step, struct med_err *err);
+    int (*finish)(void *self, struct med_err *err);
     void (*release)(void *self);
 };
 

@@ -33,4 +33,32 @@
   }                                                                                        \
  } while (0)
 
+/* The same inside a device's ops, where the device (struct med_cuda *d) keeps the first failure: put
+ * MED_E_CUDA into rc and leave, or return it. */
+#define MED_CUDA_OP_GOTO(expression, d, rc, out)                                            \
+ do {                                                                                       \
+  cudaError_t status_ = (expression);                                                       \
+  if (status_ != cudaSuccess) {                                                             \
+   (void)cudaGetLastError();                                                                \
+   (rc) = med_cuda_fail((d), __FILE__, __LINE__, #expression, cudaGetErrorString(status_)); \
+   goto out;                                                                                \
+  }                                                                                         \
+ } while (0)
+
+#define MED_CUDA_OP_TRY(expression, d)                                                      \
+ do {                                                                                       \
+  cudaError_t status_ = (expression);                                                       \
+  if (status_ != cudaSuccess) {                                                             \
+   (void)cudaGetLastError();                                                                \
+   return med_cuda_fail((d), __FILE__, __LINE__, #expression, cudaGetErrorString(status_)); \
+  }                                                                                         \
+ } while (0)
+
+#define MED_CUBLAS_OP_TRY(expression, d)                                                         \
+ do {                                                                                            \
+  cublasStatus_t status_ = (expression);                                                         \
+  if (status_ != CUBLAS_STATUS_SUCCESS)                                                          \
+   return med_cuda_fail((d), __FILE__, __LINE__, #expression, cublasLtGetStatusString(status_)); \
+ } while (0)
+
 #endif

@@ -85,7 +85,11 @@ struct med_batch_item {
     int64_t context;  /* tokens already in the cache before this item */
     int64_t position; /* index of the output token that is sampled, if `samples` */
     bool prefill;
-    bool samples;          /* a token comes out: every decode, and the last chunk of a prefill */
+    bool samples; /* a token comes out: every decode, and the last chunk of a prefill */
+    /* The token that this item computes is the one that item `previous` of the batch before it samples,
+     * and is not known yet: a decode planned while that batch runs. */
+    bool awaits;
+    int32_t previous;
     const int32_t *blocks; /* block table, block_count entries; valid until commit */
     int64_t block_count;
 };
