@@ -2,9 +2,9 @@
 /*
  * The model as a backend (see transformer.h).
  *
- * init loads the weights and takes all memory; a step fills the index arrays (transformer_batch.c),
- * runs the layers, computes logits for the rows that sample and draws from them.  The cache of all
- * layers is one allocation, so that it fits or fails as a whole.
+ * init loads the weights, takes all memory and has the device record what it will replay; a step
+ * (transformer_step.c) runs the layers on a batch's index arrays (transformer_batch.c).  The cache of
+ * all layers is one allocation, so that it fits or fails as a whole.
  * thread: engine; release afterwards.  Knows no device: everything goes through struct med_ops.
  */
 #include "worker/transformer.h"
@@ -13,9 +13,6 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "worker/transformer_internal.h"
-
-#include <math.h>
-#include <string.h>
 
 static size_t activation_bytes(const struct med_transformer_config *c, int64_t columns)
 {
@@ -26,10 +23,12 @@ static struct med_ops_sizes ops_sizes(const struct med_transformer_config *c)
 {
     return (struct med_ops_sizes){.model = &c->checkpoint->config,
                                   .dtype = c->dtype,
+                                  .kv_dtype = c->kv_dtype,
                                   .rows_max = c->batched_tokens_max,
                                   .items_max = c->sequences_max,
                                   .samples_max = c->sequences_max,
-                                  .model_len_max = c->model_len_max};
+                                  .model_len_max = c->model_len_max,
+                                  .block_tokens = c->block_tokens};
 }
 
 static int64_t table_stride(const struct med_transformer_config *c)
@@ -45,8 +44,10 @@ size_t med_transformer_workspace_bytes(const struct med_transformer_config *c)
     struct med_ops_sizes sizes = ops_sizes(c);
     return activation_bytes(c, m->hidden + 2 * m->heads * m->head_dim + m->intermediate) +
            (size_t)(c->sequences_max * m->vocab) * sizeof(float) +
-           2 * med_transformer_indices_layout(&t, NULL, &unused) +
-           (size_t)c->sequences_max * (sizeof(struct med_draw_input) + sizeof(struct med_draw)) +
+           med_transformer_indices_layout(&t, NULL, &unused) +
+           (size_t)c->sequences_max * (sizeof(struct med_draw_input) +
+                                       MED_BACKEND_STEPS * (sizeof(struct med_draw) +
+                                                            sizeof(struct med_transformer_item))) +
            (size_t)m->head_dim / 2 * sizeof(float) + c->ops->workspace_bytes(&sizes);
 }
 
@@ -55,18 +56,6 @@ size_t med_transformer_workspace_bytes(const struct med_transformer_config *c)
 static int load(struct med_transformer *t, const struct med_weight *host, struct med_weight *to)
 {
     return host->data ? t->config.ops->load(t->config.device, host, to) : 0;
-}
-
-/* The weights of a layer are nothing but weights, so they are walked as an array. */
-enum {
-    LAYER_WEIGHTS = sizeof(struct med_layer_weights) / sizeof(struct med_weight)
-};
-_Static_assert(sizeof(struct med_layer_weights) == LAYER_WEIGHTS * sizeof(struct med_weight),
-               "a layer's weights are weights only");
-
-static struct med_weight *layer_weight(struct med_layer_weights *layer, int index)
-{
-    return (struct med_weight *)(void *)layer + index;
 }
 
 static int weights_load(struct med_transformer *t)
@@ -83,11 +72,9 @@ static int weights_load(struct med_transformer *t)
     } else if (rc == 0) {
         rc = load(t, &c->head, &t->head);
     }
-    for (int64_t l = 0; rc == 0 && l < t->model->layers; l++) {
-        for (int i = 0; rc == 0 && i < LAYER_WEIGHTS; i++)
-            rc = load(t, layer_weight(&c->layers[l], i), layer_weight(&t->layers[l], i));
-    }
-    return rc;
+    for (int64_t l = 0; rc == 0 && l < t->model->layers; l++)
+        rc = t->config.ops->load_layer(t->config.device, &c->layers[l], &t->layers[l]);
+    return rc == 0 ? t->config.ops->load_end(t->config.device) : rc;
 }
 
 static void weights_unload(struct med_transformer *t)
@@ -95,12 +82,8 @@ static void weights_unload(struct med_transformer *t)
     const struct med_ops *ops = t->config.ops;
     if (!t->layers)
         return;
-    for (int64_t l = 0; l < t->model->layers; l++) {
-        for (int i = 0; i < LAYER_WEIGHTS; i++) {
-            if (layer_weight(&t->layers[l], i)->data)
-                ops->unload(t->config.device, layer_weight(&t->layers[l], i));
-        }
-    }
+    for (int64_t l = 0; l < t->model->layers; l++)
+        ops->unload_layer(t->config.device, &t->layers[l]);
     if (t->head.data && t->head.data != t->embedding.data)
         ops->unload(t->config.device, &t->head);
     if (t->embedding.data)
@@ -111,8 +94,7 @@ static void weights_unload(struct med_transformer *t)
     t->layers = NULL;
 }
 
-/* Bytes of the keys, or the values, of one layer. */
-static size_t kv_part_bytes(const struct med_transformer *t)
+size_t med_transformer_kv_part_bytes(const struct med_transformer *t)
 {
     const struct med_model_config *m = t->model;
     return (size_t)(t->config.kv_blocks * m->kv_heads * t->config.block_tokens * m->head_dim) *
@@ -136,7 +118,6 @@ static int device_memory_take(struct med_transformer *t)
     const struct med_transformer_config *c = &t->config;
     const struct med_model_config *m = t->model;
     int64_t q_columns = m->heads * m->head_dim;
-    struct med_transformer_indices unused;
     const struct want {
         void **to;
         size_t bytes;
@@ -147,15 +128,13 @@ static int device_memory_take(struct med_transformer *t)
         {&t->attended, activation_bytes(c, q_columns)},
         {&t->inner, activation_bytes(c, m->intermediate)},
         {(void **)&t->logits, (size_t)(c->sequences_max * m->vocab) * sizeof(float)},
-        {&t->device_indices, med_transformer_indices_layout(t, NULL, &unused)},
-        {(void **)&t->kv, kv_part_bytes(t) * 2 * (size_t)m->layers},
+        {(void **)&t->kv, med_transformer_kv_part_bytes(t) * 2 * (size_t)m->layers},
     };
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
         int rc = c->ops->alloc(c->device, wants[i].bytes, wants[i].to);
         if (rc < 0)
             return rc;
     }
-    (void)med_transformer_indices_layout(t, t->device_indices, &t->on_device);
     return 0;
 }
 
@@ -165,10 +144,15 @@ static int host_memory_take(struct med_transformer *t)
     struct med_transformer_indices unused;
     t->host_indices = med_calloc(1, med_transformer_indices_layout(t, NULL, &unused));
     t->inputs = med_calloc(samples, sizeof *t->inputs);
-    t->draws = med_calloc(samples, sizeof *t->draws);
-    if (!t->host_indices || !t->inputs || !t->draws)
+    bool is_there = t->host_indices && t->inputs;
+    for (int i = 0; i < MED_BACKEND_STEPS; i++) {
+        t->steps[i].draws = med_calloc(samples, sizeof *t->steps[i].draws);
+        t->steps[i].items = med_calloc(samples, sizeof *t->steps[i].items);
+        is_there = is_there && t->steps[i].draws && t->steps[i].items;
+    }
+    if (!is_there)
         return MED_E_NOMEM;
-    (void)med_transformer_indices_layout(t, t->host_indices, &t->on_host);
+    (void)med_transformer_indices_layout(t, t->host_indices, &t->indices);
     return 0;
 }
 
@@ -184,6 +168,8 @@ static int init(void *self, struct med_err *err)
     if (rc < 0)
         return rc;
     rc = weights_load(t);
+    if (rc < 0 && rc != MED_E_NOMEM)
+        return med_transformer_failure(t, rc, "loading the weights", err);
     if (rc < 0) {
         return med_err_set(err, rc, "model \"%s\": no memory for %lld bytes of weights",
                            c->checkpoint->dir, (long long)c->checkpoint->weight_bytes);
@@ -194,208 +180,26 @@ static int init(void *self, struct med_err *err)
         rc = host_memory_take(t);
     if (rc == 0)
         rc = frequencies_put(t);
+    if (rc < 0 && rc != MED_E_NOMEM)
+        return med_transformer_failure(t, rc, "taking memory", err);
     if (rc < 0) {
         return med_err_set(err, rc,
                            "model \"%s\": no memory for %zu bytes of KV cache (%lld blocks of %lld "
                            "tokens) and %zu bytes of intermediate results",
-                           c->checkpoint->dir, kv_part_bytes(t) * 2 * (size_t)t->model->layers,
+                           c->checkpoint->dir,
+                           med_transformer_kv_part_bytes(t) * 2 * (size_t)t->model->layers,
                            (long long)c->kv_blocks, (long long)c->block_tokens,
                            med_transformer_workspace_bytes(c));
     }
+    int64_t taken_ns = med_clock_now_ns(&clock);
+    if (c->ops->record)
+        rc = c->ops->record(c->device, med_transformer_forward, t, err);
+    if (rc < 0)
+        return rc;
     t->times.load_s = (double)(loaded_ns - start_ns) / 1e9;
-    t->times.memory_s = (double)(med_clock_now_ns(&clock) - loaded_ns) / 1e9;
+    t->times.memory_s = (double)(taken_ns - loaded_ns) / 1e9;
+    t->times.record_s = (double)(med_clock_now_ns(&clock) - taken_ns) / 1e9;
     t->ready = true;
-    return 0;
-}
-
-/* ---- a step -------------------------------------------------------------------------------- */
-
-static struct med_kv_layer kv_layer(const struct med_transformer *t, int64_t layer)
-{
-    size_t bytes = kv_part_bytes(t);
-    char *keys = t->kv + 2 * (size_t)layer * bytes;
-    return (struct med_kv_layer){.keys = keys,
-                                 .values = keys + bytes,
-                                 .dtype = t->config.kv_dtype,
-                                 .block_tokens = t->config.block_tokens};
-}
-
-static int attention_run(struct med_transformer *t, int64_t layer)
-{
-    const struct med_layer_weights *w = &t->layers[layer];
-    const struct med_model_config *m = t->model;
-    const struct med_ops *ops = t->config.ops;
-    struct med_qkv_args qkv = {.rows = t->rows,
-                               .hidden = m->hidden,
-                               .heads = m->heads,
-                               .kv_heads = m->kv_heads,
-                               .head_dim = m->head_dim,
-                               .x = t->x,
-                               .norm = w->input_norm,
-                               .eps = (float)m->norm_eps,
-                               .wq = w->q,
-                               .wk = w->k,
-                               .wv = w->v,
-                               .bq = w->q_bias,
-                               .bk = w->k_bias,
-                               .bv = w->v_bias,
-                               .q_norm = w->q_norm,
-                               .k_norm = w->k_norm,
-                               .positions = t->on_device.positions,
-                               .frequencies = t->frequencies,
-                               .slots = t->on_device.slots,
-                               .kv = kv_layer(t, layer),
-                               .q = t->q,
-                               .dtype = t->config.dtype};
-    struct med_attend_args attend = {.items = t->items,
-                                     .rows = t->rows,
-                                     .heads = m->heads,
-                                     .kv_heads = m->kv_heads,
-                                     .head_dim = m->head_dim,
-                                     .q = t->q,
-                                     .item_rows = t->on_device.item_rows,
-                                     .contexts = t->on_device.contexts,
-                                     .tables = t->on_device.tables,
-                                     .table_stride = t->table_stride,
-                                     .kv = qkv.kv,
-                                     .window = med_model_layer_has_window(m, layer) ? m->window : 0,
-                                     .scale = 1.0f / sqrtf((float)m->head_dim),
-                                     .out = t->attended,
-                                     .dtype = t->config.dtype};
-    struct med_project_args output = {.rows = t->rows,
-                                      .in = t->attended,
-                                      .weight = w->output,
-                                      .bias = w->output_bias,
-                                      .x = t->x,
-                                      .dtype = t->config.dtype};
-    int rc = ops->qkv(t->config.device, &qkv);
-    if (rc == 0)
-        rc = ops->attend(t->config.device, &attend);
-    return rc == 0 ? ops->project(t->config.device, &output) : rc;
-}
-
-static int mlp_run(struct med_transformer *t, int64_t layer)
-{
-    const struct med_layer_weights *w = &t->layers[layer];
-    const struct med_ops *ops = t->config.ops;
-    struct med_gate_up_args gate_up = {.rows = t->rows,
-                                       .hidden = t->model->hidden,
-                                       .x = t->x,
-                                       .norm = w->post_norm,
-                                       .eps = (float)t->model->norm_eps,
-                                       .gate = w->gate,
-                                       .up = w->up,
-                                       .bias_gate = w->gate_bias,
-                                       .bias_up = w->up_bias,
-                                       .out = t->inner,
-                                       .dtype = t->config.dtype};
-    struct med_project_args down = {.rows = t->rows,
-                                    .in = t->inner,
-                                    .weight = w->down,
-                                    .bias = w->down_bias,
-                                    .x = t->x,
-                                    .dtype = t->config.dtype};
-    int rc = ops->gate_up(t->config.device, &gate_up);
-    return rc == 0 ? ops->project(t->config.device, &down) : rc;
-}
-
-/* The batch up to the logits of the rows that sample. */
-static int forward(struct med_transformer *t)
-{
-    const struct med_ops *ops = t->config.ops;
-    struct med_embed_args embed = {.rows = t->rows,
-                                   .ids = t->on_device.ids,
-                                   .table = t->embedding,
-                                   .out = t->x,
-                                   .dtype = t->config.dtype};
-    int rc = ops->embed(t->config.device, &embed);
-    for (int64_t layer = 0; rc == 0 && layer < t->model->layers; layer++) {
-        rc = attention_run(t, layer);
-        if (rc == 0)
-            rc = mlp_run(t, layer);
-    }
-    if (rc < 0 || t->samples == 0)
-        return rc;
-    struct med_head_args head = {.samples = t->samples,
-                                 .hidden = t->model->hidden,
-                                 .rows = t->on_device.head_rows,
-                                 .x = t->x,
-                                 .norm = t->norm,
-                                 .eps = (float)t->model->norm_eps,
-                                 .head = t->head,
-                                 .logits = t->logits,
-                                 .dtype = t->config.dtype};
-    return ops->head(t->config.device, &head);
-}
-
-static int compute(struct med_transformer *t, const struct med_backend_step *step,
-                   struct med_err *err)
-{
-    MED_ASSERT(t->ready);
-    int rc = med_transformer_batch(t, step, err);
-    if (rc < 0)
-        return rc;
-    rc = forward(t);
-    return rc < 0 ? med_err_set(err, rc, "%s backend: a step of %lld tokens failed: %s",
-                                t->config.ops->name, (long long)t->rows, med_err_text(rc))
-                  : 0;
-}
-
-static int step(void *self, const struct med_backend_step *s, struct med_err *err)
-{
-    struct med_transformer *t = self;
-    int rc = compute(t, s, err);
-    if (rc < 0 || t->samples == 0)
-        return rc;
-    med_transformer_draws(t, s);
-    struct med_sample_args args = {.samples = t->samples,
-                                   .vocab = t->model->vocab,
-                                   .logits = t->logits,
-                                   .inputs = t->inputs,
-                                   .results = t->draws};
-    rc = t->config.ops->sample(t->config.device, &args);
-    if (rc < 0) {
-        return med_err_set(err, rc, "%s backend: sampling failed: %s", t->config.ops->name,
-                           med_err_text(rc));
-    }
-    const struct med_draw *draw = t->draws;
-    for (size_t i = 0; i < s->batch->count; i++) {
-        if (!s->batch->items[i].samples)
-            continue;
-        const struct med_draw *drawn = draw++;
-        if (drawn->status < 0 && !s->failed) {
-            return med_err_set(err, drawn->status, "%s backend: no logit is a finite number",
-                               t->config.ops->name);
-        }
-        if (drawn->status < 0) {
-            s->failed[i] = true;
-            continue;
-        }
-        s->sampled[i] = drawn->id;
-        s->stop[i] = drawn->stop;
-        if (s->logprobs && s->logprobs[i])
-            *s->logprobs[i] = drawn->logprobs;
-    }
-    return 0;
-}
-
-int med_transformer_logits(struct med_transformer *t, const struct med_backend_step *s,
-                           const float **ret_logits, struct med_err *err)
-{
-    if (!t->host_logits) {
-        t->host_logits =
-            med_calloc((size_t)(t->config.sequences_max * t->model->vocab), sizeof(float));
-        if (!t->host_logits)
-            return med_err_set(err, MED_E_NOMEM, "no memory for a copy of the logits");
-    }
-    int rc = compute(t, s, err);
-    if (rc < 0)
-        return rc;
-    rc = t->config.ops->get(t->config.device, t->host_logits, t->logits,
-                            (size_t)(t->samples * t->model->vocab) * sizeof(float));
-    if (rc < 0)
-        return med_err_set(err, rc, "the logits could not be copied: %s", med_err_text(rc));
-    *ret_logits = t->host_logits;
     return 0;
 }
 
@@ -407,8 +211,8 @@ static void release(void *self)
     if (!t)
         return;
     const struct med_ops *ops = t->config.ops;
-    void *const device_memory[] = {t->frequencies, t->kv,    t->x,      t->q,
-                                   t->attended,    t->inner, t->logits, t->device_indices};
+    void *const device_memory[] = {t->frequencies, t->kv,    t->x,     t->q,
+                                   t->attended,    t->inner, t->logits};
     for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++) {
         if (device_memory[i])
             ops->free(t->config.device, device_memory[i]);
@@ -416,7 +220,10 @@ static void release(void *self)
     weights_unload(t);
     med_free(t->host_indices);
     med_free(t->inputs);
-    med_free(t->draws);
+    for (int i = 0; i < MED_BACKEND_STEPS; i++) {
+        med_free(t->steps[i].draws);
+        med_free(t->steps[i].items);
+    }
     med_free(t->host_logits);
     med_free(t);
 }
@@ -424,11 +231,15 @@ static void release(void *self)
 static int check(const struct med_transformer_config *c, struct med_err *err)
 {
     const struct med_model_config *m = &c->checkpoint->config;
-    if (c->dtype != MED_DTYPE_F32 && c->dtype != MED_DTYPE_BF16) {
-        return med_err_set(err, MED_E_INVALID,
-                           "model \"%s\": computing in %s is not supported, expected float32 or "
-                           "bfloat16",
-                           c->checkpoint->dir, med_dtype_name(c->dtype));
+    bool computes = c->dtype == MED_DTYPE_F32 || c->dtype == MED_DTYPE_BF16 ||
+                    (c->dtype == MED_DTYPE_F16 && c->ops->f16);
+    if (!computes) {
+        return med_err_set(
+            err, MED_E_INVALID,
+            "model \"%s\": the %s backend does not compute in %s, expected float32%s "
+            "or bfloat16",
+            c->checkpoint->dir, c->ops->name, med_dtype_name(c->dtype),
+            c->ops->f16 ? ", float16" : "");
     }
     if (c->model_len_max < 1 || c->model_len_max > m->positions_max) {
         return med_err_set(err, MED_E_INVALID,
@@ -474,11 +285,15 @@ int med_transformer_new(const struct med_transformer_config *config,
 struct med_backend med_transformer_backend(struct med_transformer *transformer)
 {
     static const struct med_backend_ops cpu = {
-        .name = "cpu", .init = init, .step = step, .release = release};
-    static const struct med_backend_ops cuda = {
-        .name = "cuda", .init = init, .step = step, .release = release};
-    bool is_cuda = strcmp(transformer->config.ops->name, "cuda") == 0;
-    return (struct med_backend){.ops = is_cuda ? &cuda : &cpu, .self = transformer};
+        .name = "cpu", .init = init, .step = med_transformer_step, .release = release};
+    static const struct med_backend_ops cuda = {.name = "cuda",
+                                                .init = init,
+                                                .step = med_transformer_step,
+                                                .start = med_transformer_start,
+                                                .finish = med_transformer_finish,
+                                                .release = release};
+    bool queues = transformer->config.ops->queues;
+    return (struct med_backend){.ops = queues ? &cuda : &cpu, .self = transformer};
 }
 
 void med_transformer_get_times(const struct med_transformer *transformer,

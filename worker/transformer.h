@@ -37,7 +37,7 @@ size_t med_transformer_workspace_bytes(const struct med_transformer_config *conf
 
 /* Start-up breakdown, after init. */
 struct med_transformer_times {
-    double load_s, memory_s;
+    double load_s, memory_s, record_s;
 };
 void med_transformer_get_times(const struct med_transformer *transformer,
                                struct med_transformer_times *ret_times);

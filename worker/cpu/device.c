@@ -206,6 +206,48 @@ void med_cpu_split(struct med_cpu *cpu, int64_t count, int64_t grain, med_cpu_ra
     med_cpu_pool_run(cpu->pool, split_piece, &s);
 }
 
+/* The weights of a layer are nothing but weights, so they are walked as an array. */
+enum {
+    LAYER_WEIGHTS = sizeof(struct med_layer_weights) / sizeof(struct med_weight)
+};
+_Static_assert(sizeof(struct med_layer_weights) == LAYER_WEIGHTS * sizeof(struct med_weight),
+               "a layer's weights are weights only");
+
+static int cpu_load_layer(void *device, const struct med_layer_weights *host,
+                          struct med_layer_weights *ret_layer)
+{
+    const struct med_weight *from = (const struct med_weight *)(const void *)host;
+    struct med_weight *to = (struct med_weight *)(void *)ret_layer;
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < LAYER_WEIGHTS; i++) {
+        if (from[i].data)
+            rc = cpu_load(device, &from[i], &to[i]);
+    }
+    return rc;
+}
+
+static int cpu_load_end(void *device)
+{
+    (void)device;
+    return 0;
+}
+
+static void cpu_unload_layer(void *device, struct med_layer_weights *layer)
+{
+    struct med_weight *weights = (struct med_weight *)(void *)layer;
+    for (int i = 0; i < LAYER_WEIGHTS; i++) {
+        if (weights[i].data)
+            cpu_unload(device, &weights[i]);
+    }
+}
+
+static int cpu_run(void *device, const struct med_ops_batch *host, med_ops_forward *forward,
+                   void *arg)
+{
+    (void)device;
+    return forward(arg, host);
+}
+
 static const struct med_ops cpu_ops = {
     .name = "cpu",
     .workspace_bytes = workspace_bytes,
@@ -213,9 +255,13 @@ static const struct med_ops cpu_ops = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .load = cpu_load,
+    .load_layer = cpu_load_layer,
+    .load_end = cpu_load_end,
     .unload = cpu_unload,
+    .unload_layer = cpu_unload_layer,
     .put = cpu_copy,
     .get = cpu_copy,
+    .run = cpu_run,
     .embed = med_cpu_embed,
     .qkv = med_cpu_qkv,
     .attend = med_cpu_attend,
