@@ -35,11 +35,11 @@ LONG = 1000
 SHIPPED = ["medley-austen"]
 
 
-def run(program, folder, dtype, sequences, vocab):
+def run(program, folder, dtype, sequences, vocab, chunk=CHUNK, more=()):
     """The logits of each (tokens, rows)."""
     text = "".join(f"{len(t)} {' '.join(map(str, t))} {len(r)} {' '.join(map(str, r))}\n"
                    for t, r in sequences)
-    done = subprocess.run([program, folder, dtype, dtype, str(CHUNK)], input=text.encode(),
+    done = subprocess.run([program, folder, dtype, dtype, str(chunk), *more], input=text.encode(),
                           stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         sys.exit(f"{folder.name}: golden_logits ended with {done.returncode}")
