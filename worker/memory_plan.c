@@ -92,6 +92,11 @@ static int64_t request_bytes(const struct med_memory_sizes *sizes)
                 (int64_t)SMALL_REQUESTS_MIB * MIB);
 }
 
+static bool has_device(const struct med_memory_needs *n)
+{
+    return n->device.total_bytes > 0;
+}
+
 /* Fills everything that follows from `sizes`. */
 static void fill(const struct med_memory_needs *n, const struct med_memory_sizes *sizes,
                  struct med_memory_plan *p)
@@ -114,12 +119,21 @@ static void fill(const struct med_memory_needs *n, const struct med_memory_sizes
             (PROCESS_MIB + n->threads * THREAD_MIB + n->routers * ROUTER_MIB) * (int64_t)MIB,
         .kv_bytes = times(sizes->kv_tokens, n->kv_bytes_per_token),
         .kv_bytes_per_token = n->kv_bytes_per_token,
+        .device = n->device,
     };
     p->scheduler_bytes =
         med_memory_scheduler_bytes(sizes, n->block_tokens, p->table_max, n->prefix_cache);
-    p->total_bytes =
-        plus(plus(plus(p->weight_bytes, p->workspace_bytes), plus(p->scheduler_bytes, p->kv_bytes)),
-             plus(p->request_bytes, p->process_bytes));
+    int64_t computed = plus(plus(p->weight_bytes, p->workspace_bytes), p->kv_bytes);
+    int64_t served = plus(p->scheduler_bytes, plus(p->request_bytes, p->process_bytes));
+    if (!has_device(n)) {
+        p->total_bytes = plus(computed, served);
+        return;
+    }
+    p->staging_bytes = n->device.staging_bytes;
+    p->total_bytes = plus(served, p->staging_bytes);
+    p->device_budget_bytes =
+        least((int64_t)(n->device.share * (double)n->device.total_bytes), n->device.free_bytes);
+    p->device_total_bytes = plus(computed, n->device.reserve_bytes);
 }
 
 /* The least cache that such sizes can do with, unless the user gave one. */
@@ -135,7 +149,7 @@ static bool fits(const struct med_memory_needs *n, struct med_memory_sizes sizes
 {
     struct med_memory_plan p;
     fill(n, &sizes, &p);
-    return p.total_bytes <= p.budget_bytes;
+    return p.total_bytes <= p.budget_bytes && p.device_total_bytes <= p.device_budget_bytes;
 }
 
 /* ---- searching -------------------------------------------------------------------------------- */
@@ -219,33 +233,64 @@ static void advise_sizes(const struct med_memory_needs *n, const struct med_memo
     }
 }
 
-static int refuse(const struct med_memory_needs *n, const struct med_memory_sizes *sizes,
-                  struct med_err *err)
+/* The share that would do, or how much is missing where no share helps. */
+static void advise_share(char advice[ADVICE_BYTES], const char *option, const char *whose,
+                         int64_t total, int64_t machine, int64_t available)
 {
-    struct med_memory_plan p;
-    char advice[ADVICE_BYTES] = "";
-    fill(n, sizes, &p);
-    advise_sizes(n, sizes, advice);
-    double share = ceil((double)p.total_bytes / (double)p.machine_bytes * 100) / 100;
-    if (p.total_bytes > p.available_bytes) {
-        advise(advice, "%.2f GB more of free memory", gb(p.total_bytes - p.available_bytes));
+    double share = ceil((double)total / (double)machine * 100) / 100;
+    if (total > available) {
+        advise(advice, "%.2f GB more of free %smemory", gb(total - available), whose);
     } else if (share <= 1) {
-        advise(advice, "--memory-utilization %.2f", share);
+        advise(advice, "%s %.2f", option, share);
     }
-    char first[ADVICE_BYTES] = "";
+}
+
+/* "--max-model-len 4096: ": the first size that the user gave. */
+static void name_given(const struct med_memory_needs *n, char first[ADVICE_BYTES])
+{
+    first[0] = '\0';
     for (size_t i = 0; i < SIZE_OPTIONS && first[0] == '\0'; i++) {
         struct med_memory_sizes given = n->given;
         int64_t value = *size_at(&given, size_options[i].offset);
         if (value > 0)
-            (void)snprintf(first, sizeof first, "%s %" PRId64 ": ", size_options[i].option, value);
+            (void)snprintf(first, ADVICE_BYTES, "%s %" PRId64 ": ", size_options[i].option, value);
     }
+}
+
+static int refuse(const struct med_memory_needs *n, const struct med_memory_sizes *sizes,
+                  struct med_err *err)
+{
+    struct med_memory_plan p;
+    char advice[ADVICE_BYTES] = "", first[ADVICE_BYTES];
+    fill(n, sizes, &p);
+    name_given(n, first);
+    advise_sizes(n, sizes, advice);
+    bool on_device = p.device_total_bytes > p.device_budget_bytes;
+    if (has_device(n) && !on_device) {
+        advise_share(advice, "--memory-utilization", "", p.total_bytes, p.machine_bytes,
+                     p.available_bytes);
+        return med_err_set(err, MED_E_USAGE,
+                           "%srequests of %.2f GB and %.2f GB for scheduler, process and staging "
+                           "exceed the %.2f GB of the machine's memory that may be used (%g of "
+                           "%.2f GB, of which %.2f GB are free)%s",
+                           first, gb(p.request_bytes), gb(p.total_bytes - p.request_bytes),
+                           gb(p.budget_bytes), p.share, gb(p.machine_bytes), gb(p.available_bytes),
+                           advice);
+    }
+    const int64_t total = on_device ? p.device_total_bytes : p.total_bytes;
+    const int64_t budget = on_device ? p.device_budget_bytes : p.budget_bytes;
+    const int64_t machine = on_device ? p.device.total_bytes : p.machine_bytes;
+    const int64_t available = on_device ? p.device.free_bytes : p.available_bytes;
+    advise_share(advice, on_device ? "--gpu-memory-utilization" : "--memory-utilization",
+                 on_device ? "GPU " : "", total, machine, available);
     return med_err_set(err, MED_E_USAGE,
                        "%sweights of %.2f GB, a KV cache of %" PRId64
-                       " tokens (%.2f GB) and %.2f GB for the rest exceed the %.2f GB that may be "
-                       "used (%g of %.2f GB, of which %.2f GB are free)%s",
+                       " tokens (%.2f GB) and %.2f GB for the rest exceed the %.2f GB %sthat may "
+                       "be used (%g of %.2f GB, of which %.2f GB are free)%s",
                        first, gb(p.weight_bytes), p.sizes.kv_tokens, gb(p.kv_bytes),
-                       gb(p.total_bytes - p.weight_bytes - p.kv_bytes), gb(p.budget_bytes), p.share,
-                       gb(p.machine_bytes), gb(p.available_bytes), advice);
+                       gb(total - p.weight_bytes - p.kv_bytes), gb(budget),
+                       on_device ? "of the GPU " : "", on_device ? p.device.share : p.share,
+                       gb(machine), gb(available), advice);
 }
 
 /* What no memory could mend. */
@@ -293,12 +338,15 @@ static struct med_memory_sizes first_sizes(const struct med_memory_needs *n)
             s.model_len_max = least(s.model_len_max, s.kv_tokens);
     }
     if (s.sequences_max == 0) {
-        s.sequences_max = SEQUENCES_DEFAULT;
+        s.sequences_max = n->sequences_default > 0 ? n->sequences_default : SEQUENCES_DEFAULT;
         if (s.batched_tokens_max > 0)
             s.sequences_max = least(s.sequences_max, s.batched_tokens_max);
     }
-    if (s.batched_tokens_max == 0)
-        s.batched_tokens_max = most(BATCHED_TOKENS_DEFAULT, s.sequences_max);
+    if (s.batched_tokens_max == 0) {
+        s.batched_tokens_max =
+            n->batched_tokens_default > 0 ? n->batched_tokens_default : BATCHED_TOKENS_DEFAULT;
+        s.batched_tokens_max = most(s.batched_tokens_max, s.sequences_max);
+    }
     return with_least_cache(n, s);
 }
 
@@ -368,5 +416,6 @@ int med_memory_plan_make(const struct med_memory_needs *needs, struct med_memory
         fit_cache(needs, &sizes);
     fill(needs, &sizes, ret_plan);
     MED_ASSERT(ret_plan->total_bytes <= ret_plan->budget_bytes);
+    MED_ASSERT(ret_plan->device_total_bytes <= ret_plan->device_budget_bytes);
     return 0;
 }

@@ -8,6 +8,11 @@
  * one that the user did not give is fitted: sequences as long as the model knows them, and the cache
  * no larger than such sequences can use.
  *
+ * A device may have memory of its own (a GPU).  Weights, intermediate results and KV cache lie there
+ * then, beside a reserve for what the driver and its libraries take; its budget is a share of all it
+ * has.  Scheduler, requests, process and staging buffers stay in the machine's memory, which has its
+ * own share.  Both must do.
+ *
  * All of it is taken before READY, except the memory of requests, which is bounded by its part of the
  * plan; so a worker that has come to READY does not run out of memory.
  *
@@ -29,11 +34,22 @@ struct med_memory_sizes {
     int64_t model_len_max, sequences_max, batched_tokens_max, kv_tokens;
 };
 
+/* Memory of a device's own; total_bytes 0: it has none. */
+struct med_memory_device {
+    int64_t total_bytes, free_bytes;
+    double share;          /* of total_bytes; (0, 1] */
+    int64_t reserve_bytes; /* for what is not ours: context, kernels, libraries */
+    int64_t staging_bytes; /* of the machine's memory, for its sake */
+};
+
 struct med_memory_needs {
     int64_t machine_bytes;         /* all memory that this process may ever use */
     int64_t available_bytes;       /* what nobody uses now */
     double share;                  /* of machine_bytes; (0, 1] */
     struct med_memory_sizes given; /* 0: fit it */
+    /* Where nothing is given; 0: 64 and 512. */
+    int64_t sequences_default, batched_tokens_default;
+    struct med_memory_device device;
 
     int64_t weight_bytes;
     int64_t kv_bytes_per_token;
@@ -55,8 +71,11 @@ struct med_memory_plan {
     int64_t machine_bytes, available_bytes, budget_bytes;
     double share;
     int64_t weight_bytes, workspace_bytes, scheduler_bytes, request_bytes, process_bytes, kv_bytes;
-    int64_t total_bytes; /* the six */
+    int64_t staging_bytes;
+    int64_t total_bytes; /* of the machine's: those that do not lie on the device */
     int64_t kv_bytes_per_token;
+    struct med_memory_device device;
+    int64_t device_budget_bytes, device_total_bytes; /* 0 without memory of its own */
 };
 
 int med_memory_plan_make(const struct med_memory_needs *needs, struct med_memory_plan *ret_plan,

@@ -19,7 +19,7 @@
 
 enum {
     STALLED_S = 30, /* an engine that is silent for longer, on both clocks, is not healthy */
-    READY_WORDS_BYTES = 512
+    READY_WORDS_BYTES = 1024
 };
 
 void med_service_print_ready(const struct med_service *service)
@@ -34,13 +34,13 @@ void med_service_print_ready(const struct med_service *service)
         med_http_server_address(service->http, &address);
         med_net_format(&address, metrics);
     }
-    char backend[READY_WORDS_BYTES] = "";
+    char backend[READY_WORDS_BYTES] = " graph_capture=none";
     if (c->describe)
         c->describe(c->describe_arg, backend, sizeof backend);
     (void)fprintf(stderr,
                   "READY worker_id=%s worker_type=%s model=%s backend=%s weights_gb=%.2f "
                   "kv_tokens=%" PRId64 " max_model_len=%" PRId64
-                  " max_concurrency=%.2f graph_capture=none metrics=%s%s seconds=%.3f\n",
+                  " max_concurrency=%.2f metrics=%s%s seconds=%.3f\n",
                   c->hello.worker_id, c->hello.worker_type, c->hello.model, c->hello.backend,
                   c->weight_bytes / 1e9, c->hello.kv_tokens, c->hello.model_len_max,
                   (double)c->hello.kv_tokens / (double)c->hello.model_len_max, metrics, backend,

@@ -94,20 +94,34 @@ static int read_profile(struct med_setup *setup, struct med_err *err)
 
 /* ---- kind ----------------------------------------------------------------------------------- */
 
-/* Options that say something to the other kind alone. */
-static int check_options_of_kind(const struct med_setup *setup, struct med_err *err)
+/* Options that say something to some backends alone. */
+static int check_options_of_backend(const struct med_setup *setup, struct med_err *err)
 {
-    static const char *const emulated_only[] = {"emulated-noise", "emulated-bias", NULL};
-    static const char *const model_only[] = {
-        "model",   "dtype",     "kv-cache-dtype", "memory-utilization",
-        "threads", "cpu-cores", "deterministic",  "json",
-        NULL};
-    bool emulated = setup->kind == &med_setup_emulated;
-    for (const char *const *name = emulated ? model_only : emulated_only; *name; name++) {
-        if (med_options_given(setup->parsed, *name)) {
-            return med_err_set(err, MED_E_USAGE, "--%s goes with --backend %s, which this is not",
-                               *name, emulated ? "cpu" : "emulated");
-        }
+    static const struct {
+        const char *option, *backends; /* "cpu cuda" */
+    } rows[] = {
+        {"emulated-noise", "emulated"},
+        {"emulated-bias", "emulated"},
+        {"model", "cpu cuda"},
+        {"dtype", "cpu cuda"},
+        {"kv-cache-dtype", "cpu cuda"},
+        {"memory-utilization", "cpu cuda"},
+        {"deterministic", "cpu cuda"},
+        {"json", "cpu cuda"},
+        {"threads", "cpu"},
+        {"cpu-cores", "cpu"},
+        {"gpu", "cuda"},
+        {"gpu-memory-utilization", "cuda"},
+        {"step-timeout", "cuda"},
+        {"cache-dir", "cuda"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const char *at = strstr(rows[i].backends, setup->backend);
+        if (at || !med_options_given(setup->parsed, rows[i].option))
+            continue;
+        bool two = strchr(rows[i].backends, ' ') != NULL;
+        return med_err_set(err, MED_E_USAGE, "--%s goes with --backend %s, which this is not",
+                           rows[i].option, two ? "cpu or cuda" : rows[i].backends);
     }
     return 0;
 }
@@ -115,19 +129,22 @@ static int check_options_of_kind(const struct med_setup *setup, struct med_err *
 static int choose_kind(struct med_setup *setup, struct med_err *err)
 {
     const struct med_worker_options *o = &setup->options;
-    bool real = o->backend ? strcmp(o->backend, "cpu") == 0 : o->model != NULL;
+    const char *backend = o->backend ? o->backend : o->model ? "cpu" : "emulated";
+    bool real = strcmp(backend, "emulated") != 0;
+    setup->backend = backend;
     setup->kind = real ? &med_setup_model : &med_setup_emulated;
     if (real && !o->model && !setup->plan_model_path) {
         return med_err_set(err, MED_E_USAGE,
-                           "--backend cpu: expected --model DIR, or a plan that says where its "
-                           "model lies");
+                           "--backend %s: expected --model DIR, or a plan that says where its "
+                           "model lies",
+                           backend);
     }
     if (!real && !setup->has_profile) {
         return med_err_set(err, MED_E_USAGE,
                            "expected --model DIR, or either --plan FILE or --profile FILE for an "
                            "emulated worker");
     }
-    return check_options_of_kind(setup, err);
+    return check_options_of_backend(setup, err);
 }
 
 /* ---- identity ------------------------------------------------------------------------------- */
@@ -180,7 +197,7 @@ static void settle_hello(struct med_setup *setup)
         .incarnation = setup->incarnation,
         .worker_type = setup->worker_type,
         .model = setup->model,
-        .backend = setup->kind->backend,
+        .backend = setup->backend,
         .model_len_max = s->model_len_max,
         .sequences_max = s->sequences_max,
         .kv_tokens = s->kv_tokens,

@@ -20,10 +20,6 @@
 #include "worker/memory_plan.h"
 #include "worker/service.h"
 
-struct med_checkpoint;
-struct med_cpu;
-struct med_transformer;
-
 struct med_worker_options {
     /* What to serve. */
     const char *model, *plan, *worker_type, *profile, *served_model_name;
@@ -38,6 +34,10 @@ struct med_worker_options {
     int64_t threads;
     bool deterministic;
     double memory_utilization;
+    /* On a GPU. */
+    int64_t gpu, step_timeout_ns;
+    double gpu_memory_utilization;
+    const char *cache_dir;
     /* Process. */
     struct med_option_list routers;
     const char *worker_id, *metrics_listen;
@@ -55,6 +55,7 @@ struct med_setup {
     struct med_worker_options options;
     const struct med_options *parsed; /* for "was it given?" */
     const struct med_setup_kind *kind;
+    const char *backend;        /* "emulated", "cpu", "cuda" */
     struct med_profile profile; /* if has_profile */
     bool has_profile;
     char *plan_model_path; /* NULL: the plan says none */
@@ -71,7 +72,6 @@ struct med_setup {
 };
 
 struct med_setup_kind {
-    const char *backend; /* "emulated", "cpu" */
     /* Sizes of the scheduler, rules for requests, names; refuses what does not fit. */
     int (*settle)(struct med_setup *setup, struct med_err *err);
     /* The memory plan, on standard output. */

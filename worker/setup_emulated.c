@@ -129,4 +129,4 @@ static int make_backend(struct med_setup *setup, struct med_err *err)
 }
 
 const struct med_setup_kind med_setup_emulated = {
-    .backend = "emulated", .settle = settle, .print = print, .make_backend = make_backend};
+    .settle = settle, .print = print, .make_backend = make_backend};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A worker that computes (see setup.h): a checkpoint, the CPU as its device, a memory plan, and the
- * transformer as its backend, warmed up once before READY.
+ * A worker that computes (see setup.h): a checkpoint, a device, a memory plan, and the transformer as
+ * its backend, warmed up once before READY.  Which device, worker/device.h knows.
  *
  * What the user does not say comes from the model (dtype, how long a sequence may be, how to sample),
  * from the machine (threads, memory) or is fitted by the memory plan.  A profile or plan gives the
@@ -14,7 +14,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/os.h"
-#include "worker/cpu/cpu.h"
+#include "worker/device.h"
 #include "worker/machine.h"
 #include "worker/transformer.h"
 #include "worker/warm_up.h"
@@ -28,16 +28,21 @@
 enum {
     BLOCK_TOKENS_DEFAULT = 16,
     PREFILL_SHARES = 4, /* a prefill takes so much of an iteration before others had theirs */
-    DEVICE_BYTES = 128,
     CORE_MAX = 1 << 16,
-    PATH_BYTES = 4096
+    PATH_BYTES = 4096,
+    /* Of a device with memory of its own, where a small batch leaves most of it idle. */
+    DEVICE_SEQUENCES = 256,
+    DEVICE_BATCHED_TOKENS = 2048,
+    ROW_ALIGN = 256 /* of each weight there */
 };
 
 struct med_setup_model {
     const char *dir;
     struct med_checkpoint checkpoint;
-    struct med_cpu *cpu;
+    struct med_device device;
     struct med_transformer *transformer; /* the backend's; NULL before it is made */
+    struct med_backend warm_up;          /* the transformer, warmed up */
+    char cache_dir[PATH_BYTES];          /* of timed algorithms; "": none */
     enum med_dtype dtype, kv_dtype;
     struct med_memory_plan plan;
     double open_s;
@@ -45,15 +50,24 @@ struct med_setup_model {
 
 /* ---- what is computed in -------------------------------------------------------------------- */
 
-static void settle_dtypes(struct med_setup *setup)
+static int settle_dtypes(struct med_setup *setup, struct med_err *err)
 {
     struct med_setup_model *real = setup->real;
+    const enum med_dtype own = real->checkpoint.config.dtype;
+    const bool f16 = real->device.ops->f16;
     int dtype = med_dtype_find(setup->options.dtype);
     int kv_dtype = med_dtype_find(setup->options.kv_cache_dtype);
+    if (dtype == MED_DTYPE_F16 && !f16) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--dtype float16: the %s backend does not compute in it, expected "
+                           "float32 or bfloat16",
+                           setup->backend);
+    }
     if (dtype < 0) /* auto */
-        dtype = real->checkpoint.config.dtype == MED_DTYPE_BF16 ? MED_DTYPE_BF16 : MED_DTYPE_F32;
+        dtype = own == MED_DTYPE_F16 && !f16 ? (int)MED_DTYPE_F32 : (int)own;
     real->dtype = (enum med_dtype)dtype;
     real->kv_dtype = kv_dtype < 0 ? real->dtype : (enum med_dtype)kv_dtype;
+    return 0;
 }
 
 /* ---- threads -------------------------------------------------------------------------------- */
@@ -136,23 +150,56 @@ static int check_cores(const int *cores, int count, struct med_err *err)
     return rc;
 }
 
-static int make_cpu(struct med_setup *setup, struct med_err *err)
+/* ---- device --------------------------------------------------------------------------------- */
+
+/* Where timed algorithms are kept: the option's, or medley in the user's folder of caches. */
+static int settle_cache_dir(struct med_setup *setup, struct med_err *err)
+{
+    const char *given = setup->options.cache_dir, *home = getenv("HOME");
+    const char *cache = getenv("XDG_CACHE_HOME");
+    char *out = setup->real->cache_dir;
+    int length = 0;
+    out[0] = '\0';
+    if (given && (given[0] == '\0' || strcmp(given, "none") == 0))
+        return 0;
+    if (given) {
+        length = snprintf(out, PATH_BYTES, "%s", given);
+    } else if (cache && cache[0] == '/') {
+        length = snprintf(out, PATH_BYTES, "%s/medley", cache);
+    } else if (home && home[0] == '/') {
+        length = snprintf(out, PATH_BYTES, "%s/.cache/medley", home);
+    }
+    if (length >= PATH_BYTES)
+        return med_err_set(err, MED_E_USAGE, "--cache-dir: the path is too long");
+    return 0;
+}
+
+static int make_device(struct med_setup *setup, struct med_err *err)
 {
     const struct med_worker_options *o = &setup->options;
     int cores[MED_CPU_THREADS_MAX] = {0};
-    struct med_cpu_config config = {.threads = (int)o->threads, .deterministic = o->deterministic};
+    int rc = settle_cache_dir(setup, err);
+    if (rc < 0)
+        return rc;
+    const char *cache_dir = setup->real->cache_dir;
+    struct med_device_config config = {.backend = setup->backend,
+                                       .deterministic = o->deterministic,
+                                       .cpu = {.threads = (int)o->threads},
+                                       .gpu = (int)o->gpu,
+                                       .watchdog_ns = o->step_timeout_ns,
+                                       .cache_dir = cache_dir[0] ? cache_dir : NULL};
     if (o->cpu_cores) {
         int count = parse_cores(o->cpu_cores, cores, err);
-        int rc = count < 0 ? count : check_cores(cores, count, err);
+        rc = count < 0 ? count : check_cores(cores, count, err);
         if (rc < 0)
             return rc;
-        config.pin = true;
-        config.cores = cores;
-        config.core_count = (size_t)count;
-        if (config.threads == 0)
-            config.threads = count;
+        config.cpu.pin = true;
+        config.cpu.cores = cores;
+        config.cpu.core_count = (size_t)count;
+        if (config.cpu.threads == 0)
+            config.cpu.threads = count;
     }
-    return med_cpu_new(&config, &setup->real->cpu, err);
+    return med_device_init(&setup->real->device, &config, err);
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -163,8 +210,8 @@ static struct med_transformer_config transformer_config(const struct med_setup_m
 {
     return (struct med_transformer_config){
         .checkpoint = &real->checkpoint,
-        .ops = med_cpu_ops(),
-        .device = real->cpu,
+        .ops = real->device.ops,
+        .device = real->device.self,
         .dtype = real->dtype,
         .kv_dtype = real->kv_dtype,
         .block_tokens = block_tokens,
@@ -188,6 +235,17 @@ static size_t workspace_bytes(void *arg, const struct med_memory_sizes *sizes)
     return med_transformer_workspace_bytes(&config);
 }
 
+/* A device with memory of its own keeps them in the dtype that it computes in. */
+static int64_t weight_bytes(const struct med_setup_model *real)
+{
+    const struct med_checkpoint *c = &real->checkpoint;
+    const int64_t tensors =
+        c->config.layers * (int64_t)(sizeof(struct med_layer_weights) / sizeof(struct med_weight));
+    if (real->device.memory_bytes == 0)
+        return c->weight_bytes;
+    return c->parameters * (int64_t)med_dtype_bytes(real->dtype) + tensors * ROW_ALIGN;
+}
+
 static int plan_memory(struct med_setup *setup, struct med_err *err)
 {
     const struct med_worker_options *o = &setup->options;
@@ -196,7 +254,7 @@ static int plan_memory(struct med_setup *setup, struct med_err *err)
     int rc = med_machine_memory_read("", &machine, err);
     if (rc < 0)
         return rc;
-    const struct med_memory_needs needs = {
+    struct med_memory_needs needs = {
         .machine_bytes = machine.total_bytes,
         .available_bytes = machine.available_bytes,
         .share = o->memory_utilization,
@@ -204,17 +262,26 @@ static int plan_memory(struct med_setup *setup, struct med_err *err)
                   .sequences_max = o->sequences_max,
                   .batched_tokens_max = o->batched_tokens_max,
                   .kv_tokens = o->kv_tokens},
-        .weight_bytes = real->checkpoint.weight_bytes,
+        .weight_bytes = weight_bytes(real),
         .kv_bytes_per_token =
             med_model_kv_bytes_per_token(&real->checkpoint.config, real->kv_dtype),
         .positions_max = real->checkpoint.config.positions_max,
         .block_tokens = block_tokens(setup),
-        .threads = med_cpu_threads(real->cpu),
+        .threads = real->device.threads,
         .routers = (int64_t)setup->service.router_count,
         .prefix_cache = setup->service.scheduler.prefix_cache,
         .workspace_bytes = workspace_bytes,
         .arg = setup,
     };
+    if (real->device.memory_bytes > 0) {
+        needs.sequences_default = DEVICE_SEQUENCES;
+        needs.batched_tokens_default = DEVICE_BATCHED_TOKENS;
+        needs.device = (struct med_memory_device){.total_bytes = real->device.memory_bytes,
+                                                  .free_bytes = real->device.memory_free_bytes,
+                                                  .share = o->gpu_memory_utilization,
+                                                  .reserve_bytes = real->device.reserve_bytes,
+                                                  .staging_bytes = real->device.staging_bytes};
+    }
     return med_memory_plan_make(&needs, &real->plan, err);
 }
 
@@ -256,8 +323,8 @@ static void settle_model_names(struct med_setup *setup)
     if (p) {
         (void)snprintf(setup->worker_type, sizeof setup->worker_type, "%s", p->worker_type);
     } else {
-        (void)snprintf(setup->worker_type, sizeof setup->worker_type, "cpu-%.*s",
-                       MED_LIMIT_NAME_BYTES - 4, name);
+        (void)snprintf(setup->worker_type, sizeof setup->worker_type, "%s-%s", setup->backend,
+                       name);
     }
 }
 
@@ -309,9 +376,10 @@ static int settle(struct med_setup *setup, struct med_err *err)
     int rc = open_checkpoint(setup, err);
     if (rc < 0)
         return rc;
-    settle_dtypes(setup);
     settle_model_names(setup);
-    rc = make_cpu(setup, err);
+    rc = make_device(setup, err);
+    if (rc >= 0)
+        rc = settle_dtypes(setup, err);
     if (rc >= 0)
         rc = plan_memory(setup, err);
     if (rc >= 0)
@@ -319,7 +387,7 @@ static int settle(struct med_setup *setup, struct med_err *err)
     if (rc < 0)
         return rc;
     settle_scheduler(setup);
-    setup->service.weight_bytes = (double)setup->real->checkpoint.weight_bytes;
+    setup->service.weight_bytes = (double)setup->real->plan.weight_bytes;
     setup->service.dtype = med_dtype_name(setup->real->dtype);
     return 0;
 }
@@ -335,13 +403,13 @@ static struct med_memory_title title_of(const struct med_setup *setup)
         .model = setup->model,
         .model_dir = real->dir,
         .architecture = med_architecture_name(m->architecture),
-        .backend = "cpu",
-        .device = med_cpu_describe(real->cpu),
+        .backend = setup->backend,
+        .device = real->device.description,
         .dtype = med_dtype_name(real->dtype),
         .kv_dtype = med_dtype_name(real->kv_dtype),
         .batching = setup->options.batching,
         .parameters = real->checkpoint.parameters,
-        .threads = med_cpu_threads(real->cpu),
+        .threads = real->device.threads,
         .prefix_cache = setup->service.scheduler.prefix_cache,
         .deterministic = setup->options.deterministic,
     };
@@ -379,28 +447,44 @@ static void log_plan(const struct med_setup *setup)
     med_buf_release(&text);
 }
 
+/* What a device with memory of its own adds to the READY line. */
+static int describe_gpu(const struct med_setup_model *real, char *out, size_t out_bytes)
+{
+    struct med_device_stats stats;
+    med_device_get_stats(&real->device, &stats);
+    int64_t free_now = med_device_memory_free(&real->device);
+    int64_t taken = free_now < 0 ? 0 : real->device.memory_free_bytes - free_now;
+    return snprintf(out, out_bytes,
+                    " gpu_memory_gb=%.3f gpu_taken_gb=%.3f tuned=%" PRId64 " tuned_before=%" PRId64
+                    " tune_seconds=%.3f graph_capture=%" PRId64 " graph_seconds=%.3f",
+                    (double)real->plan.device_total_bytes / 1e9, (double)taken / 1e9, stats.tuned,
+                    stats.tuned_before, stats.tune_seconds, stats.graphs, stats.record_seconds);
+}
+
 /* " key=value" words of the READY line. */
 static void describe(void *arg, char *out, size_t out_bytes)
 {
     const struct med_setup *setup = arg;
     const struct med_setup_model *real = setup->real;
     struct med_transformer_times times;
-    char device[DEVICE_BYTES];
+    char device[MED_DEVICE_TEXT_BYTES], gpu[256] = " graph_capture=none";
     med_transformer_get_times(real->transformer, &times);
-    (void)snprintf(device, sizeof device, "%s", med_cpu_describe(real->cpu));
+    (void)snprintf(device, sizeof device, "%s", real->device.description);
     for (char *p = device; *p; p++) {
         if (*p == ' ')
             *p = '_';
     }
+    if (real->device.memory_bytes > 0)
+        (void)describe_gpu(real, gpu, sizeof gpu);
     (void)snprintf(out, out_bytes,
                    " dtype=%s kv_cache_dtype=%s threads=%d device=%s deterministic=%s batching=%s "
-                   "prefix_cache=%s memory_gb=%.3f load_seconds=%.3f memory_seconds=%.3f "
-                   "warmup_seconds=%.3f",
+                   "prefix_cache=%s memory_gb=%.3f%s load_seconds=%.3f memory_seconds=%.3f "
+                   "record_seconds=%.3f warmup_seconds=%.3f",
                    med_dtype_name(real->dtype), med_dtype_name(real->kv_dtype),
-                   med_cpu_threads(real->cpu), device, setup->options.deterministic ? "yes" : "no",
+                   real->device.threads, device, setup->options.deterministic ? "yes" : "no",
                    setup->options.batching, setup->service.scheduler.prefix_cache ? "on" : "off",
-                   (double)real->plan.total_bytes / 1e9, real->open_s + times.load_s,
-                   times.memory_s, med_warm_up_seconds(&setup->service.backend));
+                   (double)real->plan.total_bytes / 1e9, gpu, real->open_s + times.load_s,
+                   times.memory_s, times.record_s, med_warm_up_seconds(&real->warm_up));
 }
 
 /* ---- backend -------------------------------------------------------------------------------- */
@@ -418,11 +502,12 @@ static int make_backend(struct med_setup *setup, struct med_err *err)
     struct med_warm_up_config warm_up = {.backend = med_transformer_backend(real->transformer),
                                          .scheduler = c->scheduler,
                                          .vocab_tokens = c->rules.vocab_tokens};
-    rc = med_warm_up_new(&warm_up, &c->backend, err);
+    rc = med_warm_up_new(&warm_up, &real->warm_up, err);
     if (rc < 0) {
         warm_up.backend.ops->release(warm_up.backend.self);
         return rc;
     }
+    c->backend = real->warm_up;
     c->describe = describe;
     c->describe_arg = setup;
     return 0;
@@ -433,11 +518,11 @@ void med_setup_model_release(struct med_setup *setup)
     struct med_setup_model *real = setup->real;
     if (!real)
         return;
-    med_cpu_free(real->cpu);
+    med_device_release(&real->device);
     med_checkpoint_close(&real->checkpoint);
     med_free(real);
     setup->real = NULL;
 }
 
 const struct med_setup_kind med_setup_model = {
-    .backend = "cpu", .settle = settle, .print = print, .make_backend = make_backend};
+    .settle = settle, .print = print, .make_backend = make_backend};

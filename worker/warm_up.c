@@ -82,6 +82,18 @@ static int warm_up_step(void *self, const struct med_backend_step *step, struct 
     return w->config.backend.ops->step(w->config.backend.self, step, err);
 }
 
+static int warm_up_start(void *self, const struct med_backend_step *step, struct med_err *err)
+{
+    struct warm_up *w = self;
+    return w->config.backend.ops->start(w->config.backend.self, step, err);
+}
+
+static int warm_up_finish(void *self, struct med_err *err)
+{
+    struct warm_up *w = self;
+    return w->config.backend.ops->finish(w->config.backend.self, err);
+}
+
 static void warm_up_release(void *self)
 {
     struct warm_up *w = self;
@@ -97,10 +109,17 @@ int med_warm_up_new(const struct med_warm_up_config *config, struct med_backend 
     struct warm_up *w = med_calloc(1, sizeof *w);
     if (!w)
         return med_err_set(err, MED_E_NOMEM, "no memory for a backend");
-    static const struct med_backend_ops ops = {
+    static const struct med_backend_ops blocks = {
         .name = "warm-up", .init = warm_up_init, .step = warm_up_step, .release = warm_up_release};
+    static const struct med_backend_ops queues = {.name = "warm-up",
+                                                  .init = warm_up_init,
+                                                  .step = warm_up_step,
+                                                  .start = warm_up_start,
+                                                  .finish = warm_up_finish,
+                                                  .release = warm_up_release};
     w->config = *config;
-    *ret_backend = (struct med_backend){.ops = &ops, .self = w};
+    *ret_backend =
+        (struct med_backend){.ops = config->backend.ops->start ? &queues : &blocks, .self = w};
     return 0;
 }
 

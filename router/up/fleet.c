@@ -34,6 +34,26 @@ bool med_fleet_is_emulated(const struct med_fleet_options *options)
     return options->backend == NULL || strcmp(options->backend, "emulated") == 0;
 }
 
+static bool has_gpus(const struct med_fleet_options *options)
+{
+    return options->backend != NULL && strcmp(options->backend, "cuda") == 0;
+}
+
+/* Every worker of the plan computes on one GPU. */
+static int check_gpus(const struct med_plan *plan, struct med_err *err)
+{
+    for (size_t i = 0; i < plan->worker_count; i++) {
+        const struct med_profile *profile = &plan->profiles[plan->workers[i].worker_type];
+        if (profile->gpus_per_worker > 1) {
+            return med_err_set(err, MED_E_USAGE,
+                               "--backend cuda: worker type %s has %" PRId64
+                               " GPUs, expected 1: a model is not divided among several yet",
+                               profile->worker_type, profile->gpus_per_worker);
+        }
+    }
+    return 0;
+}
+
 static int check_computing(const struct med_plan *plan, const struct med_fleet_options *options,
                            struct med_err *err)
 {
@@ -49,7 +69,7 @@ static int check_computing(const struct med_plan *plan, const struct med_fleet_o
                            "time that it takes",
                            options->time_scale, options->backend);
     }
-    return 0;
+    return has_gpus(options) ? check_gpus(plan, err) : 0;
 }
 
 int med_fleet_check(const struct med_plan *plan, const struct med_fleet_options *options,
@@ -128,8 +148,9 @@ static int set_router_args(struct med_fleet *fleet)
 static int set_worker_args(struct med_fleet *fleet, struct med_fleet_worker *worker)
 {
     const struct med_fleet_options *o = fleet->options;
-    char scale[32];
+    char scale[32], gpu[32];
     (void)snprintf(scale, sizeof(scale), "%.17g", o->time_scale);
+    (void)snprintf(gpu, sizeof(gpu), "%td", worker - fleet->workers);
     struct args args = {0};
     push(&args, o->worker_program, NULL);
     push(&args, "--plan", o->plan_path);
@@ -142,6 +163,8 @@ static int set_worker_args(struct med_fleet *fleet, struct med_fleet_worker *wor
     /* An emulated worker has no use for it. */
     if (o->model && !med_fleet_is_emulated(o))
         push(&args, "--model", o->model);
+    if (has_gpus(o)) /* a --gpu among worker_arguments comes later and holds */
+        push(&args, "--gpu", gpu);
     push_list(&args, &o->worker_arguments);
     return med_child_set_args(&worker->child, args.items);
 }

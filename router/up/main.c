@@ -65,10 +65,10 @@ static const struct med_option option_table[] = {
     {.name = "backend",
      .type = MED_OPT_CHOICE,
      .offset = AT(backend),
-     .choices = "emulated|cpu",
+     .choices = "emulated|cpu|cuda",
      .default_text = "emulated",
      .help = "What workers do: take the time that the plan's profiles say, or compute the model on "
-             "this machine's CPU."},
+             "this machine's CPU, or on its GPUs: one each, in their order."},
     {.name = "model",
      .type = MED_OPT_STRING,
      .offset = AT(model),

@@ -338,10 +338,23 @@ class Computing(unittest.TestCase):
         for words, args in (("expected --model DIR", ["--backend", "cpu"]),
                             ("expected 1 with --backend cpu",
                              ["--backend", "cpu", "--model", self.MODEL, "--time-scale", "2"]),
-                            ("--backend", ["--backend", "cuda"])):
+                            ("expected --model DIR", ["--backend", "cuda"]),
+                            ("--backend", ["--backend", "tpu"]),
+                            ("refuses its input",
+                             ["--backend", "cuda", "--model", self.MODEL,
+                              "--worker-argument=--gpu-memory-utilization=2"])):
             status, out, err = run("medley-up", self.plan, *args, *self.listen)
             self.assertEqual((status, out), (2, ""), err)
             self.assertIn(words, err)
+
+    def test_a_worker_of_several_gpus_is_refused(self):
+        plan = json.loads(self.plan.read_text())
+        plan["profiles"][0]["gpus_per_worker"] = 2
+        self.plan.write_text(json.dumps(plan))
+        status, out, err = run("medley-up", self.plan, "--backend", "cuda", "--model", self.MODEL,
+                               *self.listen)
+        self.assertEqual((status, out), (2, ""), err)
+        self.assertIn("has 2 GPUs, expected 1", err)
 
 
 if __name__ == "__main__":
