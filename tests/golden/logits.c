@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK: a model directory through the transformer on the CPU.
+ * golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK [BACKEND ["deterministic"]]: a model directory through
+ * the transformer, on the CPU unless another backend is named.
  *
  * Standard input has one sequence per line: "N id ... K row ...": N token ids, and the K positions
  * whose logits are wanted, ascending.  All sequences run together, each in chunks that end at CHUNK
@@ -12,7 +13,7 @@
  */
 #include "base/alloc.h"
 #include "base/assert.h"
-#include "worker/cpu/cpu.h"
+#include "worker/device.h"
 #include "worker/transformer.h"
 
 #include <inttypes.h>
@@ -36,7 +37,7 @@ struct sequence {
 
 struct driver {
     struct med_checkpoint checkpoint;
-    struct med_cpu *cpu;
+    struct med_device device;
     struct med_transformer *transformer;
     struct med_backend backend;
     struct sequence sequences[SEQUENCES_MAX];
@@ -147,7 +148,7 @@ static int step(struct driver *d, struct med_err *err)
     return rc < 0 ? rc : 1;
 }
 
-static int run(struct driver *d, char **argv, struct med_err *err)
+static int run(struct driver *d, int argc, char **argv, struct med_err *err)
 {
     int rc = med_checkpoint_open(argv[1], &d->checkpoint, err);
     if (rc < 0)
@@ -156,8 +157,10 @@ static int run(struct driver *d, char **argv, struct med_err *err)
     d->chunk = strtoll(argv[4], NULL, 10);
     while (d->count < SEQUENCES_MAX && read_sequence(d, &d->sequences[d->count]))
         d->count++;
-    const struct med_cpu_config cpu = {.threads = 2};
-    rc = med_cpu_new(&cpu, &d->cpu, err);
+    const struct med_device_config device = {.backend = argc > 5 ? argv[5] : "cpu",
+                                             .deterministic = argc > 6,
+                                             .cpu = {.threads = 2}};
+    rc = med_device_init(&d->device, &device, err);
     if (rc < 0)
         return rc;
     int dtype = med_dtype_find(argv[2]);
@@ -165,8 +168,8 @@ static int run(struct driver *d, char **argv, struct med_err *err)
     MED_ASSERT(dtype >= 0 && kv_dtype >= 0);
     const struct med_transformer_config config = {
         .checkpoint = &d->checkpoint,
-        .ops = med_cpu_ops(),
-        .device = d->cpu,
+        .ops = d->device.ops,
+        .device = d->device.self,
         .dtype = (enum med_dtype)dtype,
         .kv_dtype = (enum med_dtype)kv_dtype,
         .block_tokens = BLOCK_TOKENS,
@@ -192,16 +195,16 @@ static int run(struct driver *d, char **argv, struct med_err *err)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5)
-        return fail("usage: golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK");
+    if (argc < 5 || argc > 7)
+        return fail("usage: golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK [BACKEND [deterministic]]");
     struct driver d = {0};
     struct med_err err = {0};
-    int rc = run(&d, argv, &err);
+    int rc = run(&d, argc, argv, &err);
     if (rc < 0)
         (void)fail(err.text);
     if (d.backend.ops)
         d.backend.ops->release(d.backend.self);
-    med_cpu_free(d.cpu);
+    med_device_release(&d.device);
     for (size_t s = 0; s < d.count; s++) {
         med_free(d.sequences[s].tokens);
         med_free(d.sequences[s].rows);
