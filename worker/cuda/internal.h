@@ -68,6 +68,12 @@ struct med_cuda {
 int med_cuda_fail(struct med_cuda *d, const char *file, int line, const char *what,
                   const char *why);
 
+/* Device memory of the parts: zeroed, there when it returns; MED_E_NOMEM breaks nothing.  release takes
+ * NULL, and leaves the memory of a failed device alone (see cuda.h): a part's own free does so too with
+ * whatever else it has on the device. */
+int med_cuda_alloc(void *device, size_t bytes, void **ret_memory);
+void med_cuda_release(void *device, void *memory);
+
 /* The ops, one pair of files each. */
 int med_cuda_embed(void *device, const struct med_embed_args *args);
 int med_cuda_qkv(void *device, const struct med_qkv_args *args);
