@@ -26,6 +26,8 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("MEDLEY_BIN", ROOT / "build" / "dev" / "bin"))
+# The options of workers that compute; tests/gpu/run says "--backend cuda".
+BACKEND = os.environ.get("MEDLEY_BACKEND", "--backend cpu --threads 2").split()
 # How long anything may take before the test is given up: generous, since machines are slow and
 # sanitizers slower.  Nothing waits this long when it works.
 PATIENCE_S = 60

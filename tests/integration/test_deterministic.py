@@ -76,7 +76,7 @@ class Answers:
 class Deterministic(unittest.TestCase):
     def worker(self, router, *more):
         return Process("medley-worker", "--model", self.dir, "--deterministic", "--seed", 3,
-                       "--threads", 2, "--router", router.address, "--metrics-listen",
+                       *harness.BACKEND, "--router", router.address, "--metrics-listen",
                        "127.0.0.1:0", *more)
 
     def compare(self, dtype):
