@@ -140,14 +140,26 @@ static int cuda_measure(const struct med_device_config *config,
     return 0;
 }
 #else
-static int cuda_init(struct med_device *device, const struct med_device_config *config,
-                     struct med_err *err)
+static int refuse_cuda(const struct med_device_config *config, struct med_err *err)
 {
-    (void)device;
     return med_err_set(err, MED_E_USAGE,
                        "--backend %s: this program was built without CUDA, expected one that was "
                        "built with MED_CUDA=ON",
                        config->backend);
+}
+
+static int cuda_init(struct med_device *device, const struct med_device_config *config,
+                     struct med_err *err)
+{
+    (void)device;
+    return refuse_cuda(config, err);
+}
+
+static int cuda_measure(const struct med_device_config *config,
+                        struct med_device_limits *ret_limits, struct med_err *err)
+{
+    (void)ret_limits;
+    return refuse_cuda(config, err);
 }
 #endif
 
@@ -163,7 +175,7 @@ static const struct device_kind kinds[] = {
      .memory_free = cuda_memory_free,
      .measure = cuda_measure},
 #else
-    {.backend = "cuda", .init = cuda_init},
+    {.backend = "cuda", .init = cuda_init, .measure = cuda_measure},
 #endif
 };
 

@@ -6,10 +6,12 @@
  * (mixed.c), once per way of batching.  Reads the model's directory or makes a model of a known
  * shape; listens to nobody.  thread: main.
  */
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "worker/bench/mixed.h"
+#include "worker/bench/report.h"
 #include "worker/bench/shape.h"
 #include "worker/bench/speed.h"
 
@@ -20,15 +22,19 @@
 enum {
     BLOCK_TOKENS = 16, /* as speed.c's */
     NUMBERS_MAX = 16,
+    CURVE_BATCH_MAX = 256,
+    STEPS_QUEUED = 32,
+    WATCHDOG_S = 60,
     OUTPUT_BYTES = 4 << 20
 };
 
 struct bench_options {
-    const char *shape, *model, *dtype, *batches, *contexts, *prefills, *batching;
-    int64_t threads, repeats, requests, prompt_max, output_max, sequences_max, seed;
+    const char *shape, *model, *dtype, *backend, *cache_dir, *batches, *contexts, *prefills, *mixed;
+    const char *batching;
+    int64_t threads, gpu, repeats, steps, requests, prompt_max, output_max, sequences_max, seed;
     int64_t batch_wait_ns;
     double rate;
-    bool json;
+    bool curve, eager, json;
 };
 
 #define AT(field) .offset = offsetof(struct bench_options, field)
@@ -50,8 +56,15 @@ static const struct med_option option_table[] = {
      .type = MED_OPT_CHOICE,
      AT(dtype),
      .default_text = "bfloat16",
-     .choices = "bfloat16|float32",
-     .help = "of activations and KV cache, and of a shape's weights"},
+     .choices = "bfloat16|float32|float16",
+     .help = "of activations and KV cache, and of a shape's weights; float16 on a GPU alone"},
+    {.name = "backend",
+     .type = MED_OPT_CHOICE,
+     AT(backend),
+     .default_text = "cpu",
+     .choices = "cpu|cuda",
+     .help = "what computes",
+     .group = "Machine"},
     {.name = "threads",
      .type = MED_OPT_INTEGER,
      AT(threads),
@@ -59,27 +72,61 @@ static const struct med_option option_table[] = {
      .default_text = "0",
      .min = 0,
      .max = MED_CPU_THREADS_MAX,
-     .help = "threads that compute; 0: one per usable core",
-     .group = "Machine"},
+     .help = "threads that compute; 0: one per usable core; cpu alone"},
+    {.name = "gpu",
+     .type = MED_OPT_INTEGER,
+     AT(gpu),
+     .unit = "N",
+     .default_text = "0",
+     .min = 0,
+     .max = 1023,
+     .help = "which GPU, as CUDA counts; cuda alone"},
+    {.name = "cache-dir",
+     .type = MED_OPT_STRING,
+     AT(cache_dir),
+     .unit = "DIR",
+     .help = "where timed algorithms are kept for the next run; nowhere by default; cuda alone"},
+    {.name = "eager",
+     .type = MED_OPT_FLAG,
+     AT(eager),
+     .help = "record no graphs: every iteration is queued op by op; cuda alone"},
     {.name = "batches",
      .type = MED_OPT_STRING,
      AT(batches),
      .unit = "N,N,...",
-     .default_text = "1,4",
-     .help = "sequences of a decode iteration",
+     .help = "sequences of a decode iteration; 1,4 by default (cuda: 1,8,32,64,128)",
      .group = "Iterations"},
     {.name = "contexts",
      .type = MED_OPT_STRING,
      AT(contexts),
      .unit = "N,N,...",
-     .default_text = "128,1024",
-     .help = "tokens that each of them has in the cache"},
+     .help = "tokens that each of them has in the cache; 128,1024 by default (cuda: 576)"},
     {.name = "prefills",
      .type = MED_OPT_STRING,
      AT(prefills),
      .unit = "N,N,...",
-     .default_text = "128,512",
-     .help = "tokens of a prefill; the first also beside the largest batch of decodes"},
+     .help = "tokens of a prefill; 128,512 by default (cuda: 512,2048)"},
+    {.name = "mixed",
+     .type = MED_OPT_STRING,
+     AT(mixed),
+     .unit = "N+N",
+     .help =
+         "decodes, at the first context, and prefill tokens of one iteration; the largest batch "
+         "and the first prefill by default (cuda: 64+256); none: leave it out"},
+    {.name = "curve",
+     .type = MED_OPT_FLAG,
+     AT(curve),
+     .help =
+         "decode batches of 1, 2, 4 ... 256 at the first context, too: throughput over latency"},
+    {.name = "steps",
+     .type = MED_OPT_INTEGER,
+     AT(steps),
+     .unit = "N",
+     .min = 1,
+     .max = 1024,
+     .help =
+         "iterations one after another in each measurement, fewer of long prefills; 1 by default "
+         "(cuda: 32)"},
     {.name = "repeats",
      .type = MED_OPT_INTEGER,
      AT(repeats),
@@ -161,26 +208,39 @@ static const struct med_option option_table[] = {
 static const struct med_program program_facts = {
     .name = "medley engine-bench",
     .synopsis = "[options]",
-    .summary =
-        "Times the engine's iterations on this machine's CPU beside what the machine can do.",
-    .details = "Each case is measured in turn with a read of memory by the same threads and, for a "
-               "prefill,\n"
-               "with float32 products of the same shapes by the BLAS alone. \"of read\" is bytes "
-               "moved over\n"
-               "time, as a part of the bandwidth read in the same repeat; \"of BLAS\" is the "
-               "BLAS's time as\n"
-               "a part of the prefill's. Figures are median (smallest to largest).",
+    .summary = "Times the engine's iterations on this machine's CPU or GPU beside what it can do.",
+    .details =
+        "On a CPU each case is measured in turn with a read of memory by the same threads and, "
+        "for\n"
+        "a prefill, with float32 products of the same shapes by the BLAS alone. \"of read\" is "
+        "bytes\n"
+        "moved over time, as a part of the bandwidth read in the same repeat; \"of BLAS\" is the\n"
+        "BLAS's time as a part of the prefill's.\n"
+        "\n"
+        "On a GPU the cache is filled with the keys and values of random prompts, and iterations\n"
+        "run as the engine runs them, the next one queued while one runs. Read bandwidth and the\n"
+        "rate of bf16 products are measured before and after all cases; the floor of a case is "
+        "the\n"
+        "larger of reading the weights and computing with them, and the same of keys and values, "
+        "at\n"
+        "those rates. MBU and MFU are parts of what the card's maker promises. A shape's weights\n"
+        "come from one random block there, since they are copied.\n"
+        "\n"
+        "Figures are median (smallest to largest). worker/bench/plot.py draws the JSON.",
     .options = option_table,
 };
 
 struct bench {
     struct bench_options options;
+    struct med_device_config device_config;
+    struct med_device device;
     struct med_checkpoint checkpoint;
     void *memory; /* of a shape; NULL: the checkpoint was opened */
     struct med_bench *speed;
     struct med_bench_case cases[MED_BENCH_CASES_MAX];
     size_t case_count;
-    struct med_bench_spread read;
+    char description[MED_DEVICE_TEXT_BYTES];
+    struct med_bench_report report;
 };
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -221,6 +281,12 @@ static int64_t most(const struct numbers *n)
     return max;
 }
 
+static void raise_to(int64_t *value, int64_t least)
+{
+    if (*value < least)
+        *value = least;
+}
+
 static int add_case(struct bench *b, int64_t decodes, int64_t context, int64_t prefill,
                     struct med_err *err)
 {
@@ -229,35 +295,95 @@ static int add_case(struct bench *b, int64_t decodes, int64_t context, int64_t p
                            "--batches, --contexts and --prefills make more than %d cases",
                            MED_BENCH_CASES_MAX);
     }
-    b->cases[b->case_count++] =
-        (struct med_bench_case){.decodes = decodes, .context = context, .prefill = prefill};
+    b->cases[b->case_count++] = (struct med_bench_case){
+        .iteration = {.decodes = decodes, .context = context, .prefill = prefill}};
     return 0;
 }
 
-/* The cases, and the sizes that they need. */
-static int plan_cases(struct bench *b, struct med_bench_config *config, struct med_err *err)
+/* "64+256" */
+static int add_mixed(struct bench *b, const char *text, int64_t context, struct med_err *err)
+{
+    char decodes_text[32] = "";
+    int64_t decodes = 0, prefill = 0;
+    const char *plus = strchr(text, '+');
+    if (!plus || (size_t)(plus - text) >= sizeof decodes_text) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--mixed %s: expected decodes and prefill tokens, like 64+256, or none",
+                           text);
+    }
+    memcpy(decodes_text, text, (size_t)(plus - text));
+    int rc = med_parse_integer(decodes_text, "--mixed", 1, 1024, &decodes, err);
+    if (rc == 0)
+        rc = med_parse_integer(plus + 1, "--mixed", 2, 65536, &prefill, err);
+    return rc == 0 ? add_case(b, decodes, context, prefill, err) : rc;
+}
+
+static int add_curve(struct bench *b, int64_t context, struct med_err *err)
+{
+    int rc = 0;
+    for (int64_t batch = 1; batch <= CURVE_BATCH_MAX && rc == 0; batch *= 2) {
+        rc = add_case(b, batch, context, 0, err);
+        if (rc == 0)
+            b->cases[b->case_count - 1].curve = true;
+    }
+    return rc;
+}
+
+static const char *text_or(const char *given, const char *otherwise)
+{
+    return given ? given : otherwise;
+}
+
+static int add_cases(struct bench *b, struct med_err *err)
 {
     const struct bench_options *o = &b->options;
+    const bool gpu = b->device.memory_bytes > 0;
     struct numbers batches = {0}, contexts = {0}, prefills = {0};
-    int rc = parse_numbers(o->batches, "--batches", 1024, &batches, err);
-    if (rc == 0)
-        rc = parse_numbers(o->contexts, "--contexts", 1 << 20, &contexts, err);
-    if (rc == 0)
-        rc = parse_numbers(o->prefills, "--prefills", 65536, &prefills, err);
+    int rc = parse_numbers(text_or(o->batches, gpu ? "1,8,32,64,128" : "1,4"), "--batches", 1024,
+                           &batches, err);
+    if (rc == 0) {
+        rc = parse_numbers(text_or(o->contexts, gpu ? "576" : "128,1024"), "--contexts", 1 << 20,
+                           &contexts, err);
+    }
+    if (rc == 0) {
+        rc = parse_numbers(text_or(o->prefills, gpu ? "512,2048" : "128,512"), "--prefills", 65536,
+                           &prefills, err);
+    }
     for (size_t i = 0; rc == 0 && i < batches.count; i++) {
         for (size_t k = 0; rc == 0 && k < contexts.count; k++)
             rc = add_case(b, batches.values[i], contexts.values[k], 0, err);
     }
     for (size_t i = 0; rc == 0 && i < prefills.count; i++)
         rc = add_case(b, 0, 0, prefills.values[i], err);
-    if (rc == 0)
-        rc = add_case(b, most(&batches), contexts.values[0], prefills.values[0], err);
     if (rc < 0)
         return rc;
-    int64_t longest = most(&contexts) + 1 > most(&prefills) ? most(&contexts) + 1 : most(&prefills);
-    config->sequences_max = most(&batches) + 1;
-    config->batched_tokens_max = most(&prefills) + most(&batches);
-    config->model_len_max = longest;
+    const char *mixed = text_or(o->mixed, gpu ? "64+256" : NULL);
+    if (!mixed) {
+        rc = add_case(b, most(&batches), contexts.values[0], prefills.values[0], err);
+    } else if (strcmp(mixed, "none") != 0) {
+        rc = add_mixed(b, mixed, contexts.values[0], err);
+    }
+    return rc == 0 && o->curve ? add_curve(b, contexts.values[0], err) : rc;
+}
+
+/* The cases, and the sizes that they need. */
+static int plan_cases(struct bench *b, struct med_bench_config *config, struct med_err *err)
+{
+    int rc = add_cases(b, err);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < b->case_count; i++) {
+        const struct med_bench_iteration *it = &b->cases[i].iteration;
+        const int64_t steps = med_bench_steps_of(it, config->steps);
+        const int64_t last = it->decodes > 0 ? med_bench_steps_context(it, steps, steps) + 1 : 0;
+        const int64_t kv = med_bench_steps_blocks(BLOCK_TOKENS, it, steps) * BLOCK_TOKENS;
+        const int64_t sequences = it->decodes + (it->prefill > 0);
+        raise_to(&config->sequences_max, sequences);
+        raise_to(&config->batched_tokens_max, it->decodes + it->prefill);
+        raise_to(&config->model_len_max, last);
+        raise_to(&config->model_len_max, it->prefill);
+        raise_to(&config->kv_tokens, kv);
+    }
     return 0;
 }
 
@@ -267,6 +393,8 @@ static void plan_load(const struct bench *b, struct med_bench_config *config)
     config->sequences_max = o->sequences_max;
     config->model_len_max = o->prompt_max + o->output_max;
     config->batched_tokens_max = o->prompt_max + o->sequences_max;
+    int64_t blocks = (config->model_len_max + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    config->kv_tokens = (blocks + 1) * BLOCK_TOKENS * config->sequences_max;
 }
 
 static int open_model(struct bench *b, struct med_err *err)
@@ -274,18 +402,42 @@ static int open_model(struct bench *b, struct med_err *err)
     const struct bench_options *o = &b->options;
     if (o->model)
         return med_checkpoint_open(o->model, &b->checkpoint, err);
+    /* Weights that are copied need not lie apart. */
     return med_bench_shape_new(o->shape, (enum med_dtype)med_dtype_find(o->dtype),
-                               (uint64_t)o->seed, &b->checkpoint, &b->memory, err);
+                               b->device.memory_bytes > 0, (uint64_t)o->seed, &b->checkpoint,
+                               &b->memory, err);
+}
+
+static int open_device(struct bench *b, struct med_err *err)
+{
+    const struct bench_options *o = &b->options;
+    b->device_config = (struct med_device_config){.backend = o->backend,
+                                                  .cpu = {.threads = (int)o->threads},
+                                                  .gpu = (int)o->gpu,
+                                                  .cache_dir = o->cache_dir,
+                                                  .watchdog_ns = WATCHDOG_S * MED_NS_PER_S,
+                                                  .no_graphs = o->eager};
+    int rc = 0;
+    if (strcmp(o->backend, "cuda") == 0) {
+        rc = med_device_measure(&b->device_config, &b->report.limits[0], err);
+        b->report.has_limits = rc == 0;
+    }
+    return rc == 0 ? med_device_init(&b->device, &b->device_config, err) : rc;
 }
 
 static int prepare(struct bench *b, struct med_err *err)
 {
     const struct bench_options *o = &b->options;
     struct med_bench_config config = {.checkpoint = &b->checkpoint,
+                                      .device = &b->device,
                                       .dtype = (enum med_dtype)med_dtype_find(o->dtype),
-                                      .threads = (int)o->threads,
-                                      .repeats = (int)o->repeats};
-    int rc = 0;
+                                      .repeats = (int)o->repeats,
+                                      .seed = (uint64_t)o->seed};
+    int rc = open_device(b, err);
+    if (rc < 0)
+        return rc;
+    const int64_t steps = b->device.memory_bytes > 0 ? STEPS_QUEUED : 1;
+    config.steps = o->steps > 0 ? o->steps : steps;
     if (o->batching) {
         plan_load(b, &config);
     } else {
@@ -301,89 +453,44 @@ static int prepare(struct bench *b, struct med_err *err)
             "a sequence of %lld tokens is asked for, and the model has %lld positions",
             (long long)config.model_len_max, (long long)b->checkpoint.config.positions_max);
     }
-    int64_t blocks = (config.model_len_max + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
-    config.kv_tokens = (blocks + 1) * BLOCK_TOKENS * config.sequences_max;
     return med_bench_new(&config, &b->speed, err);
 }
 
 /* ---- single iterations ---------------------------------------------------------------------- */
 
-static void print_spread(struct med_bench_spread s, double scale, int digits)
+/* What can be said before anything is measured. */
+static void begin_report(struct bench *b)
 {
-    printf(" %9.*f (%.*f to %.*f)", digits, s.median * scale, digits, s.min * scale, digits,
-           s.max * scale);
+    struct med_bench_report *r = &b->report;
+    const struct med_device *d = &b->device;
+    memcpy(b->description, d->description, sizeof b->description);
+    r->checkpoint = &b->checkpoint;
+    r->dtype = b->options.dtype;
+    r->backend = d->backend;
+    r->description = b->description;
+    r->threads = d->threads;
+    r->peak_bytes_per_s = d->peak_bytes_per_s;
+    r->peak_flops_per_s = d->peak_flops_per_s;
+    r->cases = b->cases;
+    r->count = b->case_count;
+    r->kv_tokens = med_bench_kv_tokens(b->speed);
 }
 
-static void print_cases(const struct bench *b)
+static int run_cases(struct bench *b, struct med_err *err)
 {
-    printf("%s, %.2f G parameters, %s, %d threads, %s\n", b->checkpoint.dir,
-           (double)b->checkpoint.parameters * 1e-9, b->options.dtype,
-           med_cpu_threads(med_bench_cpu(b->speed)), med_cpu_describe(med_bench_cpu(b->speed)));
-    printf("memory read, GB/s:");
-    print_spread(b->read, 1e-9, 1);
-    printf("\n");
-    for (size_t i = 0; i < b->case_count; i++) {
-        const struct med_bench_case *c = &b->cases[i];
-        printf("%s %4lld x %5lld, prefill %5lld: ms",
-               c->prefill == 0   ? "decode "
-               : c->decodes == 0 ? "prefill"
-                                 : "mixed  ",
-               (long long)c->decodes, (long long)c->context, (long long)c->prefill);
-        print_spread(c->ms, 1, 1);
-        printf(", %.2f GB, %.1f GFLOP", c->bytes * 1e-9, c->flops * 1e-9);
-        if (c->prefill == 0) {
-            printf(", of read %%");
-            print_spread(c->read_part, 100, 1);
-        } else if (c->decodes == 0) {
-            printf(", %.1f tokens/s, of BLAS %%", (double)c->prefill / c->ms.median * 1e3);
-            print_spread(c->blas_part, 100, 1);
-            printf(", BLAS %.1f GFLOP/s", c->blas_flops.median * 1e-9);
-        }
-        printf("\n");
-    }
-}
-
-static void put_spread(struct med_json_writer *w, const char *key, struct med_bench_spread s)
-{
-    med_json_begin_row_object(w, key);
-    med_json_put_number(w, "min", s.min);
-    med_json_put_number(w, "median", s.median);
-    med_json_put_number(w, "max", s.max);
-    med_json_end_object(w);
-}
-
-static void put_machine(struct med_json_writer *w, const struct bench *b)
-{
-    med_json_put_string(w, "model", b->checkpoint.dir);
-    med_json_put_string(w, "dtype", b->options.dtype);
-    med_json_put_integer(w, "parameters", b->checkpoint.parameters);
-    med_json_put_integer(w, "threads", med_cpu_threads(med_bench_cpu(b->speed)));
-    med_json_put_string(w, "device", med_cpu_describe(med_bench_cpu(b->speed)));
-}
-
-static void put_cases(struct med_json_writer *w, const struct bench *b)
-{
-    put_machine(w, b);
-    put_spread(w, "read_bytes_per_s", b->read);
-    med_json_begin_array(w, "iterations");
-    for (size_t i = 0; i < b->case_count; i++) {
-        const struct med_bench_case *c = &b->cases[i];
-        med_json_begin_object(w, NULL);
-        med_json_put_integer(w, "decode_sequences", c->decodes);
-        med_json_put_integer(w, "decode_context", c->decodes > 0 ? c->context : 0);
-        med_json_put_integer(w, "prefill_tokens", c->prefill);
-        med_json_put_number(w, "bytes", c->bytes);
-        med_json_put_number(w, "flops", c->flops);
-        put_spread(w, "ms", c->ms);
-        put_spread(w, "read_part", c->read_part);
-        if (c->prefill > 0 && c->decodes == 0) {
-            med_json_put_number(w, "tokens_per_s", (double)c->prefill / c->ms.median * 1e3);
-            put_spread(w, "blas_part", c->blas_part);
-            put_spread(w, "blas_flops_per_s", c->blas_flops);
-        }
-        med_json_end_object(w);
-    }
-    med_json_end_array(w);
+    struct med_bench_report *r = &b->report;
+    int rc = med_bench_run(b->speed, b->cases, b->case_count, &r->read, err);
+    if (rc < 0)
+        return rc;
+    med_device_get_stats(&b->device, &r->stats);
+    med_bench_times(b->speed, &r->times);
+    if (!r->has_limits)
+        return 0;
+    /* The second measurement needs the room. */
+    med_bench_free(b->speed);
+    b->speed = NULL;
+    med_device_release(&b->device);
+    return med_device_measure(&b->device_config, &r->limits[1], err);
 }
 
 /* ---- a mixed load --------------------------------------------------------------------------- */
@@ -417,7 +524,7 @@ static int run_mixed(struct bench *b, struct med_json_writer *w, struct med_err 
                                         .output_max = o->output_max,
                                         .seed = (uint64_t)o->seed};
     const int64_t longest = o->prompt_max + o->output_max;
-    put_machine(w, b);
+    med_bench_report_machine(&b->report, w);
     med_json_begin_array(w, "mixed");
     for (int i = 0; i < 3; i++) {
         if (strcmp(o->batching, "all") != 0 && strcmp(o->batching, batching_names[i]) != 0)
@@ -454,14 +561,17 @@ static int run(struct bench *b, struct med_json_writer *w, struct med_err *err)
     int rc = prepare(b, err);
     if (rc < 0)
         return rc;
+    begin_report(b);
     if (b->options.batching)
         return run_mixed(b, w, err);
-    rc = med_bench_run(b->speed, b->cases, b->case_count, &b->read, err);
+    rc = run_cases(b, err);
     if (rc < 0)
         return rc;
-    put_cases(w, b);
-    if (!b->options.json)
-        print_cases(b);
+    if (b->options.json) {
+        med_bench_report_json(&b->report, w);
+    } else {
+        med_bench_report_text(&b->report);
+    }
     return 0;
 }
 
@@ -492,6 +602,7 @@ int main(int argc, char **argv)
         MED_ERROR("%s", err.text[0] ? err.text : med_err_text(rc));
     med_buf_release(&text);
     med_bench_free(bench.speed);
+    med_device_release(&bench.device);
     if (bench.memory) {
         med_bench_shape_free(&bench.checkpoint, bench.memory);
     } else {

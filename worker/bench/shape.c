@@ -32,36 +32,59 @@ const char MED_BENCH_SHAPES[] = "tiny|llama-3.2-1b|llama-3.2-3b|llama-3-8b|llama
 
 enum {
     PATTERN = 1 << 16, /* random elements; a multiple of the alignment */
-    ALIGNMENT = 64
+    ALIGNMENT = 64,
+    SHARED_PLACES = 1024
 };
 
-/* Hands out the weights of a checkpoint, first to count bytes (memory NULL), then for good. */
+/* Hands out the weights of a checkpoint, first to count bytes (memory NULL), then for good.  Shared:
+ * matrices all begin in the first bytes of the memory, vectors lie behind the largest of them. */
 struct carver {
     enum med_dtype dtype;
+    bool shared;
     char *memory;
-    size_t used;
+    size_t used;         /* without shared matrices */
+    size_t largest;      /* of shared matrices */
+    size_t matrices;     /* shared so far */
     const char *pattern; /* PATTERN elements */
 };
+
+/* One element of `dtype`. */
+static void put_element(enum med_dtype dtype, float value, char *to)
+{
+    uint16_t half = dtype == MED_DTYPE_F16 ? med_f16_from_float(value) : med_bf16_from_float(value);
+    if (dtype == MED_DTYPE_F32) {
+        memcpy(to, &value, sizeof value);
+    } else {
+        memcpy(to, &half, sizeof half);
+    }
+}
 
 static void fill(const struct carver *c, char *to, size_t bytes, bool ones)
 {
     const size_t element = med_dtype_bytes(c->dtype), block = PATTERN * element;
-    if (!ones) {
-        for (size_t at = 0; at < bytes; at += block)
-            memcpy(to + at, c->pattern, bytes - at < block ? bytes - at : block);
-        return;
-    }
-    /* bfloat16 is the upper half of a float32. */
-    const uint32_t one = UINT32_C(0x3f800000);
-    const uint16_t half = (uint16_t)(one >> 16);
-    for (size_t at = 0; at < bytes; at += element)
-        memcpy(to + at, element == 4 ? (const void *)&one : (const void *)&half, element);
+    for (size_t at = 0; ones && at < bytes; at += element)
+        put_element(c->dtype, 1, to + at);
+    for (size_t at = 0; !ones && at < bytes; at += block)
+        memcpy(to + at, c->pattern, bytes - at < block ? bytes - at : block);
+}
+
+/* No two of them have one address, which would mean that they are one (a tied head). */
+static struct med_weight carve_shared(struct carver *c, struct med_weight w, size_t bytes)
+{
+    const size_t at = c->matrices++ % SHARED_PLACES * ALIGNMENT;
+    if (c->memory)
+        w.data = c->memory + at;
+    if (c->largest < at + bytes)
+        c->largest = at + bytes;
+    return w;
 }
 
 static struct med_weight carve(struct carver *c, int64_t rows, int64_t columns, bool ones)
 {
     size_t bytes = (size_t)(rows * columns) * med_dtype_bytes(c->dtype);
     struct med_weight w = {.dtype = c->dtype, .rows = rows, .columns = columns};
+    if (c->shared && !ones)
+        return carve_shared(c, w, bytes);
     if (c->memory) {
         w.data = c->memory + c->used;
         fill(c, c->memory + c->used, bytes, ones);
@@ -105,14 +128,7 @@ static void make_pattern(char *pattern, enum med_dtype dtype, uint64_t seed)
     med_rng_init(&rng, seed, 1);
     for (size_t i = 0; i < PATTERN; i++) {
         float value = (float)(0.07 * (med_rng_uniform(&rng) - 0.5)); /* deviation 0.02 */
-        uint32_t bits;
-        memcpy(&bits, &value, sizeof bits);
-        uint16_t half = (uint16_t)(bits >> 16);
-        if (dtype == MED_DTYPE_F32) {
-            memcpy(pattern + 4 * i, &bits, sizeof bits);
-        } else {
-            memcpy(pattern + 2 * i, &half, sizeof half);
-        }
+        put_element(dtype, value, pattern + i * med_dtype_bytes(dtype));
     }
 }
 
@@ -135,7 +151,7 @@ static void set_config(const struct shape *s, enum med_dtype dtype, struct med_m
     };
 }
 
-int med_bench_shape_new(const char *name, enum med_dtype dtype, uint64_t seed,
+int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uint64_t seed,
                         struct med_checkpoint *ret_checkpoint, void **ret_memory,
                         struct med_err *err)
 {
@@ -150,24 +166,28 @@ int med_bench_shape_new(const char *name, enum med_dtype dtype, uint64_t seed,
     }
     struct med_checkpoint made = {0};
     set_config(shape, dtype, &made.config);
-    struct carver carver = {.dtype = dtype};
+    struct carver carver = {.dtype = dtype, .shared = shared};
     made.dir = med_strdup(name);
     made.layers = med_calloc((size_t)shape->layers, sizeof made.layers[0]);
     char *pattern = med_alloc(PATTERN * med_dtype_bytes(dtype));
     char *memory = NULL;
+    size_t matrices = 0; /* bytes that they share */
     if (made.dir && made.layers && pattern) {
         make_pattern(pattern, dtype, seed);
         carve_all(&carver, &made);
-        memory = med_alloc(carver.used + ALIGNMENT);
+        matrices = (carver.largest + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        memory = med_alloc(matrices + carver.used + ALIGNMENT);
     }
     if (!memory) {
         med_free(pattern);
         med_bench_shape_free(&made, NULL);
         return med_err_set(err, MED_E_NOMEM, "shape \"%s\": no memory for %zu bytes of weights",
-                           name, carver.used);
+                           name, matrices + carver.used);
     }
-    carver = (struct carver){.dtype = dtype, .pattern = pattern};
+    carver =
+        (struct carver){.dtype = dtype, .shared = shared, .used = matrices, .pattern = pattern};
     carver.memory = memory + (ALIGNMENT - (uintptr_t)memory % ALIGNMENT);
+    fill(&carver, carver.memory, matrices, false);
     carve_all(&carver, &made);
     med_free(pattern);
     made.parameters = count_parameters(&made.config);

@@ -12,8 +12,10 @@
 /* The names, separated by |, for an option's choices. */
 extern const char MED_BENCH_SHAPES[];
 
-/* dtype: of the weights.  errors: MED_E_INVALID no such shape, MED_E_NOMEM. */
-int med_bench_shape_new(const char *name, enum med_dtype dtype, uint64_t seed,
+/* dtype: of the weights.  shared: all matrices come from the same memory, as large as the largest, for
+ * a device that copies them: one that reads them where they are would find them in its caches.
+ * errors: MED_E_INVALID no such shape, MED_E_NOMEM. */
+int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uint64_t seed,
                         struct med_checkpoint *ret_checkpoint, void **ret_memory,
                         struct med_err *err) MED_MUST_CHECK;
 void med_bench_shape_free(struct med_checkpoint *checkpoint, void *memory);
