@@ -116,6 +116,8 @@ int med_err_exit_status(int code)
         return 2;
     case MED_E_INFEASIBLE:
         return 3;
+    case MED_E_CUDA:
+        return 4;
     default:
         return 1;
     }

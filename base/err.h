@@ -76,7 +76,7 @@ int med_err_http_status(int code);
 int med_err_grpc_status(int code);
 
 /* Exit status of a program that ends with this code: 0, 1 failed, 2 usage or bad input,
- * 3 infeasible. */
+ * 3 infeasible, 4 the device failed: starting again may help. */
 int med_err_exit_status(int code);
 
 /* The code for an input file that cannot be opened or read, from its errno: MED_E_INVALID where the

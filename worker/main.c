@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 static int run(struct med_setup *setup, struct med_err *err)
 {
@@ -37,6 +38,12 @@ int main(int argc, char **argv)
     int rc = run(&setup, &err);
     if (rc < 0)
         (void)fprintf(stderr, "%s: %s\n", med_worker_program.name, err.text);
+    if (rc == MED_E_CUDA) {
+        /* A GPU that is dead keeps whoever asks it anything waiting, and what libraries do at an exit
+         * asks it. */
+        (void)fflush(NULL);
+        _exit(med_err_exit_status(rc));
+    }
     med_setup_release(&setup);
     med_options_release(&options);
     return rc < 0 ? med_err_exit_status(rc) : 0;

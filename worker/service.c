@@ -27,7 +27,8 @@ enum {
     BUSY_LINE_MS = 10000, /* real time */
     BEAT_NS = 1000 * 1000 * 1000,
     BEAT_MS_MIN = 50,
-    SEED_STREAM = 17, /* of the generator; any number */
+    LAST_WORDS_MS = 200, /* for what is to be sent before a process leaves */
+    SEED_STREAM = 17,    /* of the generator; any number */
 };
 
 static void advance(struct med_service *service);
@@ -102,7 +103,7 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
                            " is running already, expected a new one",
                            g->request, g->attempt);
     }
-    if (service->phase != MED_SERVICE_SERVING || route->draining) {
+    if (service->phase != MED_SERVICE_SERVING || route->draining || service->given_up) {
         refuse(service, link, g, "the worker is draining");
         return 0;
     }
@@ -278,6 +279,8 @@ static void on_event(void *arg, const struct med_engine_event *event)
 static void on_wake(uv_async_t *async)
 {
     struct med_service *service = async->data;
+    if (service->given_up)
+        return;
     med_engine_take_events(service->engine, on_event, service);
     for (size_t i = 0; i < service->config->router_count; i++) {
         struct med_service_route *route = &service->routes[i];
@@ -325,6 +328,8 @@ static void on_http_closed(void *arg)
 /* Goes as far towards the end as can be gone now. */
 static void advance(struct med_service *service)
 {
+    if (service->given_up)
+        return;
     if (service->phase <= MED_SERVICE_DRAINING && service->requests.count == 0) {
         service->phase = MED_SERVICE_LINKS;
         for (size_t i = 0; i < service->config->router_count; i++) {
@@ -390,11 +395,47 @@ static void on_busy_line(uv_timer_t *timer)
         med_service_busy_line(service);
 }
 
+static void on_given_up(uv_timer_t *timer)
+{
+    struct med_service *service = timer->data;
+    uv_stop(&service->loop);
+}
+
+/* The engine thread waits for a device that does not answer.  It cannot be ended, and what it holds
+ * cannot be freed: the requests are told, and run returns. */
+static void give_up(struct med_service *service, double silent_s)
+{
+    service->given_up = true;
+    (void)med_err_set(&service->failure_err, MED_E_CUDA,
+                      "the engine has not come back from its device for %.1f s", silent_s);
+    service->failure = MED_E_CUDA;
+    MED_ERROR("engine: %s; leaving", service->failure_err.text);
+    const struct med_engine_event end = {.end = MED_ENGINE_ERROR};
+    for (struct med_request *r = service->requests.first; r; r = r->next) {
+        if (r->link)
+            finish(service, r, &end);
+    }
+    for (size_t i = 0; i < service->config->router_count; i++) {
+        if (service->routes[i].link)
+            med_uplink_flush(service->routes[i].link);
+    }
+    (void)uv_timer_start(&service->deadline, on_given_up, LAST_WORDS_MS, 0);
+}
+
 static void on_beat(uv_timer_t *timer)
 {
     struct med_service *service = timer->data;
-    if (service->phase < MED_SERVICE_LAST)
-        med_engine_beat(service->engine);
+    const struct med_service_config *c = service->config;
+    if (service->phase >= MED_SERVICE_LAST || service->given_up)
+        return;
+    med_engine_beat(service->engine);
+    if (c->stuck_ns == 0)
+        return;
+    struct med_engine_stats stats;
+    med_engine_get_stats(service->engine, &stats);
+    double silent_ns = (double)(med_clock_now_ns(c->clock) - stats.heartbeat_ns) / c->clock->scale;
+    if (!stats.failed && silent_ns > (double)c->stuck_ns)
+        give_up(service, silent_ns / (double)MED_NS_PER_S);
 }
 
 /* ---- starting ------------------------------------------------------------------------------- */
@@ -530,7 +571,13 @@ int med_service_run(const struct med_service_config *config, struct med_err *err
     } else if (service->engine) {
         advance(service);
     }
-    MED_ASSERT(uv_run(&service->loop, UV_RUN_DEFAULT) == 0);
+    int open = uv_run(&service->loop, UV_RUN_DEFAULT);
+    if (service->given_up) {
+        if (err)
+            *err = service->failure_err;
+        return MED_E_CUDA;
+    }
+    MED_ASSERT(open == 0);
     MED_ASSERT(uv_loop_close(&service->loop) == 0);
     if (rc >= 0 && service->failure < 0) {
         rc = service->failure;

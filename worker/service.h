@@ -5,7 +5,9 @@
  * run returns when the worker has stopped: told by SIGTERM or SIGINT (it drains until drain_ns have
  * passed, or until a second signal), by every router having drained it, or by the engine's failure.
  * thread: main (it becomes the loop thread). owns: nothing of the config, which outlives the call.
- * errors: what kept it from starting, or the engine's failure, with a sentence.
+ * errors: what kept it from starting, or the engine's failure, with a sentence.  MED_E_CUDA: the
+ * device is dead; if the engine thread is still waiting for it, nothing was freed, the backend least
+ * of all, and the process is expected to leave by _exit.
  */
 #ifndef MED_WORKER_SERVICE_H
 #define MED_WORKER_SERVICE_H
@@ -19,7 +21,9 @@
 struct med_service_config {
     const struct med_clock *clock;
     struct med_scheduler_config scheduler;
-    struct med_backend backend; /* released by run */
+    struct med_backend backend; /* released by run, unless its thread is stuck in it */
+    int64_t
+        stuck_ns; /* real time without a heartbeat after which the engine is given up; 0: never */
     bool emulated;
     struct med_uplink_hello hello;
     const char *const *routers;

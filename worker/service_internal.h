@@ -47,6 +47,7 @@ struct med_service {
     enum med_service_phase phase;
     int failure; /* the engine's; what run returns */
     struct med_err failure_err;
+    bool given_up; /* the engine thread does not come back; nothing of it is touched any more */
     uint64_t refused, rejected;
     struct med_rng rng; /* of seeds */
     /* Of the last busy line. */

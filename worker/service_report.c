@@ -117,7 +117,7 @@ static int answer_health(struct med_service *service, struct med_http_answer *an
     const struct med_clock *clock = service->config->clock;
     int64_t age_ns = med_clock_now_ns(clock) - stats.heartbeat_ns;
     double stalled_ns = (double)(STALLED_S * MED_NS_PER_S) * (clock->scale > 1 ? clock->scale : 1);
-    if (stats.failed) {
+    if (stats.failed || service->given_up) {
         status = "failed";
     } else if ((double)age_ns > stalled_ns) {
         status = "stalled";

@@ -98,30 +98,31 @@ static int read_profile(struct med_setup *setup, struct med_err *err)
 static int check_options_of_backend(const struct med_setup *setup, struct med_err *err)
 {
     static const struct {
-        const char *option, *backends; /* "cpu cuda" */
+        const char *option, *backends; /* names, as a person says them */
     } rows[] = {
         {"emulated-noise", "emulated"},
         {"emulated-bias", "emulated"},
-        {"model", "cpu cuda"},
-        {"dtype", "cpu cuda"},
-        {"kv-cache-dtype", "cpu cuda"},
-        {"memory-utilization", "cpu cuda"},
-        {"deterministic", "cpu cuda"},
-        {"json", "cpu cuda"},
+        {"emulated-fail-after", "emulated"},
+        {"emulated-hang-after", "emulated"},
+        {"model", "cpu or cuda"},
+        {"dtype", "cpu or cuda"},
+        {"kv-cache-dtype", "cpu or cuda"},
+        {"memory-utilization", "cpu or cuda"},
+        {"deterministic", "cpu or cuda"},
+        {"json", "cpu or cuda"},
         {"threads", "cpu"},
         {"cpu-cores", "cpu"},
         {"gpu", "cuda"},
         {"gpu-memory-utilization", "cuda"},
-        {"step-timeout", "cuda"},
+        {"step-timeout", "emulated or cuda"},
         {"cache-dir", "cuda"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const char *at = strstr(rows[i].backends, setup->backend);
         if (at || !med_options_given(setup->parsed, rows[i].option))
             continue;
-        bool two = strchr(rows[i].backends, ' ') != NULL;
         return med_err_set(err, MED_E_USAGE, "--%s goes with --backend %s, which this is not",
-                           rows[i].option, two ? "cpu or cuda" : rows[i].backends);
+                           rows[i].option, rows[i].backends);
     }
     return 0;
 }

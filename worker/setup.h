@@ -29,6 +29,7 @@ struct med_worker_options {
     int64_t batch_wait_ns, seed;
     bool prefix_cache;
     double noise, bias;
+    int64_t fail_after, hang_after;
     /* A real model. */
     const char *dtype, *kv_cache_dtype, *cpu_cores;
     int64_t threads;

@@ -84,6 +84,8 @@ static int settle(struct med_setup *setup, struct med_err *err)
     c->weight_bytes = setup->profile.model.weight_bytes;
     c->dtype = setup->profile.dtype;
     c->emulated = true;
+    if (med_options_given(setup->parsed, "step-timeout"))
+        c->stuck_ns = setup->options.step_timeout_ns;
     return 0;
 }
 
@@ -121,6 +123,8 @@ static int make_backend(struct med_setup *setup, struct med_err *err)
         .noise_sigma = o->noise,
         .bias = o->bias,
         .seed = (uint64_t)o->seed,
+        .fail_after = o->fail_after,
+        .hang_after = o->hang_after,
     };
     int rc = med_latency_init(&emulated.latency, &setup->profile, err);
     if (rc < 0)

@@ -25,6 +25,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The device's own watchdog comes first, where its driver still answers. */
+#define STUCK_MARGIN_NS (15 * MED_NS_PER_S)
+
 enum {
     BLOCK_TOKENS_DEFAULT = 16,
     PREFILL_SHARES = 4, /* a prefill takes so much of an iteration before others had theirs */
@@ -389,6 +392,8 @@ static int settle(struct med_setup *setup, struct med_err *err)
     settle_scheduler(setup);
     setup->service.weight_bytes = (double)setup->real->plan.weight_bytes;
     setup->service.dtype = med_dtype_name(setup->real->dtype);
+    if (setup->real->device.ops->queues && setup->options.step_timeout_ns > 0)
+        setup->service.stuck_ns = setup->options.step_timeout_ns + STUCK_MARGIN_NS;
     return 0;
 }
 

@@ -59,6 +59,13 @@ static const struct med_option option_table[] = {
     {.name = "emulated-bias", .type = MED_OPT_NUMBER, .offset = AT(bias), .unit = "FACTOR",
      .default_text = "1", .min = 0.001, .max = 1000,
      .help = "Factor on the time of each emulated iteration."},
+    {.name = "emulated-fail-after", .type = MED_OPT_INTEGER, .offset = AT(fail_after), .unit = "COUNT",
+     .min = 1, .max = 1e15,
+     .help = "Iterations after which the emulated device fails as a GPU does; to try supervision. Never "
+             "by default."},
+    {.name = "emulated-hang-after", .type = MED_OPT_INTEGER, .offset = AT(hang_after), .unit = "COUNT",
+     .min = 1, .max = 1e15,
+     .help = "Iterations after which the emulated device does not come back. Never by default."},
 
     {.name = "dtype", .type = MED_OPT_CHOICE, .offset = AT(dtype), .default_text = "auto",
      .choices = "auto|float32|bfloat16|float16", .group = "A real model",
@@ -87,7 +94,8 @@ static const struct med_option option_table[] = {
              "intermediate results, a reserve, and the KV cache from the rest."},
     {.name = "step-timeout", .type = MED_OPT_DURATION, .offset = AT(step_timeout_ns), .unit = "TIME",
      .default_text = "30s", .min = 0, .max = 86400,
-     .help = "Real time after which an iteration that has not ended is a failure of the GPU; 0: never."},
+     .help = "Real time after which an iteration that has not ended is a failure of the GPU; 0: never. An "
+             "emulated device has one if it is given."},
     {.name = "cache-dir", .type = MED_OPT_STRING, .offset = AT(cache_dir), .unit = "DIR",
      .help = "Where timed algorithms are kept for the next start; none: nowhere. medley in "
              "$XDG_CACHE_HOME or ~/.cache by default."},
@@ -126,6 +134,11 @@ const struct med_program med_worker_program = {
         "Sizes that are not given are fitted to the memory; --dry-run shows them. All memory is\n"
         "taken before READY.\n"
         "\n"
-        "Exit status: 0 stopped as told, 1 failed, 2 wrong usage or input.\n",
+        "A GPU that fails, or does not end an iteration in --step-timeout, is not used any more: "
+        "its\n"
+        "requests end with an error, /health says so, and the process leaves with status 4, for a\n"
+        "supervisor to start it again (medley up does).\n"
+        "\n"
+        "Exit status: 0 stopped as told, 1 failed, 2 wrong usage or input, 4 the GPU failed.\n",
     .options = option_table,
 };

@@ -193,6 +193,17 @@ class Faults(unittest.TestCase):
             self.assertEqual(fleet.bench("--requests", 50)["completed"], 50)
             fleet.up.stop()
 
+    def test_worker_whose_device_failed_comes_back(self):
+        with Fleet("--worker-argument=--emulated-fail-after=200") as fleet:
+            fleet.wait_ready()
+            bench = fleet.bench("--requests", 100, wait=False)
+            fleet.up.wait_line(r"ended: exit status 4; starting it again")
+            fleet.up.wait_line(r" is ready again")
+            report = fleet.report(bench)
+            self.assertEqual(report["completed"] + report["failed"], 100)
+            self.assertEqual(report["not_ended"], 0)
+            fleet.up.stop()
+
     def test_killed_router_comes_back_at_its_addresses(self):
         with Fleet() as fleet:
             before = fleet.wait_ready()

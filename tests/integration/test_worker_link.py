@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import tempfile
+import time
 import unittest
 
 import harness
@@ -430,6 +431,60 @@ class Stopping(unittest.TestCase):
         address = "127.0.0.1:%d" % harness.free_port()
         with Process("medley-worker", "--profile", PROFILE, "--router", address) as process:
             process.wait_ready()
+            process.stop()
+
+
+class DeviceFails(unittest.TestCase):
+    """An emulated device that fails as a GPU does."""
+
+    def ended(self, link, requests, words):
+        ends = {}
+        while len(ends) < len(requests):
+            frame = link.receive()
+            if frame.WhichOneof("body") == "finish":
+                self.assertEqual(frame.finish.ending, pb.ENDING_ERROR)
+                self.assertIn(words, frame.finish.message)
+                ends[frame.finish.request] = True
+        self.assertEqual(sorted(ends), sorted(requests))
+
+    def left(self, process, words):
+        self.assertEqual(process.wait(), 4, process.output())
+        self.assertIn(words, process.output())
+
+    def test_a_failed_step_ends_requests_and_the_process_with_status_4(self):
+        with Router() as router, worker(router, *FAST, "--emulated-fail-after", 12) as process:
+            link, _ = router.welcome(stats_interval_ms=0)
+            for request in range(6):
+                link.send(generate=generate(request, tokens=1000))
+            self.ended(link, range(6), "the device failed after 12 steps")
+            self.left(process, "the device failed after 12 steps")
+
+    def test_a_step_that_does_not_come_back_does_so_too(self):
+        with Router() as router, worker(router, *FAST, "--emulated-hang-after", 12,
+                                        "--step-timeout", "1s") as process:
+            link, _ = router.welcome(stats_interval_ms=0)
+            for request in range(6):
+                link.send(generate=generate(request, tokens=1000))
+            self.ended(link, range(6), "has not come back from its device")
+            self.left(process, "has not come back from its device")
+
+    def test_a_drain_does_not_wait_for_it(self):
+        with Router() as router, worker(router, *FAST, "--emulated-hang-after", 2,
+                                        "--step-timeout", "2s") as process:
+            link, _ = router.welcome(stats_interval_ms=0)
+            link.send(generate=generate(1, tokens=1000))
+            link.receive_body("tokens")
+            process.send_signal(signal.SIGTERM)
+            self.left(process, "has not come back from its device")
+
+    def test_an_idle_engine_is_not_given_up(self):
+        with Router() as router, worker(router, *FAST, "--step-timeout", "1s") as process:
+            process.wait_ready()
+            link, _ = router.welcome(stats_interval_ms=0)
+            until = time.monotonic() + 3
+            wait_until(lambda: time.monotonic() > until, "three seconds")
+            link.send(generate=generate(1))
+            self.assertEqual(len(link.collect([1])[1][0]), 5)
             process.stop()
 
 

@@ -22,6 +22,7 @@ struct emulated {
     struct med_emulated_config config;
     struct med_rng rng;
     int64_t device_ns; /* end of the last step */
+    int64_t steps;     /* so far */
     struct {
         atomic_int_least64_t lateness_ns; /* a gauge: relaxed */
     } shared;
@@ -55,10 +56,26 @@ static int64_t duration_ns(struct emulated *e, const struct med_step_load *load)
     return (int64_t)(ms * (double)MED_NS_PER_MS);
 }
 
+/* What the config asks for to go wrong. */
+static int go_wrong(struct emulated *e, struct med_err *err)
+{
+    const int64_t step = e->steps++;
+    if (e->config.fail_after > 0 && step == e->config.fail_after) {
+        return med_err_set(err, MED_E_CUDA,
+                           "emulated backend: the device failed after %lld steps, as it was told",
+                           (long long)step);
+    }
+    while (e->config.hang_after > 0 && step == e->config.hang_after)
+        med_clock_sleep_until(e->config.clock, med_clock_now_ns(e->config.clock) + MED_NS_PER_S);
+    return 0;
+}
+
 static int emulated_step(void *self, const struct med_backend_step *step, struct med_err *err)
 {
     struct emulated *e = self;
-    (void)err;
+    int rc = go_wrong(e, err);
+    if (rc < 0)
+        return rc;
     if (step->available_ns > e->device_ns)
         e->device_ns = step->available_ns;
     e->device_ns += duration_ns(e, &step->batch->load);

@@ -25,6 +25,9 @@ struct med_emulated_config {
     double noise_sigma; /* of the logarithm of a step's time; 0: none. The mean stays the model's */
     double bias;        /* factor on every step's time; 1: none */
     uint64_t seed;
+    /* For tests of what stands around an engine: the step after so many fails as a GPU does, or does
+     * not come back; 0: never. */
+    int64_t fail_after, hang_after;
 };
 
 /* errors: MED_E_NOMEM, MED_E_INVALID. */

@@ -28,7 +28,7 @@ static void test_table_is_consistent(void)
         CHECK(strlen(text) > 0 && text[strlen(text) - 1] != '.');
         CHECK(med_err_http_status(codes[i]) >= 400 && med_err_http_status(codes[i]) < 600);
         CHECK(med_err_grpc_status(codes[i]) >= 1 && med_err_grpc_status(codes[i]) <= 16);
-        CHECK(med_err_exit_status(codes[i]) >= 1 && med_err_exit_status(codes[i]) <= 3);
+        CHECK(med_err_exit_status(codes[i]) >= 1 && med_err_exit_status(codes[i]) <= 4);
         for (size_t k = 0; k < i; k++) {
             CHECK(codes[k] != codes[i]);
             CHECK(strcmp(med_err_label(codes[k]), med_err_label(codes[i])) != 0);
@@ -61,6 +61,7 @@ static void test_exit_status(void)
     CHECK_INT(med_err_exit_status(MED_E_INVALID), 2);
     CHECK_INT(med_err_exit_status(MED_E_LIMIT), 2);
     CHECK_INT(med_err_exit_status(MED_E_INFEASIBLE), 3);
+    CHECK_INT(med_err_exit_status(MED_E_CUDA), 4);
     CHECK_INT(med_err_exit_status(MED_E_NOMEM), 1);
     CHECK_INT(med_err_exit_status(-EIO), 1);
     CHECK_INT(med_err_exit_status(med_err_input_code(ENOENT)), 2);
