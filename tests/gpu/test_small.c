@@ -297,19 +297,19 @@ static void check_shapes(struct med_cuda *d, enum med_dtype dtype, bool quick)
         {MED_CUDA_ADD, 1, 40, 33, 0, 0, 0, false, true},
         {MED_CUDA_ADD, 3, 8, 1, 0, 0, 0, false, false},
         {MED_CUDA_ADD, 8, 11008, 250, 0, 0, 0, false, false},
-        {MED_CUDA_ADD, 1, 11008, 2120, 0, 0, 0, false, true},
+        {MED_CUDA_ADD, 1, 1032, 2120, 0, 0, 0, false, true},
         {MED_CUDA_ADD, 5, 520, 4096, 0, 0, 0, true, false},
-        {MED_CUDA_ADD, 7, 4096, 4096, 0, 0, 0, false, false},
+        {MED_CUDA_ADD, 7, 4096, 1100, 0, 0, 0, false, false},
         {MED_CUDA_ROPE_KV, 1, 4096, 0, 2, 1, 128, true, false},
         {MED_CUDA_ROPE_KV, 8, 896, 0, 14, 2, 64, true, true},
         {MED_CUDA_ROPE_KV, 6, 40, 0, 3, 3, 10, true, false},
-        {MED_CUDA_ROPE_KV, 4, 4096, 0, 32, 8, 128, true, false},
-        {MED_CUDA_SWIGLU, 1, 4096, 22016, 0, 0, 0, true, false},
+        {MED_CUDA_ROPE_KV, 4, 4096, 0, 8, 2, 128, true, false},
+        {MED_CUDA_SWIGLU, 1, 264, 22016, 0, 0, 0, true, false},
         {MED_CUDA_SWIGLU, 8, 896, 9728, 0, 0, 0, true, false},
         {MED_CUDA_SWIGLU, 2, 48, 26, 0, 0, 0, true, true},
         {MED_CUDA_SWIGLU, 8, 4096, 1034, 0, 0, 0, true, false},
-        {MED_CUDA_LOGITS, 1, 4096, 8003, 0, 0, 0, true, false},
-        {MED_CUDA_LOGITS, 8, 896, 4100, 0, 0, 0, true, false},
+        {MED_CUDA_LOGITS, 1, 4096, 2103, 0, 0, 0, true, false},
+        {MED_CUDA_LOGITS, 8, 896, 9100, 0, 0, 0, true, false},
         {MED_CUDA_LOGITS, 8, 4096, 300, 0, 0, 0, true, false},
         {MED_CUDA_LOGITS, 3, 56, 17, 0, 0, 0, false, false},
     };
@@ -334,8 +334,8 @@ int main(void)
     struct med_cuda_config config = {0};
     struct med_ops_sizes sizes = {&model, MED_DTYPE_BF16, MED_DTYPE_BF16, 8, 8, 8, 64, 16};
     static const enum med_dtype dtypes[] = {MED_DTYPE_BF16, MED_DTYPE_F16, MED_DTYPE_F32};
-    static const struct shape alone[] = {{MED_CUDA_ADD, 8, 11008, 1032, 0, 0, 0, false, false},
-                                         {MED_CUDA_SWIGLU, 8, 4096, 4800, 0, 0, 0, true, false},
+    static const struct shape alone[] = {{MED_CUDA_ADD, 8, 11008, 520, 0, 0, 0, false, false},
+                                         {MED_CUDA_SWIGLU, 8, 4096, 2500, 0, 0, 0, true, false},
                                          {MED_CUDA_LOGITS, 7, 904, 500, 0, 0, 0, true, false}};
     struct med_cuda *d = gpu_device(&config, &sizes);
     if (med_cuda_small_new(d) < 0)
