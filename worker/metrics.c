@@ -151,5 +151,7 @@ int med_metrics_write(const struct med_metrics *metrics, struct med_buf *out)
     write_values(metrics, &prom, model);
     write_ends(metrics, &prom);
     write_hists(metrics, &prom, model);
+    if (metrics->device)
+        med_metrics_write_device(metrics->device, &prom, metrics->model);
     return med_prom_finish(&prom);
 }

@@ -9,10 +9,19 @@
 
 #include "base/buf.h"
 #include "worker/engine_thread.h"
+#include "worker/memory_plan.h"
+#include "worker/meter.h"
 
 struct med_metrics_link {
     const char *address;
     bool up;
+};
+
+/* Of a worker that computes. Real time. */
+struct med_metrics_device {
+    struct med_meter_stats meter;
+    double peak_bytes_per_s, peak_flops_per_s; /* 0: not known */
+    const struct med_memory_plan *plan;
 };
 
 struct med_metrics {
@@ -29,7 +38,13 @@ struct med_metrics {
     bool draining;
     const struct med_metrics_link *links;
     size_t link_count;
+    const struct med_metrics_device *device; /* NULL: an emulated one */
 };
+
+struct med_prom;
+/* metrics_device.c: called by the next. */
+void med_metrics_write_device(const struct med_metrics_device *device, struct med_prom *prom,
+                              const char *model);
 
 int med_metrics_write(const struct med_metrics *metrics, struct med_buf *out) MED_MUST_CHECK;
 

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "worker/engine_thread.h"
+#include "worker/memory_plan.h"
 #include "worker/requests.h"
 
 #include <sys/socket.h>
@@ -37,6 +38,9 @@ struct med_service_config {
     double weight_bytes; /* for the READY line */
     int64_t started_ns;  /* CLOCK_MONOTONIC, for the READY line */
     const char *dtype;   /* for metrics */
+    /* Of a worker that computes, whose backend is a meter (meter.h); NULL: emulated. */
+    const struct med_memory_plan *plan;
+    double peak_bytes_per_s, peak_flops_per_s; /* of its device; 0: not known */
     /* NULL: nothing. Appends " key=value" words of the backend to the READY line. */
     void (*describe)(void *arg, char *out, size_t out_bytes);
     void *describe_arg;

@@ -105,6 +105,13 @@ static int answer_metrics(struct med_service *service, struct med_http_answer *a
     if (m.waiting < 0)
         m.waiting = 0;
     m.heartbeat_age_ns = med_clock_now_ns(c->clock) - m.engine.heartbeat_ns;
+    struct med_metrics_device device = {.peak_bytes_per_s = c->peak_bytes_per_s,
+                                        .peak_flops_per_s = c->peak_flops_per_s,
+                                        .plan = c->plan};
+    if (c->plan) {
+        med_meter_get(&c->backend, &device.meter);
+        m.device = &device;
+    }
     answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
     return med_metrics_write(&m, &answer->body);
 }

@@ -16,6 +16,7 @@
 #include "base/os.h"
 #include "worker/device.h"
 #include "worker/machine.h"
+#include "worker/meter.h"
 #include "worker/transformer.h"
 #include "worker/warm_up.h"
 
@@ -494,6 +495,21 @@ static void describe(void *arg, char *out, size_t out_bytes)
 
 /* ---- backend -------------------------------------------------------------------------------- */
 
+/* Around the warm-up, whose batch it does not count. */
+static int make_meter(struct med_setup *setup, struct med_err *err)
+{
+    struct med_setup_model *real = setup->real;
+    struct med_service_config *c = &setup->service;
+    const bool copied = real->device.memory_bytes > 0;
+    struct med_meter_config meter = {.backend = real->warm_up, .device = &real->device};
+    med_work_model_init(&meter.work, &real->checkpoint.config,
+                        copied ? real->dtype : real->checkpoint.head.dtype, real->kv_dtype);
+    c->plan = &real->plan;
+    c->peak_bytes_per_s = real->device.peak_bytes_per_s;
+    c->peak_flops_per_s = real->device.peak_flops_per_s;
+    return med_meter_new(&meter, &c->backend, err);
+}
+
 static int make_backend(struct med_setup *setup, struct med_err *err)
 {
     struct med_setup_model *real = setup->real;
@@ -512,7 +528,11 @@ static int make_backend(struct med_setup *setup, struct med_err *err)
         warm_up.backend.ops->release(warm_up.backend.self);
         return rc;
     }
-    c->backend = real->warm_up;
+    rc = make_meter(setup, err);
+    if (rc < 0) {
+        real->warm_up.ops->release(real->warm_up.self);
+        return rc;
+    }
     c->describe = describe;
     c->describe_arg = setup;
     return 0;

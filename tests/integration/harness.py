@@ -101,6 +101,19 @@ def metric(address, name):
     return sum(found)
 
 
+def documented_metrics():
+    """(name, type, help) of the worker's reference page: of any worker, and of one that computes."""
+    page = pathlib.Path(ROOT, "docs/reference/worker-metrics.md").read_text()
+    return [re.findall(r"^\| `([^`]+)` \| (\w+) \| [^|]* \| (.*) \|$", part, re.M)
+            for part in page.split("## A worker that computes")]
+
+
+def announced_metrics(text):
+    """(name, type, help) of a page of metrics."""
+    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.M))
+    return [(name, kind, helps[name]) for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M)]
+
+
 def run(program, *args, env=None):
     """Runs a program to its end: (status, stdout, stderr)."""
     done = subprocess.run([str(BIN / program), *map(str, args)], capture_output=True, text=True,

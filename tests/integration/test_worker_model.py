@@ -246,6 +246,33 @@ class Served(unittest.TestCase):
         self.assertRegex(text, r'medley_worker_request_bytes\{model_name="tiny"\} 0\n')
 
 
+    def test_steps_are_counted_with_what_they_moved_and_computed(self):
+        _, before = harness.http_get(self.ready["metrics"], "/metrics")
+        documented = [row for row in sum(harness.documented_metrics(), []) if "_emulation_" not in row[0]]
+        self.assertEqual(documented, harness.announced_metrics(before))
+        before = harness.metrics(self.ready["metrics"])
+        ids(self.link, generate(1, prompt=PROMPT, tokens=20))
+        label = '{model_name="tiny"}'
+        names = [f"medley_worker_{name}{label}" for name in
+                 ("step_time_seconds_count", "step_tokens_sum", "step_sequences_sum",
+                  "step_time_seconds_sum", "device_busy_seconds_total", "device_bytes_total",
+                  "device_flops_total", "steps_replayed_total")]
+        wait_until(lambda: harness.metrics(self.ready["metrics"])[names[0]] - before[names[0]] >= 20,
+                   "the last step")
+        after = harness.metrics(self.ready["metrics"])
+        steps, tokens, sequences, step_s, busy_s, moved, flops, replayed = [
+            after[n] - before[n] for n in names]
+        self.assertEqual((steps, sequences, replayed), (20, 20, 0))
+        self.assertIn(tokens, (20, 25))  # the prompt may be in the prefix cache
+        self.assertAlmostEqual(step_s, busy_s, places=9)
+        weights = after['medley_worker_memory_plan_bytes{model_name="tiny",memory="machine",part="weights"}']
+        embedding = 4 * VOCAB * 32
+        self.assertGreater(moved, 20 * (weights - embedding) * 0.9)
+        self.assertLess(moved, 20 * weights * 1.5)
+        self.assertGreater(flops, 20 * 2 * (weights - embedding) / 4 * 0.9)
+        self.assertNotIn(f"medley_worker_memory_bandwidth_utilization{label}", after)
+
+
 class Defaults(unittest.TestCase):
     def test_generation_config_says_what_a_silent_request_gets(self):
         with tempfile.TemporaryDirectory() as folder:
