@@ -42,6 +42,21 @@ extern "C" int gpu_spin(struct med_cuda *d, const int *flag)
     return med_launch_on(d, {dim3(1), dim3(1), 0}, spin_kernel, flag, 10000000000ll);
 }
 
+static __global__ void busy_kernel(long long ns)
+{
+    long long begin, now;
+    med_grid_wait();
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+    do {
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    } while (now - begin < ns);
+}
+
+extern "C" int gpu_busy(struct med_cuda *d, int64_t ns)
+{
+    return med_launch_on(d, {dim3(1), dim3(1), 0}, busy_kernel, (long long)ns);
+}
+
 static __global__ void words_kernel(const uint32_t *words, uint64_t first, uint64_t count,
                                     unsigned long long *wrong)
 {

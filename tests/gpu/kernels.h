@@ -16,6 +16,8 @@ extern "C" {
 int gpu_trap(struct med_cuda *d);
 /* Runs until *flag (host memory that is mapped) is not 0, or for some 10 s. */
 int gpu_spin(struct med_cuda *d, const int *flag);
+/* One block that is busy for so long. */
+int gpu_busy(struct med_cuda *d, int64_t ns);
 /* *ret_wrong = how many of words[count] are not gpu_word(first + i). Synchronises. */
 int gpu_words_check(struct med_cuda *d, const uint32_t *words, uint64_t first, uint64_t count,
                     uint64_t *ret_wrong);

@@ -33,7 +33,7 @@ static struct med_cuda *device_of(const struct med_cuda_config *config)
 
 static void test_facts(void)
 {
-    struct med_cuda_facts f;
+    struct med_cuda_facts f = {0};
     struct med_err err = {0};
     int rc = med_cuda_facts_read(0, &f, &err);
     gpu_report(
@@ -168,7 +168,7 @@ static void dead_check(const char *name, struct med_cuda *d, const char *why)
 
 static void test_watchdog(void)
 {
-    const struct med_cuda_config config = {.watchdog_ns = 50 * 1000 * 1000};
+    const struct med_cuda_config config = {.watchdog_ns = INT64_C(50000000)};
     struct med_cuda *d = device_of(&config);
     const struct med_ops *ops = med_cuda_ops();
     int *flag = NULL;

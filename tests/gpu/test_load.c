@@ -143,6 +143,7 @@ static void test_layers(bool biases, bool qk_norm)
 {
     enum {
         LAYERS = 5,
+        HEADS = 6, /* what begins at an address of its own */
         WEIGHTS = sizeof(struct med_layer_weights) / sizeof(struct med_weight)
     };
     static struct med_layer_weights host[LAYERS], loaded[LAYERS];
@@ -189,9 +190,9 @@ static void test_layers(bool biases, bool qk_norm)
                 wrong += weight_differences(d, &h[i], &g[i]);
             wrong += !h[i].data != !g[i].data;
         }
-        const struct med_weight *heads[] = {&x->input_norm, &x->q,    &x->output,
-                                            &x->post_norm,  &x->gate, &x->down};
-        for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        const struct med_weight *heads[HEADS] = {&x->input_norm, &x->q,    &x->output,
+                                                 &x->post_norm,  &x->gate, &x->down};
+        for (size_t i = 0; i < HEADS; i++)
             unaligned += (uintptr_t)heads[i]->data % 256 != 0;
         apart += !follows(&x->q, &x->k) + !follows(&x->k, &x->v) + !follows(&x->gate, &x->up);
         if (biases) {
@@ -326,7 +327,7 @@ static void test_conversion_rate(void)
 {
     struct med_cuda *d = device_of(MED_DTYPE_BF16);
     const struct med_ops *ops = med_cuda_ops();
-    const int64_t count = 250 * 1000 * 1000;
+    const int64_t count = INT64_C(250000000);
     float *data = malloc((size_t)count * 4);
     if (!data)
         exit(1);

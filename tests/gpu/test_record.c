@@ -65,11 +65,11 @@ static struct world *world_new(bool no_graphs, bool deterministic)
     struct med_err err = {0};
     w->d = gpu_device(&config, &sizes);
     w->chain = (struct gpu_chain){.device = w->d,
-                                  .x = take(w->d, ROWS * 8),
-                                  .y = take(w->d, ITEMS * 8),
+                                  .x = take(w->d, (size_t)ROWS * 8),
+                                  .y = take(w->d, (size_t)ITEMS * 8),
                                   .cache = take(w->d, sizeof w->cache),
-                                  .logits = take(w->d, ITEMS * 8),
-                                  .drawn = take(w->d, ITEMS * 8),
+                                  .logits = take(w->d, (size_t)ITEMS * 8),
+                                  .drawn = take(w->d, (size_t)ITEMS * 8),
                                   .block_tokens = BLOCK};
     for (int i = 0; i < SLOTS; i++)
         w->cache[i] = gpu_random_bits();
@@ -126,7 +126,7 @@ static void batch_make(struct world *w, int items, int rows_max, bool chained)
     for (int i = 0; i < items; i++) {
         int rows = 1 + (int)below((uint64_t)rows_max);
         int context = (int)below(LENGTH - (uint64_t)rows + 1);
-        int32_t *table = &w->tables[i * STRIDE];
+        int32_t *table = &w->tables[(size_t)i * STRIDE];
         w->item_rows[i] = (int32_t)b->rows;
         w->contexts[i] = context;
         for (int k = 0; k < STRIDE; k++)
@@ -246,7 +246,7 @@ static void test_chain(struct world *w, const char *name, bool marks)
         size_t bytes = (size_t)counts[step] * 8;
         memcpy(w->drawn, w->logits, bytes);
         /* What follows a step on the stream; the logits of padding must not matter. */
-        if (cudaMemcpyAsync(history + step * ITEMS, w->chain.logits, bytes,
+        if (cudaMemcpyAsync(history + (size_t)step * ITEMS, w->chain.logits, bytes,
                             cudaMemcpyDeviceToDevice, w->d->stream) != cudaSuccess ||
             cudaMemcpyAsync((void *)(uintptr_t)w->chain.drawn, w->chain.logits, bytes,
                             cudaMemcpyDeviceToDevice, w->d->stream) != cudaSuccess)

@@ -22,7 +22,7 @@ PARTS = {
     "worker/emulated": {"base", "profiles", "worker/engine", "worker"},
     "worker/model": {"base"},
     "worker/cpu": {"base", "profiles", "worker/engine", "worker/model", "worker"},
-    "worker/cuda": {"base", "profiles", "worker/engine", "worker"},
+    "worker/cuda": {"base", "profiles", "worker/engine", "worker/model", "worker"},
     "worker/bench": {"base", "profiles", "worker/engine", "worker/model", "worker/cpu", "worker"},
     "worker": {"base", "proto", "profiles", "worker/engine", "worker/emulated", "worker/cuda",
                "worker/cpu", "worker/model",

@@ -327,8 +327,9 @@ out:
     return rc;
 }
 
-void med_cuda_free(struct med_cuda *d)
+void med_cuda_free(struct med_cuda *cuda)
 {
+    struct med_cuda *d = cuda;
     if (!d)
         return;
     if (d->stream && !d->failed) {

@@ -298,7 +298,7 @@ static bool is_stacked(size_t index)
 
 /* Where the weights from[count] lie in one piece of memory at `base`; returns its bytes. */
 static size_t weights_place(const struct med_weight *from, size_t count, enum med_dtype dtype,
-                            char *base, struct med_weight *to)
+                            const char *base, struct med_weight *to)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
