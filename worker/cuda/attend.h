@@ -47,7 +47,8 @@ struct med_cuda_attend_shape {
 };
 
 struct med_cuda_attention {
-    /* On the device, at fixed addresses, filled with every batch. */
+    /* On the device, in the recorder's memory, filled with every batch.  run sets both before forward (new
+     * leaves them NULL): the plan's parts, as many as the shape says, and right behind them its tiles. */
     const struct med_cuda_decode_part *parts;  // [decode_parts_max]
     const struct med_cuda_prefill_tile *tiles; // [prefill_tiles_max]
     struct med_cuda_attend_shape shape;        /* of the batch at hand (padded) */
