@@ -3,8 +3,8 @@
  * Weights to the GPU (see load.h).
  *
  * load and load_layer take device memory and leave a job per tensor; lanes take pieces of the jobs in
- * order.  A lane is a thread with a stream and two pinned buffers: it fills one, which is where the
- * pages of the mapping come in, while the GPU fetches the other.  Pieces of another dtype are not
+ * order.  A lane is a thread with a stream and some pinned buffers: it fills one, which is where the
+ * pages of the mapping come in, while the GPU fetches others.  Pieces of another dtype are not
  * copied but converted, straight out of the pinned buffer.  Lanes are started as work comes and end in
  * load_end, with their buffers.
  *
@@ -29,11 +29,11 @@
 
 enum {
     LANES_MAX = 8,
-    BUFFERS = 2, /* of a lane */
+    BUFFERS = 4, /* of a lane */
     ALIGN = 256,
     JOBS_FIRST = 64
 };
-#define PIECE_BYTES ((size_t)16 << 20) /* of the checkpoint */
+#define PIECE_BYTES ((size_t)4 << 20)  /* of the checkpoint; what a cache holds moves faster */
 #define LANE_BYTES  ((size_t)64 << 20) /* of work that is worth one more lane */
 
 /* A tensor on its way. */
