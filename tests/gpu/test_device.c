@@ -3,6 +3,7 @@
  * The device itself: facts and refusals, memory, copies, the watchdog, and what is left of a device
  * that failed.  The kernel that traps comes last: it ends the process's context.
  */
+#include "base/alloc.h"
 #include "tests/gpu/gpu.h"
 #include "tests/gpu/kernels.h"
 
@@ -129,6 +130,36 @@ static void test_prepare(void)
     med_cuda_free(d);
 }
 
+/* Each allocation on the host fails in turn, once: a sentence, nothing lost, and the next try succeeds. */
+static void test_no_memory(void)
+{
+    struct med_model_config model = gpu_model(256, 4, 2, 64, 512, 1000);
+    struct med_ops_sizes sizes = sizes_of(&model);
+    const struct med_cuda_config config = {.device = 0, .cache_dir = "/nonexistent/medley"};
+    int64_t before = med_alloc_bytes_live();
+    int failed = 0, wrong = 0;
+    enum {
+        TRIES_MAX = 200
+    };
+    for (int n = 1; n <= TRIES_MAX; n++) {
+        struct med_cuda *d = NULL;
+        struct med_err err = {0};
+        (void)med_alloc_fail_nth((uint64_t)n);
+        int rc = med_cuda_new(&config, &d, &err);
+        if (rc == 0)
+            rc = med_cuda_ops()->prepare(d, &sizes, &err);
+        bool all_made = med_alloc_fail_nth(0) < (uint64_t)n;
+        failed += rc < 0;
+        wrong += all_made ? rc != 0 : rc != MED_E_NOMEM || !err.text[0];
+        med_cuda_free(d);
+        wrong += med_alloc_bytes_live() != before;
+        if (all_made)
+            break;
+    }
+    gpu_report("no_memory", wrong == 0 && failed > 0, "%d tries failed, %d not as they should",
+               failed, wrong);
+}
+
 /* Every call fails, and says what the first failure was. */
 static void dead_check(const char *name, struct med_cuda *d, const char *why)
 {
@@ -222,6 +253,7 @@ int main(void)
     test_refusals();
     test_memory();
     test_prepare();
+    test_no_memory();
     test_watchdog();
     test_sticky();
     return gpu_finish();
