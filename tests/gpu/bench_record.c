@@ -17,7 +17,7 @@ enum {
     LENGTH = 4096,
     BLOCK = 16,
     STRIDE = LENGTH / BLOCK,
-    STEPS = 300,
+    STEPS = 150,
     KERNELS = 160
 };
 
@@ -94,6 +94,13 @@ static void measure(struct model *m, const char *how, int n, bool ahead)
                took_s / STEPS * 1e6, cpu_s / took_s * 100);
 }
 
+static void forward_once(void *arg, int index)
+{
+    (void)index;
+    if (forward(arg, NULL) < 0)
+        exit(1);
+}
+
 int main(void)
 {
     static const int64_t busy_ns[] = {0, 1000000, 5000000};
@@ -113,7 +120,14 @@ int main(void)
         struct model m = {.d = gpu_device(&config, &sizes), .busy_ns = busy_ns[k / 2]};
         if (med_cuda_ops()->record(m.d, forward, &m, &err) < 0)
             return gpu_report("record", false, "%s", err.text);
-        gpu_report("record", true, "%.3f s", m.d->stats.record_seconds);
+        struct med_cuda_facts facts;
+        if (med_cuda_facts_read(0, &facts, &err) < 0)
+            return gpu_report("facts", false, "%s", err.text);
+        struct gpu_time alone = gpu_time(m.d, forward_once, &m, 1, 100, k % 2 == 0);
+        gpu_report("record", true,
+                   "%lld graphs in %.3f s, %.2f GiB free; the kernels alone %.1f us",
+                   (long long)m.d->stats.graphs, m.d->stats.record_seconds,
+                   (double)facts.free_bytes / 0x1p30, alone.median_us);
         for (int ahead = 0; ahead < 2; ahead++) {
             measure(&m, k % 2 ? "queued" : "replayed", 1, ahead);
             measure(&m, k % 2 ? "queued" : "replayed", 100, ahead);
