@@ -60,11 +60,11 @@ static const struct med_option option_table[] = {
      .default_text = "1", .min = 0.001, .max = 1000,
      .help = "Factor on the time of each emulated iteration."},
     {.name = "emulated-fail-after", .type = MED_OPT_INTEGER, .offset = AT(fail_after), .unit = "COUNT",
-     .min = 1, .max = 1e15,
+     .min = 1, .max = 1e9,
      .help = "Iterations after which the emulated device fails as a GPU does; to try supervision. Never "
              "by default."},
     {.name = "emulated-hang-after", .type = MED_OPT_INTEGER, .offset = AT(hang_after), .unit = "COUNT",
-     .min = 1, .max = 1e15,
+     .min = 1, .max = 1e9,
      .help = "Iterations after which the emulated device does not come back. Never by default."},
 
     {.name = "dtype", .type = MED_OPT_CHOICE, .offset = AT(dtype), .default_text = "auto",

@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """medley-engine-bench on a tiny shape: every figure is there, every wrong option is named."""
 import json
+import pathlib
 import subprocess
 import sys
+import tempfile
+import xml.etree.ElementTree
 
 PROGRAM = sys.argv[1]
+PLOT = pathlib.Path(__file__).resolve().parents[3] / "worker" / "bench" / "plot.py"
 
 
 def run(*arguments):
@@ -25,6 +29,38 @@ one, two = result["iterations"][:2]
 assert one["bytes"] < two["bytes"] < 1.1 * one["bytes"], (one["bytes"], two["bytes"])
 assert two["flops"] == 2 * one["flops"]
 
+# Several steps a measurement, a mixed step of its own, a curve; and the pictures of it.
+done = run("--batches", "1", "--contexts", "40", "--prefills", "32", "--mixed", "3+32", "--curve",
+           "--steps", "2", "--repeats", "1", "--json")
+assert done.returncode == 0, done.stderr
+result = json.loads(done.stdout)
+kinds = [(i["decode_sequences"], i["prefill_tokens"], i["curve"]) for i in result["iterations"]]
+assert kinds == [(1, 0, False), (0, 32, False), (3, 32, False)] + [
+    (2 ** i, 0, True) for i in range(9)], kinds
+assert result["backend"] == "cpu" and result["iterations_that_did_not_fit"] == 0
+for iteration in result["iterations"]:
+    assert iteration["steps"] == 2, iteration
+    assert iteration["bytes"] == iteration["weight_bytes"] + iteration["kv_bytes"], iteration
+    tokens = iteration["decode_sequences"] + iteration["prefill_tokens"]
+    rate = 1e3 * tokens / iteration["ms"]["median"]
+    assert abs(iteration["tokens_per_s"] / rate - 1) < 1e-9, iteration
+with tempfile.TemporaryDirectory() as folder:
+    bench, roof, curve = (pathlib.Path(folder, name) for name in ("b.json", "r.svg", "c.svg"))
+    # Twice, the second with what a GPU's report has besides.
+    for i in result["iterations"]:
+        i["floor_ms"] = i["ms"]["median"] / 2
+    limits = {"read_bytes_per_s": 3e12, "flops_per_s": 6e14}
+    for more in ({}, {"limits": limits}):
+        bench.write_text(json.dumps({**result, **more}))
+        subprocess.run([sys.executable, PLOT, bench, bench, "--roofline", roof, "--curve", curve],
+                       check=True, stdout=subprocess.DEVNULL)
+        for path, marks in ((roof, 2 * 10), (curve, 2 * 9)):
+            tree = xml.etree.ElementTree.parse(path)
+            circles = tree.findall("{http://www.w3.org/2000/svg}circle")
+            assert len(circles) == marks, (path, len(circles))
+            for circle in circles:
+                assert 70 <= float(circle.get("cx")) <= 530 and 24 <= float(circle.get("cy")) <= 388
+
 done = run("--batching", "all", "--requests", "6", "--output-max", "8", "--json")
 assert done.returncode == 0, done.stderr
 mixed = json.loads(done.stdout)["mixed"]
@@ -33,7 +69,8 @@ assert len({m["output_tokens"] for m in mixed}) == 1, mixed  # one load for all
 assert 6 <= mixed[0]["output_tokens"] <= 48, mixed
 
 for wrong, word in ((("--batches", "1,x"), "--batches"), (("--contexts", "5000"), "positions"),
-                    (("--shape", "gpt"), "--shape")):
+                    (("--shape", "gpt"), "--shape"), (("--mixed", "64"), "--mixed"),
+                    (("--mixed", "0+64"), "--mixed"), (("--dtype", "float16", "--contexts", "16"), "float16")):
     done = run(*wrong)
     assert done.returncode == 2 and word in done.stderr, (wrong, done)
 print("ok")
