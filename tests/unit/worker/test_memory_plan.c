@@ -43,6 +43,24 @@ static struct med_memory_needs needs_of_1b(void)
     };
 }
 
+/* Llama 2 7B in 16 bits on a GPU of 80 GB, in a machine with little memory of its own. */
+static struct med_memory_needs needs_on_gpu(void)
+{
+    struct med_memory_needs n = needs_of_1b();
+    n.weight_bytes = 13476831232;
+    n.kv_bytes_per_token = 524288;
+    n.positions_max = 4096;
+    n.sequences_default = 256;
+    n.batched_tokens_default = 2048;
+    n.threads = 1;
+    n.device = (struct med_memory_device){.total_bytes = 85 * GB,
+                                          .free_bytes = 84 * GB,
+                                          .share = 0.9,
+                                          .reserve_bytes = GB,
+                                          .staging_bytes = GB};
+    return n;
+}
+
 static struct med_memory_plan plan_of(const struct med_memory_needs *needs)
 {
     struct med_memory_plan plan = {0};
@@ -57,8 +75,18 @@ static struct med_memory_plan plan_of(const struct med_memory_needs *needs)
 /* What every plan keeps. */
 static void check_plan(const struct med_memory_needs *n, const struct med_memory_plan *p)
 {
-    CHECK_INT(p->total_bytes, p->weight_bytes + p->workspace_bytes + p->scheduler_bytes +
-                                  p->request_bytes + p->process_bytes + p->kv_bytes);
+    const int64_t served = p->scheduler_bytes + p->request_bytes + p->process_bytes;
+    const int64_t computed = p->weight_bytes + p->workspace_bytes + p->kv_bytes;
+    if (n->device.total_bytes > 0) {
+        CHECK_INT(p->total_bytes, served + n->device.staging_bytes);
+        CHECK_INT(p->device_total_bytes, computed + n->device.reserve_bytes);
+        CHECK(p->device_total_bytes <= p->device_budget_bytes);
+        CHECK(p->device_budget_bytes <= n->device.free_bytes);
+        CHECK((double)p->device_budget_bytes <= n->device.share * (double)n->device.total_bytes);
+    } else {
+        CHECK_INT(p->total_bytes, computed + served);
+        CHECK_INT(p->device_total_bytes, 0);
+    }
     CHECK(p->total_bytes <= p->budget_bytes);
     CHECK(p->budget_bytes <= n->available_bytes);
     CHECK((double)p->budget_bytes <= n->share * (double)n->machine_bytes);
@@ -160,6 +188,69 @@ static void test_plan_when_weights_do_not_fit_then_says_which_share_would(void)
     CHECK(strstr(err.text, "--memory-utilization") == NULL);
 }
 
+static void test_plan_when_on_a_gpu_then_its_memory_is_used_and_the_machines_is_not(void)
+{
+    struct med_memory_needs n = needs_on_gpu();
+    struct med_memory_plan p = plan_of(&n);
+    check_plan(&n, &p);
+    CHECK_INT(p.sizes.sequences_max, 256);
+    CHECK_INT(p.sizes.batched_tokens_max, 2048);
+    CHECK_INT(p.sizes.model_len_max, 4096);
+    /* One more block would not fit. */
+    CHECK(p.device_budget_bytes - p.device_total_bytes < n.block_tokens * n.kv_bytes_per_token);
+    CHECK(p.total_bytes < 4 * GB);
+    /* What others hold is not ours, whatever the share. */
+    n.device.free_bytes = 30 * GB;
+    n.device.share = 1;
+    p = plan_of(&n);
+    check_plan(&n, &p);
+    CHECK_INT(p.device_budget_bytes, 30 * GB);
+}
+
+static void test_plan_when_the_gpu_is_too_small_then_its_share_is_named(void)
+{
+    struct med_memory_needs n = needs_on_gpu();
+    struct med_memory_plan p;
+    struct med_err err = {0};
+    n.device.total_bytes = n.device.free_bytes = 20 * GB;
+    n.device.share = 0.5;
+    CHECK_INT(med_memory_plan_make(&n, &p, &err), MED_E_USAGE);
+    CHECK_CONTAINS(err.text, "10.00 GB of the GPU that may be used (0.5 of 20.00 GB");
+    const char *at = strstr(err.text, "--gpu-memory-utilization ");
+    REQUIRE(at != NULL);
+    n.device.share = strtod(at + strlen("--gpu-memory-utilization "), NULL);
+    CHECK(n.device.share > 0.7 && n.device.share < 0.85);
+    p = plan_of(&n);
+    check_plan(&n, &p);
+    n.device.free_bytes = 12 * GB;
+    CHECK_INT(med_memory_plan_make(&n, &p, &err), MED_E_USAGE);
+    CHECK_CONTAINS(err.text, "GB more of free GPU memory");
+    /* A cache that does not fit: the value that would, to the token. */
+    n = needs_on_gpu();
+    n.given.kv_tokens = 1 << 20;
+    REQUIRE(med_memory_plan_make(&n, &p, &err) == MED_E_USAGE);
+    const char *advice = strchr(err.text, ';');
+    at = advice ? strstr(advice, "--kv-tokens ") : NULL;
+    REQUIRE(at != NULL);
+    n.given.kv_tokens = strtoll(at + strlen("--kv-tokens "), NULL, 10);
+    p = plan_of(&n);
+    check_plan(&n, &p);
+    n.given.kv_tokens += n.block_tokens;
+    CHECK_INT(med_memory_plan_make(&n, &p, &err), MED_E_USAGE);
+}
+
+static void test_plan_when_the_machine_is_too_small_for_a_gpu_then_its_share_is_named(void)
+{
+    struct med_memory_needs n = needs_on_gpu();
+    struct med_memory_plan p;
+    struct med_err err = {0};
+    n.machine_bytes = n.available_bytes = 1400000000;
+    CHECK_INT(med_memory_plan_make(&n, &p, &err), MED_E_USAGE);
+    CHECK_CONTAINS(err.text, "of the machine's memory that may be used");
+    CHECK_CONTAINS(err.text, "--memory-utilization 0.");
+    CHECK(strstr(err.text, "--gpu-memory-utilization") == NULL);
+}
+
 static void test_plan_when_given_values_do_not_agree_then_refused_by_name(void)
 {
     static const struct {
@@ -221,7 +312,13 @@ static void test_plan_when_sizes_are_random_then_it_keeps_its_promises(void)
     med_rng_init(&rng, check_seed(), 5);
     int made = 0, refused = 0;
     for (int i = 0; i < 3000; i++) {
-        struct med_memory_needs n = needs_of_1b();
+        const bool on_gpu = med_rng_below(&rng, 2) == 1;
+        struct med_memory_needs n = on_gpu ? needs_on_gpu() : needs_of_1b();
+        if (on_gpu) {
+            n.device.total_bytes = (int64_t)(med_rng_uniform(&rng) * 90e9) + 1;
+            n.device.free_bytes = (int64_t)(med_rng_uniform(&rng) * (double)n.device.total_bytes);
+            n.device.share = 0.01 + 0.99 * med_rng_uniform(&rng);
+        }
         n.machine_bytes = (int64_t)(med_rng_uniform(&rng) * 64e9) + 1;
         n.available_bytes = (int64_t)(med_rng_uniform(&rng) * (double)n.machine_bytes);
         n.share = 0.01 + 0.99 * med_rng_uniform(&rng);
@@ -305,6 +402,56 @@ static void test_scheduler_bytes_when_it_is_made_then_within_the_bound(void)
     }
 }
 
+static int64_t json_number(const struct med_json_at *at, const char *key)
+{
+    struct med_err err = {0};
+    int64_t value = -1;
+    CHECK_INT(med_json_integer(at, key, 0, INT64_C(1) << 52, &value, &err), 0);
+    return value;
+}
+
+static void test_print_when_on_a_gpu_then_both_memories_are_there(void)
+{
+    struct med_memory_needs n = needs_on_gpu();
+    struct med_memory_plan p = plan_of(&n);
+    const struct med_memory_title title = {.worker_type = "cuda-x",
+                                           .model = "x",
+                                           .model_dir = "x",
+                                           .architecture = "LlamaForCausalLM",
+                                           .backend = "cuda",
+                                           .device = "NVIDIA X",
+                                           .dtype = "bfloat16",
+                                           .kv_dtype = "bfloat16",
+                                           .batching = "continuous",
+                                           .threads = 1};
+    struct med_buf text;
+    med_buf_init(&text, 1 << 16);
+    REQUIRE(med_memory_plan_text(&p, &title, &text) == 0);
+    REQUIRE(med_buf_append(&text, "", 1) == 0);
+    CHECK_CONTAINS(text.data, "GPU memory                85.000 GB, 84.000 GB of it free");
+    CHECK_CONTAINS(text.data, "(--gpu-memory-utilization 0.9)");
+    CHECK_CONTAINS(text.data, "(--memory-utilization 0.7)");
+    CHECK_CONTAINS(text.data, "  staging                  1.000 GB");
+    med_buf_clear(&text);
+    REQUIRE(med_memory_plan_json(&p, &title, &text) == 0);
+    struct med_json_doc doc;
+    struct med_err err = {0};
+    REQUIRE(med_json_parse(text.data, text.length, "plan", &doc, &err) == 0);
+    struct med_json_at root = med_json_root(&doc), bytes, gpu, gpu_bytes;
+    REQUIRE(med_json_object(&root, "bytes", &bytes, &err) == 0);
+    REQUIRE(med_json_object(&root, "gpu", &gpu, &err) == 0);
+    REQUIRE(med_json_object(&gpu, "bytes", &gpu_bytes, &err) == 0);
+    CHECK_INT(json_number(&gpu_bytes, "total"), p.device_total_bytes);
+    CHECK_INT(json_number(&gpu_bytes, "weights"), p.weight_bytes);
+    CHECK_INT(json_number(&gpu_bytes, "kv_cache"), p.kv_bytes);
+    CHECK_INT(json_number(&gpu_bytes, "budget"), p.device_budget_bytes);
+    CHECK_INT(json_number(&bytes, "weights"), 0);
+    CHECK_INT(json_number(&bytes, "total"), p.total_bytes);
+    CHECK_INT(json_number(&bytes, "staging"), GB);
+    med_json_free(&doc);
+    med_buf_release(&text);
+}
+
 static void test_print_when_asked_then_table_and_json_hold_the_numbers(void)
 {
     struct med_memory_needs n = needs_of_1b();
@@ -351,11 +498,15 @@ int main(void)
     RUN(test_plan_when_memory_is_short_then_sequences_are_shorter);
     RUN(test_plan_when_memory_is_scarce_then_batches_are_smaller);
     RUN(test_plan_when_weights_do_not_fit_then_says_which_share_would);
+    RUN(test_plan_when_on_a_gpu_then_its_memory_is_used_and_the_machines_is_not);
+    RUN(test_plan_when_the_gpu_is_too_small_then_its_share_is_named);
+    RUN(test_plan_when_the_machine_is_too_small_for_a_gpu_then_its_share_is_named);
     RUN(test_plan_when_given_values_do_not_agree_then_refused_by_name);
     RUN(test_plan_when_a_size_is_advised_then_it_fits_and_one_more_does_not);
     RUN(test_plan_when_sizes_are_random_then_it_keeps_its_promises);
     RUN(test_requests_when_they_are_the_largest_then_one_always_has_room);
     RUN(test_scheduler_bytes_when_it_is_made_then_within_the_bound);
+    RUN(test_print_when_on_a_gpu_then_both_memories_are_there);
     RUN(test_print_when_asked_then_table_and_json_hold_the_numbers);
     return check_finish();
 }
