@@ -9,8 +9,16 @@
  *     batch = med_scheduler_plan(s, now)       decode first, then prefill in chunks
  *     ... the backend computes the batch, or its time passes ...
  *     med_scheduler_commit(s, stop, &events)   one token per sampling item; events come out
- * Between plan and commit only add and cancel may be called; a cancelled sequence's blocks are
- * freed at commit, since the running batch still uses them.
+ * Between plan and commit only add, cancel and plan_ahead may be called; a cancelled sequence's blocks
+ * are freed at commit, since the running batch still uses them.
+ *
+ * med_scheduler_plan_ahead plans batch n + 1 while n runs: each item of n is taken to draw a token
+ * that ends nothing, unless by its length.  commit tells of the oldest batch, so n comes first; a
+ * sequence that n turns out to end has a dead item in n + 1 (item->ended), of which nothing more is
+ * heard. What relies on it: batches run in the order in which they were planned, each when the one
+ * before has ended.  So n + 1 finds what n computes, and a block that a dead item writes may belong
+ * to a sequence of n + 2 already, which writes it after that.  Nobody is preempted while a batch
+ * runs, and nothing is published before its own commit.
  *
  * KV is paged in blocks of block_tokens.  A sequence is admitted when blocks for its prompt (and
  * tokens generated before a preemption) plus one can be had; when blocks run out for a decode the
@@ -90,7 +98,10 @@ struct med_batch_item {
      * and is not known yet: a decode planned while that batch runs. */
     bool awaits;
     int32_t previous;
-    const int32_t *blocks; /* block table, block_count entries; valid until commit */
+    /* Its sequence ended when the batch before was committed: `user` is NULL, what comes out is
+     * thrown away. */
+    bool ended;
+    const int32_t *blocks; /* block table, block_count entries; valid until the next commit */
     int64_t block_count;
 };
 
@@ -123,6 +134,7 @@ struct med_scheduler_stats {
     int64_t kv_blocks_total;
     int64_t kv_blocks_cached; /* those that a prompt can find, in use or not */
     uint64_t iterations, preemptions;
+    uint64_t iterations_ahead;       /* planned while the one before ran */
     uint64_t prompt_tokens_total;    /* prefilled, recomputation included; not what was found */
     uint64_t generated_tokens_total; /* delivered */
     uint64_t finished_total;         /* stop, length and cancel */
@@ -141,16 +153,23 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
 /* MED_E_NOT_FOUND when it is not (or no longer) held. The event MED_END_CANCEL comes with the next
  * commit; med_scheduler_plan + commit must be called even if the batch is empty then. */
 int med_scheduler_cancel(struct med_scheduler *s, uint64_t id) MED_MUST_CHECK;
+/* Something is held, or a batch is under way. */
 bool med_scheduler_has_work(const struct med_scheduler *s);
 
 /* When a plan is worth while: INT64_MIN now, INT64_MAX not before an add or a cancel, else the time at
  * which a batch starts that is not full. */
 int64_t med_scheduler_next_ns(const struct med_scheduler *s);
 
-/* Borrowed until commit. now_ns: any clock that does not go back, the one of arrival_ns. */
+/* Borrowed until its commit. now_ns: any clock that does not go back, the one of arrival_ns.
+ * No batch is under way. */
 const struct med_batch *med_scheduler_plan(struct med_scheduler *s, int64_t now_ns);
-/* stop[i] (or stop == NULL): item i's sampled token ends its sequence.  Returns how many events
- * were written to the scheduler's own array, lent as *ret_events until the next plan. */
+/* The batch after the one that is under way, likewise; never empty.  NULL: it must wait for that one's
+ * commit, because it would be empty, or would preempt; with decodes_alone also because a prefill is due,
+ * or room for one comes free. */
+const struct med_batch *med_scheduler_plan_ahead(struct med_scheduler *s, int64_t now_ns,
+                                                 bool decodes_alone);
+/* Of the oldest batch under way. stop[i] (or stop == NULL): item i's sampled token ends its sequence.  Returns how many events
+ * were written to the scheduler's own array, lent as *ret_events until the next commit. */
 size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
                             const struct med_sequence_event **ret_events);
 
