@@ -7,7 +7,8 @@
  *
  * step blocks until the batch is done.  A backend that can be given a batch while the one before runs
  * has start and finish too: start queues a batch, finish waits for the oldest one that was started;
- * at most MED_BACKEND_STEPS are under way.  A decode whose input token the batch before is still
+ * at most MED_BACKEND_STEPS are under way, and they run in that order, each when the one before has
+ * ended (scheduler.h says what relies on it).  A decode whose input token the batch before is still
  * computing says so (item->awaits), and the token never passes through the host.
  *
  * thread: engine, except release (after that thread is joined). owns: what `self` points to.

@@ -2,8 +2,11 @@
 /*
  * The engine thread (see engine_thread.h).
  *
- * Turn: take all mail; plan; step (the backend blocks); commit; announce.  Without work the thread
- * sleeps in its mailbox.  Work "became available" when the step before ended, or, after idleness,
+ * Turn: take all mail; plan; step (the backend blocks); commit; announce.  With a backend that has
+ * start, the next batch is planned and started before the oldest one is waited for, if it is one of
+ * decodes alone: so the device has something to do while the host is between two steps.  A request
+ * that arrives waits for one step of decodes more than it would otherwise, at most.
+ * Without work the thread sleeps in its mailbox.  Work "became available" when the step before ended, or, after idleness,
  * when the request that ended the idleness arrived at the loop: the way from loop to engine is not
  * charged to an emulated device.
  *
@@ -24,6 +27,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/thread.h"
+#include "worker/engine_step.h"
 
 #include <math.h>
 #include <string.h>
@@ -51,13 +55,11 @@ struct med_engine {
 
     /* thread: engine */
     struct med_scheduler *scheduler;
-    struct med_engine_request *first;              /* not ended */
-    const struct med_backend_sequence **sequences; // [sequences_max]
-    uint32_t *sampled;                             // [sequences_max]
-    bool *stops, *failures;                        // [sequences_max]
-    struct med_token_logprobs *logprobs;           // [sequences_max], of one step
-    struct med_token_logprobs **logprobs_wanted;   // [sequences_max], into logprobs or NULL
-    int64_t available_ns;                          /* for the next step; 0: since the step before */
+    struct med_engine_request *first; /* not ended */
+    struct med_engine_step steps[MED_BACKEND_STEPS];
+    int oldest, under_way; /* steps[oldest], and the others behind it */
+    int64_t since_ns;      /* fleet time that is not in stats.step_seconds yet */
+    int64_t available_ns;  /* for the next step; 0: since the step before */
     bool quitting, failed;
     bool news; /* something was announced since the loop was woken */
 
@@ -242,101 +244,80 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
     }
 }
 
-/* Appends what the backend said of the token at `position` to the request's own arrays. */
-static void keep_logprobs(struct med_engine_request *request, int64_t position,
-                          const struct med_token_logprobs *said)
+static int start_step(struct med_engine *engine, const struct med_batch *batch, struct med_err *err)
 {
-    struct med_engine_logprobs *keep = &request->logprobs;
-    keep->logprobs[position] = said->logprob;
-    keep->ranks[position] = said->rank;
-    for (int64_t i = 0; i < keep->top; i++) {
-        bool is_there = i < (int64_t)said->top_count;
-        keep->top_ids[position * keep->top + i] = is_there ? said->top_ids[i] : MED_ENGINE_NO_ID;
-        keep->top_logprobs[position * keep->top + i] = is_there ? said->top_logprobs[i] : 0;
-    }
+    MED_ASSERT(engine->under_way < MED_BACKEND_STEPS);
+    struct med_engine_step *step =
+        &engine->steps[(engine->oldest + engine->under_way) % MED_BACKEND_STEPS];
+    engine->under_way++;
+    int64_t available_ns = engine->available_ns;
+    engine->available_ns = 0;
+    return med_engine_step_start(step, &engine->config.backend, batch,
+                                 med_clock_now_ns(engine->config.clock), available_ns, err);
 }
 
-static void keep_sampled(struct med_engine *engine, const struct med_batch *batch)
+/* Starts the step behind the one under way, if its batch can be planned already. */
+static int start_ahead(struct med_engine *engine, struct med_err *err)
 {
-    for (size_t i = 0; i < batch->count; i++) {
-        const struct med_batch_item *item = &batch->items[i];
-        struct med_engine_request *request = item->user;
-        if (!item->samples || engine->failures[i])
-            continue;
-        request->tokens[request->sequence.prompt_tokens + item->position] = engine->sampled[i];
-        if (engine->logprobs_wanted[i])
-            keep_logprobs(request, item->position, engine->logprobs_wanted[i]);
-    }
+    const struct med_engine_step *before = &engine->steps[engine->oldest];
+    if (!engine->config.backend.ops->start || before->is_waited_for)
+        return 0;
+    const struct med_batch *batch =
+        med_scheduler_plan_ahead(engine->scheduler, med_clock_now_ns(engine->config.clock), true);
+    return batch ? start_step(engine, batch, err) : 0;
 }
 
-/* Items that nothing could be drawn for leave at the commit, before it publishes what this step
- * put into the cache. */
-static void drop_failed(struct med_engine *engine, const struct med_batch *batch)
+/* Waits for the oldest step; its out arrays hold until the one after next is started. */
+static int finish_step(struct med_engine *engine, const bool **ret_stops, struct med_err *err)
 {
-    for (size_t i = 0; i < batch->count; i++) {
-        if (!engine->failures[i])
-            continue;
-        struct med_engine_request *request = batch->items[i].user;
-        int rc = med_scheduler_cancel(engine->scheduler, request->serial);
-        MED_ASSERT(rc == 0); /* it was planned, and nothing came in between */
-        request->failing = true;
-    }
-}
-
-/* Runs the batch. */
-static int run_step(struct med_engine *engine, const struct med_batch *batch, struct med_err *err)
-{
-    int64_t now_ns = med_clock_now_ns(engine->config.clock);
-    for (size_t i = 0; i < batch->count; i++) {
-        struct med_engine_request *request = batch->items[i].user;
-        if (request->scheduled_ns == 0)
-            request->scheduled_ns = now_ns;
-        engine->sequences[i] = &request->sequence;
-        engine->stops[i] = false;
-        engine->failures[i] = false;
-        bool wanted = batch->items[i].samples && request->logprobs.logprobs;
-        engine->logprobs_wanted[i] = wanted ? &engine->logprobs[i] : NULL;
-    }
-    struct med_backend_step step = {.batch = batch,
-                                    .sequences = engine->sequences,
-                                    .available_ns = engine->available_ns,
-                                    .sampled = engine->sampled,
-                                    .stop = engine->stops,
-                                    .failed = engine->failures,
-                                    .logprobs = engine->logprobs_wanted};
-    int rc = engine->config.backend.ops->step(engine->config.backend.self, &step, err);
-    if (rc < 0) {
-        if (err->code == 0)
-            (void)med_err_set(err, rc, "%s", med_err_text(rc));
+    struct med_engine_step *step = &engine->steps[engine->oldest];
+    int rc = med_engine_step_finish(step, &engine->config.backend, err);
+    if (rc < 0)
         return rc;
-    }
-    keep_sampled(engine, batch);
-    drop_failed(engine, batch);
+    med_engine_step_keep(step, engine->scheduler);
+    engine->oldest = (engine->oldest + 1) % MED_BACKEND_STEPS;
+    engine->under_way--;
+    *ret_stops = step->stops;
     return 0;
+}
+
+/* Plan, step, and maybe the next plan meanwhile. The stops of an empty batch are NULL. */
+static int compute(struct med_engine *engine, const bool **ret_stops, struct med_err *err)
+{
+    *ret_stops = NULL;
+    int rc = 0;
+    if (engine->under_way == 0) {
+        engine->since_ns = med_clock_now_ns(engine->config.clock);
+        const struct med_batch *batch = med_scheduler_plan(engine->scheduler, engine->since_ns);
+        if (batch->count == 0)
+            return 0;
+        rc = start_step(engine, batch, err);
+    }
+    if (rc == 0)
+        rc = start_ahead(engine, err);
+    return rc == 0 ? finish_step(engine, ret_stops, err) : rc;
 }
 
 /* Plan, step, commit, announce. */
 static void turn(struct med_engine *engine)
 {
     struct med_err err = {0};
-    int64_t begin_ns = med_clock_now_ns(engine->config.clock);
-    const struct med_batch *batch = med_scheduler_plan(engine->scheduler, begin_ns);
-    if (batch->count > 0) {
-        if (run_step(engine, batch, &err) < 0) {
-            fail_all(engine, &err);
-            return;
-        }
-        engine->available_ns = 0;
+    const bool *stops;
+    if (compute(engine, &stops, &err) < 0) {
+        engine->under_way = 0; /* nobody will wait for them */
+        fail_all(engine, &err);
+        return;
     }
     int64_t now_ns = med_clock_now_ns(engine->config.clock);
     const struct med_sequence_event *events;
-    size_t count = med_scheduler_commit(engine->scheduler, engine->stops, &events);
+    size_t count = med_scheduler_commit(engine->scheduler, stops, &events);
     lock(engine);
     for (size_t i = 0; i < count; i++)
         take_event_locked(engine, &events[i], now_ns);
-    engine->shared.stats.step_seconds += seconds(now_ns - begin_ns);
+    engine->shared.stats.step_seconds += seconds(now_ns - engine->since_ns);
     med_scheduler_get_stats(engine->scheduler, &engine->shared.stats.scheduler);
     unlock(engine);
+    engine->since_ns = now_ns;
     for (size_t i = 0; i < count; i++)
         announce(engine, events[i].user);
 }
@@ -402,6 +383,7 @@ static void *engine_run(void *arg)
             engine->config.wake(engine->config.wake_arg);
         engine->news = false;
     }
+    MED_ASSERT(engine->under_way == 0); /* the last turn has waited for what was left */
     return NULL;
 }
 
@@ -413,17 +395,11 @@ static int allocate(struct med_engine *engine, struct med_err *err)
     int rc = med_scheduler_new(c, &engine->scheduler, err);
     if (rc < 0)
         return rc;
-    engine->sequences = med_calloc((size_t)c->sequences_max, sizeof(struct med_backend_sequence *));
-    engine->sampled = med_calloc((size_t)c->sequences_max, sizeof engine->sampled[0]);
-    engine->stops = med_calloc((size_t)c->sequences_max, sizeof engine->stops[0]);
-    engine->failures = med_calloc((size_t)c->sequences_max, sizeof engine->failures[0]);
-    engine->logprobs = med_calloc((size_t)c->sequences_max, sizeof engine->logprobs[0]);
-    engine->logprobs_wanted =
-        med_calloc((size_t)c->sequences_max, sizeof(struct med_token_logprobs *));
-    if (!engine->sequences || !engine->sampled || !engine->stops || !engine->failures ||
-        !engine->logprobs || !engine->logprobs_wanted) {
-        return med_err_set(err, MED_E_NOMEM, "engine: no memory for a batch of %lld sequences",
-                           (long long)c->sequences_max);
+    for (int i = 0; i < MED_BACKEND_STEPS; i++) {
+        if (med_engine_step_init(&engine->steps[i], c->sequences_max) < 0) {
+            return med_err_set(err, MED_E_NOMEM, "engine: no memory for a batch of %lld sequences",
+                               (long long)c->sequences_max);
+        }
     }
     return 0;
 }
@@ -447,12 +423,8 @@ static void init_stats(struct med_engine *engine)
 static void free_memory(struct med_engine *engine)
 {
     med_scheduler_free(engine->scheduler);
-    med_free(engine->sequences);
-    med_free(engine->sampled);
-    med_free(engine->stops);
-    med_free(engine->failures);
-    med_free(engine->logprobs);
-    med_free((void *)engine->logprobs_wanted);
+    for (int i = 0; i < MED_BACKEND_STEPS; i++)
+        med_engine_step_release(&engine->steps[i]);
     med_free(engine);
 }
 

@@ -117,7 +117,7 @@ struct med_engine_stats {
     struct med_scheduler_stats scheduler;
     int64_t heartbeat_ns; /* fleet time of the engine loop's last turn */
     bool failed;
-    double step_seconds; /* fleet time spent in steps */
+    double step_seconds; /* fleet time spent in steps, from one's end to the next one's */
     uint64_t ends[MED_ENGINE_END_COUNT];
     /* Seconds of fleet time. */
     struct med_hist ttft, itl, tpot, e2e, queue, prefill, decode;
@@ -127,11 +127,11 @@ struct med_engine_stats {
  * sentence; MED_E_INVALID, MED_E_NOMEM; -errno of the thread. */
 int med_engine_new(const struct med_engine_config *config, struct med_engine **ret_engine,
                    struct med_err *err) MED_MUST_CHECK;
-/* Stops after the running step and joins.  Every request must have ended and been taken. */
+/* Stops after what is under way and joins.  Every request must have ended and been taken. */
 void med_engine_free(struct med_engine *engine);
 
 int med_engine_submit(struct med_engine *engine, struct med_engine_request *request) MED_MUST_CHECK;
-/* The request ends with MED_ENGINE_CANCEL within one step (or another end that came first). Cannot
+/* The request ends with MED_ENGINE_CANCEL at the end of the running step (or another end that came first). Cannot
  * fail; a second call does nothing. */
 void med_engine_cancel(struct med_engine *engine, struct med_engine_request *request);
 /* Asks an idle engine for a heartbeat. */

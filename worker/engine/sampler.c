@@ -236,12 +236,6 @@ static void penalize(struct med_sampler *s, const struct med_draw_input *in)
     }
 }
 
-static bool has_penalties(const struct med_sampling *want)
-{
-    return want->repetition_penalty != 1 || want->presence_penalty != 0 ||
-           want->frequency_penalty != 0;
-}
-
 /* Masks what may not be drawn yet; where nothing else is left, the mask does not hold: a sequence
  * cannot stand still. */
 static void mask_stops(struct med_sampler *s, const struct med_draw_input *in)
@@ -450,9 +444,9 @@ int med_sampler_draw(struct med_sampler *sampler, const struct med_draw_input *i
     bool may_stop = input->count - input->prompt_tokens >= want->tokens_min;
     if (!may_stop)
         mask_stops(s, input);
-    if (has_penalties(want))
+    if (med_sampling_has_penalties(want))
         penalize(s, input);
-    if (want->bias_count > 0 || !may_stop || has_penalties(want))
+    if (want->bias_count > 0 || !may_stop || med_sampling_has_penalties(want))
         rc = find_largest(logits, s->vocab, &largest);
     MED_ASSERT(rc == 0); /* none of the above makes NaN or infinity, or takes all */
 

@@ -108,3 +108,9 @@ int med_sampling_check(const struct med_sampling *sampling, int64_t vocab, struc
     }
     return 0;
 }
+
+bool med_sampling_has_penalties(const struct med_sampling *sampling)
+{
+    return sampling->repetition_penalty != 1 || sampling->presence_penalty != 0 ||
+           sampling->frequency_penalty != 0;
+}

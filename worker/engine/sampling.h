@@ -60,6 +60,9 @@ struct med_sampling med_sampling_default(void);
 int med_sampling_check(const struct med_sampling *sampling, int64_t vocab,
                        struct med_err *err) MED_MUST_CHECK;
 
+/* Whether a draw depends on the tokens before it, otherwise than by the logits. */
+bool med_sampling_has_penalties(const struct med_sampling *sampling);
+
 /* Of one generated token; natural logarithms. */
 struct med_token_logprobs {
     float logprob;
