@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the profile of a CPU worker from what the worker and the engine bench say of a model.
+"""Makes the profile of a worker from what the worker and the engine bench say of a model.
 
     medley worker --model DIR --dry-run --json > memory.json
     medley engine-bench --model DIR --batches 1,4,16,64 --contexts 64,256,768 \\
         --prefills 16,64,256,512 --repeats 25 --json > bench.json
     python3 profiles/from_bench.py DIR memory.json bench.json --machine "2-core x86-64 (AMD EPYC)" \\
         --output profile.json
+
+For a GPU: --backend cuda for both, and --gpu as the catalogue calls the card.
 
 Each row is a measured median; the step model is fitted to them by relative least squares (the form
 roofline/1 of docs/internals/profiles.md, rates kept positive).  Needs numpy.
@@ -56,8 +58,10 @@ def non_negative(matrix, target):
 def fit(rows, config, parameters, sizes):
     ms = numpy.array([r["ms_p50"] for r in rows])
     best = (numpy.inf,)
-    for weights_ms in numpy.geomspace(0.02, 5, 40):
-        for linear_ms in numpy.geomspace(0.002, 0.5, 60):
+    # No step reads the weights faster than they are read, nor computes a token slower than a prefill.
+    linear_max = min(r["ms_p50"] / r["prefill_tokens"] for r in rows if r["prefill_tokens"])
+    for weights_ms in numpy.geomspace(ms.min() / 50, ms.min() * 1.2, 60):
+        for linear_ms in numpy.geomspace(linear_max / 50, linear_max * 1.2, 60):
             unknown, known = columns(rows, weights_ms, linear_ms)
             error, x = non_negative(unknown / ms[:, None], (ms - known) / ms)
             if error < best[0]:
@@ -77,6 +81,22 @@ def fit(rows, config, parameters, sizes):
             "fit_error_max": round(float(abs(errors).max()), 4), "source": "fit"}
 
 
+def sizes_of(memory):
+    """Bytes of the memory that is computed in: the GPU's where there is one."""
+    if "gpu" not in memory:
+        return memory["bytes"]
+    gpu = memory["gpu"]["bytes"]
+    return {**memory["bytes"], **gpu, "machine": gpu["memory"]}
+
+
+def limits_of(bench):
+    """Bytes and operations per second that were measured beside the iterations."""
+    if "limits" in bench:
+        return bench["limits"]["read_bytes_per_s"], bench["limits"]["flops_per_s"]
+    return (bench["read_bytes_per_s"]["median"],
+            max(c["blas_flops_per_s"]["median"] for c in bench["iterations"] if "blas_flops_per_s" in c))
+
+
 def head_dim(config):
     return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
 
@@ -93,10 +113,9 @@ def main():
     args = parser.parse_args()
     bench, memory = json.loads(args.bench.read_text()), json.loads(args.memory.read_text())
     config = json.loads((args.model / "config.json").read_text())
-    rows, sizes = list(measured(bench)), memory["bytes"]
+    rows, sizes = list(measured(bench)), sizes_of(memory)
     step_model = fit(rows, config, bench["parameters"], sizes)
-    matrix = max(c["blas_flops_per_s"]["median"] for c in bench["iterations"]
-                 if "blas_flops_per_s" in c)
+    read, matrix = limits_of(bench)
     heads = config["num_attention_heads"]
     profile = {
         "format": "medley-profile/1", "worker_type": memory["worker_type"], "gpu": args.gpu,
@@ -108,7 +127,7 @@ def main():
                   "vocab": config["vocab_size"], "weight_bytes": sizes["weights"],
                   "kv_bytes_per_token": sizes["kv_per_token"]},
         "hardware": {"memory_bytes": sizes["machine"],
-                     "bandwidth_bytes_per_s": round(bench["read_bytes_per_s"]["median"]),
+                     "bandwidth_bytes_per_s": round(read),
                      "matrix_flops_per_s": round(matrix), "source": "run"},
         "limits": {key: memory[key] for key in ("max_model_len", "max_num_seqs",
                                                 "max_num_batched_tokens", "block_tokens",
