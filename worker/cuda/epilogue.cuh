@@ -36,8 +36,9 @@ med_pair_rows(const struct med_cuda_linear_args &a, int64_t pair)
 {
     struct med_pair rows;
     if (EPILOGUE == MED_CUDA_ROPE_KV) {
-        const int64_t half = a.head_dim / 2;
-        rows.first = pair / half * a.head_dim + pair % half;
+        const uint32_t half = (uint32_t)(a.head_dim / 2),
+                       p = (uint32_t)pair; // 64-bit division is slow
+        rows.first = p / half * a.head_dim + p % half;
         rows.second = rows.first + half;
     } else if (EPILOGUE == MED_CUDA_SWIGLU) {
         rows.first = pair;
@@ -52,9 +53,11 @@ med_pair_rows(const struct med_cuda_linear_args &a, int64_t pair)
 /* Element (head, i) of a token's key or value. */
 template <typename K>
 static __device__ __forceinline__ void med_kv_put(void *base, const struct med_cuda_linear_args &a,
-                                                  int32_t slot, int64_t head, int64_t i, float value)
+                                                  int32_t slot, int64_t head, int64_t i,
+                                                  float value)
 {
-    const int64_t block = slot / a.kv.block_tokens, token = slot % a.kv.block_tokens;
+    const uint32_t tokens = (uint32_t)a.kv.block_tokens;
+    const int64_t block = (uint32_t)slot / tokens, token = (uint32_t)slot % tokens;
     ((K *)base)[((block * a.kv_heads + head) * a.kv.block_tokens + token) * a.head_dim + i] =
         med_narrow<K>(value);
 }
@@ -86,8 +89,9 @@ static __device__ __forceinline__ void med_rope_turn(float frequency, int32_t po
 }
 
 template <typename T, int EPILOGUE>
-static __device__ __forceinline__ void
-med_pair_finish(const struct med_cuda_linear_args &a, struct med_pair rows, int64_t m, float u, float v)
+static __device__ __forceinline__ void med_pair_finish(const struct med_cuda_linear_args &a,
+                                                       struct med_pair rows, int64_t m, float u,
+                                                       float v)
 {
     const T *bias = (const T *)a.bias;
     const bool has_second = rows.second < a.outputs;
@@ -111,7 +115,8 @@ med_pair_finish(const struct med_cuda_linear_args &a, struct med_pair rows, int6
         const float silu = u / (1.0f + expf(-u));
         ((T *)a.out)[(size_t)m * (a.outputs / 2) + rows.first] = med_narrow<T>(silu * v);
     } else {
-        const int64_t head = rows.first / a.head_dim, i = rows.first % a.head_dim;
+        const uint32_t dim = (uint32_t)a.head_dim, first = (uint32_t)rows.first;
+        const int64_t head = first / dim, i = first % dim;
         const int64_t half = a.head_dim / 2;
         if (head < a.heads + a.kv_heads)
             med_rope_turn(a.frequencies[i], a.positions[m], &u, &v);
