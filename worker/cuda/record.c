@@ -66,7 +66,7 @@ struct staging {
 
 struct mark {
     cudaEvent_t event;
-    int64_t begun_ns; /* when its run was called */
+    int64_t begun_ns; /* when its run was called, or itself */
     struct recording *recording;
 };
 
@@ -79,8 +79,8 @@ struct med_cuda_recorder {
     struct mark marks[MARKS];
     struct recording recordings[RECORDINGS_MAX];
     int count;
-    struct recording *running; /* of the last run; NULL: it was queued op by op */
-    int64_t begun_ns;          /* the last run */
+    struct recording *running; /* of the run that no mark came behind; NULL: queued op by op */
+    int64_t begun_ns;          /* that run; 0: there is none */
     int64_t ended_ns;          /* when the last end was seen */
     struct med_clock clock;
 };
@@ -256,8 +256,10 @@ int med_cuda_mark(void *device, int slot)
         return MED_E_CUDA;
     struct mark *m = &r->marks[slot];
     MED_CUDA_OP_TRY(cudaEventRecord(m->event, d->stream), d);
-    m->begun_ns = r->begun_ns;
+    m->begun_ns = r->begun_ns > 0 ? r->begun_ns : med_clock_now_ns(&r->clock);
     m->recording = r->running;
+    r->begun_ns = 0;
+    r->running = NULL;
     for (int i = 0; i < MED_OPS_SLOTS; i++) {
         if (r->stagings[i].pending && r->stagings[i].mark == NO_MARK)
             r->stagings[i].mark = slot;
@@ -445,11 +447,12 @@ int med_cuda_run(void *device, const struct med_ops_batch *host, med_ops_forward
         return MED_E_CUDA;
     if (host->rows == 0)
         return 0;
-    r->begun_ns = med_clock_now_ns(&r->clock);
+    int64_t begun_ns = med_clock_now_ns(&r->clock);
     struct recording *recording = recording_find(r, host);
     int rc = batch_take(d, host, recording ? recording->rows : 0, &shape, &plan_bytes);
     if (rc < 0)
         return rc;
+    r->begun_ns = begun_ns;
     /* A plan that is not the recording's is possible, if only in theory. */
     if (recording && shape.decode_parts == recording->shape.decode_parts &&
         shape.prefill_tiles == recording->shape.prefill_tiles &&
@@ -543,13 +546,11 @@ int med_cuda_record(void *device, med_ops_forward *forward, void *arg, struct me
     recordings_release(d, r);
     if (rc == 0 && !d->config.no_graphs)
         rc = record_all(d, forward, arg);
-    if (rc == 0) {
-        r->begun_ns = med_clock_now_ns(&r->clock);
+    if (rc == 0)
         rc = med_cuda_mark(d, MARK_SPARE);
-    }
     bool unused;
     if (rc == 0)
-        rc = event_wait(d, r->marks[MARK_SPARE].event, r->begun_ns, 0, &unused);
+        rc = event_wait(d, r->marks[MARK_SPARE].event, r->marks[MARK_SPARE].begun_ns, 0, &unused);
     d->stats.record_seconds = (double)(med_clock_now_ns(&r->clock) - tuned_ns) / 1e9;
     if (rc < 0) {
         return med_err_set(err, rc, "GPU %d: recording the steps: %s", d->config.device,
