@@ -290,6 +290,8 @@ static bool can_plan_ahead(const struct med_scheduler *s, bool decodes_alone)
     }
     if (blocks > med_kv_blocks_available(&s->kv))
         return false;
+    if (decodes_alone && s->running.count == 0)
+        return false; /* what starts now is prefills */
     return !decodes_alone || s->waiting.count == 0 || !(room_comes || can_admit(s));
 }
 
