@@ -23,6 +23,7 @@
 #include "worker/cuda/attend.h"
 #include "worker/cuda/blas.h"
 #include "worker/cuda/check.h"
+#include "worker/cuda/fetch.h"
 #include "worker/cuda/sample.h"
 
 #include <stdio.h>
@@ -415,8 +416,9 @@ static int batch_take(struct med_cuda *d, const struct med_ops_batch *host, int6
     batch_describe(d, &l, tables, rows, items, samples);
     plan_describe(d, l.plan, shape);
     s->pending = true;
-    MED_CUDA_OP_TRY(cudaMemcpyAsync(r->device, s->host, bytes, cudaMemcpyHostToDevice, d->stream),
-                    d);
+    rc = med_cuda_fetch(d, r->device, s->host, bytes);
+    if (rc < 0)
+        return rc;
     *ret_shape = shape;
     *ret_plan_bytes = plan_bytes;
     return 0;
