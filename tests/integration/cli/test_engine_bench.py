@@ -29,9 +29,15 @@ one, two = result["iterations"][:2]
 assert one["bytes"] < two["bytes"] < 1.1 * one["bytes"], (one["bytes"], two["bytes"])
 assert two["flops"] == 2 * one["flops"]
 
-# Several steps a measurement, a mixed step of its own, a curve; and the pictures of it.
-done = run("--batches", "1", "--contexts", "40", "--prefills", "32", "--mixed", "3+32", "--curve",
-           "--steps", "2", "--repeats", "1", "--json")
+# Several steps a measurement.
+done = run("--batches", "2", "--contexts", "40", "--prefills", "32", "--mixed", "none", "--steps", "3",
+           "--repeats", "1", "--json")
+assert done.returncode == 0, done.stderr
+assert [i["steps"] for i in json.loads(done.stdout)["iterations"]] == [3, 3]
+
+# A mixed step of its own, a curve; and the pictures of it.
+done = run("--batches", "1", "--contexts", "8", "--prefills", "32", "--mixed", "3+32", "--curve",
+           "--repeats", "1", "--json")
 assert done.returncode == 0, done.stderr
 result = json.loads(done.stdout)
 kinds = [(i["decode_sequences"], i["prefill_tokens"], i["curve"]) for i in result["iterations"]]
@@ -39,7 +45,7 @@ assert kinds == [(1, 0, False), (0, 32, False), (3, 32, False)] + [
     (2 ** i, 0, True) for i in range(9)], kinds
 assert result["backend"] == "cpu" and result["iterations_that_did_not_fit"] == 0
 for iteration in result["iterations"]:
-    assert iteration["steps"] == 2, iteration
+    assert iteration["steps"] == 1, iteration
     assert iteration["bytes"] == iteration["weight_bytes"] + iteration["kv_bytes"], iteration
     tokens = iteration["decode_sequences"] + iteration["prefill_tokens"]
     rate = 1e3 * tokens / iteration["ms"]["median"]
