@@ -297,6 +297,7 @@ static double blas_seconds(struct med_bench *b, int64_t rows)
     return seconds;
 }
 
+/* read NULL: the time before those that count, in which memory need not be read. */
 static int measure(struct med_bench *b, struct med_bench_case *c, double *at[4], double *read,
                    struct med_err *err)
 {
@@ -307,11 +308,13 @@ static int measure(struct med_bench *b, struct med_bench_case *c, double *at[4],
     if (rc < 0)
         return rc;
     *at[0] = seconds * 1e3;
-    *at[1] = *at[2] = *at[3] = *read = 0;
+    *at[1] = *at[2] = *at[3] = 0;
     if (!is_cpu(b))
         return 0;
-    *read = read_rate(b);
-    *at[1] = med_work_bytes(&c->work) / seconds / *read;
+    if (read) {
+        *read = read_rate(b);
+        *at[1] = med_work_bytes(&c->work) / seconds / *read;
+    }
     if (prefill > 0 && c->iteration.decodes == 0) {
         double blas = blas_seconds(b, prefill);
         *at[2] = blas / seconds;
@@ -339,7 +342,7 @@ int med_bench_run(struct med_bench *bench, struct med_bench_case *cases, size_t 
             for (size_t k = 0; k < 4; k++)
                 to[k] = memory + k * all + at;
             if (!cases[i].absent)
-                rc = measure(bench, &cases[i], to, memory + 4 * all + at, err);
+                rc = measure(bench, &cases[i], to, r > 0 ? memory + 4 * all + at : NULL, err);
         }
     }
     for (size_t i = 0; i < count && rc == 0; i++) {
