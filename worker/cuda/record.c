@@ -492,8 +492,8 @@ out:
 }
 
 /*
- * Records a step of `rows` decodes.  All of its rows are padding: it is run once as it is, so that every
- * kernel is loaded, and once as recorded, so that the first step finds the graph on the device.
+ * Records a step of `rows` decodes.  All of its rows are padding: it is run once, op by op, so that every
+ * kernel is loaded before anything is recorded; the upload leaves nothing to be taken for the first replay.
  */
 static int record_one(struct med_cuda *d, int64_t rows, med_ops_forward *forward, void *arg)
 {
@@ -515,7 +515,6 @@ static int record_one(struct med_cuda *d, int64_t rows, med_ops_forward *forward
     r->count++;
     d->stats.graphs = r->count;
     MED_CUDA_OP_TRY(cudaGraphUpload(new_one->replay, d->stream), d);
-    MED_CUDA_OP_TRY(cudaGraphLaunch(new_one->replay, d->stream), d);
     return 0;
 }
 
