@@ -3,6 +3,7 @@
  * Weights to the GPU: every pair of dtypes, odd sizes, places that are not aligned, stacked groups, and
  * gigabytes out of the page cache with their rate.  GPU_LOAD_GB says how many (2; GPU_QUICK: none).
  */
+#include "base/alloc.h"
 #include "tests/gpu/gpu.h"
 #include "tests/gpu/kernels.h"
 
@@ -246,6 +247,39 @@ static void test_too_much(void)
     med_cuda_free(d);
 }
 
+/* Each allocation on the host fails in turn, once. */
+static void test_no_memory(void)
+{
+    struct med_cuda *d = device_of(MED_DTYPE_BF16);
+    const struct med_ops *ops = med_cuda_ops();
+    struct med_weight host = weight_random(7, 1001, MED_DTYPE_F16, false);
+    int64_t before = med_alloc_bytes_live();
+    int failed = 0, wrong = 0;
+    enum {
+        TRIES_MAX = 50
+    };
+    for (int n = 1; n <= TRIES_MAX; n++) {
+        struct med_weight loaded = {0};
+        (void)med_alloc_fail_nth((uint64_t)n);
+        int rc = ops->load(d, &host, &loaded);
+        if (rc == 0)
+            rc = ops->load_end(d);
+        bool all_made = med_alloc_fail_nth(0) < (uint64_t)n;
+        failed += rc < 0;
+        wrong += all_made ? rc != 0 || weight_differences(d, &host, &loaded) != 0
+                          : rc != MED_E_NOMEM || loaded.data;
+        if (rc == 0)
+            ops->unload(d, &loaded);
+        wrong += d->failed || med_alloc_bytes_live() != before;
+        if (all_made)
+            break;
+    }
+    gpu_report("no_memory", wrong == 0 && failed > 0, "%d tries failed, %d not as they should",
+               failed, wrong);
+    free((void *)(uintptr_t)host.data);
+    med_cuda_free(d);
+}
+
 /* A file of words, of which word i is the low half of gpu_mix(i), mapped anew. */
 static const uint32_t *file_make(uint64_t words, char *path)
 {
@@ -360,6 +394,7 @@ int main(void)
     test_layers(false, true);
     test_layers(true, true);
     test_too_much();
+    test_no_memory();
     if (!getenv("GPU_QUICK")) {
         test_conversion_rate();
         test_gigabytes(gigabytes ? strtod(gigabytes, NULL) : 2);
