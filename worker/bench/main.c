@@ -18,11 +18,11 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     BLOCK_TOKENS = 16, /* as speed.c's */
     NUMBERS_MAX = 16,
-    CURVE_BATCH_MAX = 256,
     STEPS_QUEUED = 32,
     WATCHDOG_S = 60,
     OUTPUT_BYTES = 4 << 20
@@ -320,9 +320,10 @@ static int add_mixed(struct bench *b, const char *text, int64_t context, struct 
 
 static int add_curve(struct bench *b, int64_t context, struct med_err *err)
 {
+    static const int64_t batches[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
     int rc = 0;
-    for (int64_t batch = 1; batch <= CURVE_BATCH_MAX && rc == 0; batch *= 2) {
-        rc = add_case(b, batch, context, 0, err);
+    for (size_t i = 0; i < sizeof batches / sizeof batches[0] && rc == 0; i++) {
+        rc = add_case(b, batches[i], context, 0, err);
         if (rc == 0)
             b->cases[b->case_count - 1].curve = true;
     }
@@ -600,6 +601,11 @@ int main(int argc, char **argv)
         rc = MED_E_IO;
     if (rc < 0)
         MED_ERROR("%s", err.text[0] ? err.text : med_err_text(rc));
+    if (rc == MED_E_CUDA) {
+        /* A dead GPU keeps whoever asks it anything waiting. */
+        (void)fflush(NULL);
+        _exit(med_err_exit_status(rc));
+    }
     med_buf_release(&text);
     med_bench_free(bench.speed);
     med_device_release(&bench.device);
