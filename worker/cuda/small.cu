@@ -33,6 +33,15 @@
 #ifndef MED_SMALL_WARPS
 # define MED_SMALL_WARPS 8
 #endif
+#ifndef MED_SMALL_HINT
+# define MED_SMALL_HINT 3
+#endif
+#ifndef MED_SMALL_CHUNK
+# define MED_SMALL_CHUNK 64
+#endif
+#ifndef MED_SMALL_AHEAD
+# define MED_SMALL_AHEAD 0
+#endif
 #ifndef MED_SMALL_GROUP
 # define MED_SMALL_GROUP 4
 #endif
@@ -43,9 +52,10 @@
 enum {
     WARPS = MED_SMALL_WARPS,
     THREADS = WARPS * 32,
-    CHUNK = 64,              /* columns: a line of 128 bytes of each of 16 rows */
-    PIECES = 4,              /* of 16 bytes, that a thread copies of a chunk */
+    CHUNK = MED_SMALL_CHUNK, /* columns */
+    PIECES = CHUNK / 16,     /* of 16 bytes, that a thread copies of a chunk */
     DEPTH = MED_SMALL_DEPTH, /* chunks under way per warp */
+    AHEAD = MED_SMALL_AHEAD, /* tiles asked for before the wait */
     GROUP = MED_SMALL_GROUP, /* tiles whose sums wait in shared memory */
     STEP = CHUNK * WARPS,    /* phases are multiples of this */
     X_BYTES = MED_SMALL_X_BYTES,
@@ -74,9 +84,24 @@ static __device__ __forceinline__ uint64_t read_once_policy(void)
 static __device__ __forceinline__ void copy_16(uint32_t to, const void *from, bool there,
                                                uint64_t policy)
 {
+#if MED_SMALL_HINT == 0
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+#elif MED_SMALL_HINT == 2
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+#elif MED_SMALL_HINT == 3
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(to),
+        "l"(from), "r"(there ? 16 : 0), "l"(policy)
+        : "memory");
+#else
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
                  "l"(from), "r"(there ? 16 : 0), "l"(policy)
                  : "memory");
+#endif
 }
 
 static __device__ __forceinline__ void copy_commit(void)
@@ -142,16 +167,28 @@ template <typename T> static __device__ __forceinline__ float squares(uint4 piec
     return sum;
 }
 
+template <typename T> static __device__ __forceinline__ uint32_t narrow_two(float low, float high);
+template <> __device__ __forceinline__ uint32_t narrow_two<__nv_bfloat16>(float low, float high)
+{
+    const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&two;
+}
+template <> __device__ __forceinline__ uint32_t narrow_two<__half>(float low, float high)
+{
+    const __half2 two = __floats2half2_rn(low, high);
+    return *(const uint32_t *)&two;
+}
+
 template <typename T>
 static __device__ __forceinline__ uint4 normed(uint4 piece, uint4 weight, float scale)
 {
-    uint4 out;
     const T *x = (const T *)&piece, *w = (const T *)&weight;
-    T *y = (T *)&out;
+    float y[8];
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        y[i] = med_narrow<T>(med_widen<T>(x[i]) * scale * med_widen<T>(w[i]));
-    return out;
+        y[i] = med_widen<T>(x[i]) * scale * med_widen<T>(w[i]);
+    return make_uint4(narrow_two<T>(y[0], y[1]), narrow_two<T>(y[2], y[3]),
+                      narrow_two<T>(y[4], y[5]), narrow_two<T>(y[6], y[7]));
 }
 
 /* scales[m] = 1 / sqrt(mean(row m ^ 2) + eps), by the whole block; ends with a barrier.  Keeps the rows
@@ -186,6 +223,8 @@ static __device__ void norm_scales(const struct med_cuda_linear_args &a, const s
         }
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
+            if (!from[k])
+                break;
             for (int other = 16; other > 0; other /= 2)
                 sum[k] += __shfl_xor_sync(0xFFFFFFFFu, sum[k], other);
             if (lane == 0)
@@ -206,7 +245,8 @@ static __device__ void norm_scales(const struct med_cuda_linear_args &a, const s
  * the last column.  A barrier must follow. */
 template <typename T>
 static __device__ void stage_rows(const struct med_cuda_linear_args &a, const struct plan &plan,
-                                  int begin, int end, T *rows, const float *scales)
+                                  int begin, int end, T *rows, const float *scales,
+                                  uint4 norm_first)
 {
     const bool kept = a.norm && plan.phase_chunks >= plan.chunks;
     const int pieces = plan.columns / 8, first = begin * (CHUNK / 8),
@@ -214,14 +254,23 @@ static __device__ void stage_rows(const struct med_cuda_linear_args &a, const st
     for (int i = threadIdx.x; i < count; i += THREADS) {
         const bool there = first + i < pieces;
         const uint4 zero = make_uint4(0, 0, 0, 0);
-        const uint4 weight = a.norm && there ? __ldg((const uint4 *)a.norm + first + i) : zero;
-#pragma unroll 4
-        for (int m = 0; m < plan.rows; m++) {
-            uint4 *to = (uint4 *)(rows + m * plan.x_stride + i * 8);
-            uint4 x = zero;
-            if (there)
-                x = kept ? *to : __ldcg(row_pieces<T>(a, m) + first + i);
-            *to = a.norm && there ? normed<T>(x, weight, scales[m]) : x;
+        const uint4 weight = !a.norm || !there ? zero
+                             : kept && i == (int)threadIdx.x
+                                 ? norm_first
+                                 : __ldg((const uint4 *)a.norm + first + i);
+        uint4 x[MED_CUDA_SMALL_ROWS];
+#pragma unroll
+        for (int m = 0; m < MED_CUDA_SMALL_ROWS; m++) {
+            x[m] = zero;
+            if (there && m < plan.rows)
+                x[m] = kept ? *(uint4 *)(rows + m * plan.x_stride + i * 8)
+                            : __ldcg(row_pieces<T>(a, m) + first + i);
+        }
+#pragma unroll
+        for (int m = 0; m < MED_CUDA_SMALL_ROWS; m++) {
+            if (m < plan.rows)
+                *(uint4 *)(rows + m * plan.x_stride + i * 8) =
+                    a.norm && there ? normed<T>(x[m], weight, scales[m]) : x[m];
         }
     }
 }
@@ -258,7 +307,7 @@ copy_next(struct cursor &c, uint32_t slot, const struct med_cuda_linear_args &a,
 {
     if (c.ordinal < tiles) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
+        for (int half = 0; half < CHUNK / 32; half++) {
             const int column = c.chunk * CHUNK + half * 32 + threadIdx.x % 4 * 8;
             const bool there = column < plan.columns;
             const size_t offset = there ? (size_t)column * sizeof(T) : 0;
@@ -284,6 +333,29 @@ copy_next(struct cursor &c, uint32_t slot, const struct med_cuda_linear_args &a,
         }
     }
     copy_commit();
+}
+
+/* Asks for what follows the ring's first filling, of the first AHEAD tiles, to be brought into the L2
+ * cache, so that the bus has work for longer than the ring lasts. */
+template <typename T, int EPILOGUE>
+static __device__ __forceinline__ void prefetch_tiles(const struct med_cuda_linear_args &a,
+                                                      const struct plan &plan, int tiles)
+{
+#if __CUDA_ARCH__ >= 900
+    const int lane = threadIdx.x % 32, tile = threadIdx.x / 32;
+    if (tile >= AHEAD || tile >= tiles || lane >= 16)
+        return;
+    const int64_t pair = ((int64_t)blockIdx.x + (int64_t)tile * gridDim.x) * 8 + lane % 8;
+    const struct med_pair rows = med_pair_rows<EPILOGUE>(a, pair);
+    const int64_t row = lane < 8 ? rows.first : rows.second;
+    const int column = tile == 0 ? DEPTH * STEP : 0;
+    if (pair >= med_pair_count(a, EPILOGUE) || row >= a.outputs || column >= plan.columns)
+        return;
+    const T *from = (const T *)a.weight + (size_t)row * (size_t)a.columns + column;
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from),
+                 "r"((uint32_t)(plan.columns - column) * (uint32_t)sizeof(T))
+                 : "memory");
+#endif
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------------ */
@@ -322,10 +394,14 @@ static __global__ void __launch_bounds__(THREADS, 2)
     for (int i = 0; i < DEPTH; i++)
         copy_next<T, EPILOGUE>(next, ring + (uint32_t)(i * PIECES * 16 * THREADS), a, plan, tiles,
                                policy);
+    prefetch_tiles<T, EPILOGUE>(a, plan, tiles);
     if (a.norm) {
         for (int i = threadIdx.x * 64; i < plan.columns; i += THREADS * 64)
             asm volatile("prefetch.global.L2 [%0];" ::"l"((const T *)a.norm + i));
     }
+    uint4 norm_first = make_uint4(0, 0, 0, 0);
+    if (a.norm && (int)threadIdx.x < plan.columns / 8)
+        norm_first = __ldg((const uint4 *)a.norm + threadIdx.x);
     med_grid_wait();
 
     if (a.norm)
@@ -340,7 +416,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
             if (group + phase == 0 || plan.phase_chunks < plan.chunks) {
                 if (group + phase > 0)
                     __syncthreads();
-                stage_rows<T>(a, plan, phase, end, rows, scales);
+                stage_rows<T>(a, plan, phase, end, rows, scales, norm_first);
                 __syncthreads();
             }
             for (int tile = 0; tile < group_tiles; tile++) {
@@ -357,7 +433,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
                     copy_wait<DEPTH - 1>();
                     const uint32_t x_at = row_at + (uint32_t)(chunk - phase) * CHUNK * sizeof(T);
 #pragma unroll
-                    for (int half = 0; half < 2; half++) {
+                    for (int half = 0; half < CHUNK / 32; half++) {
                         const uint32_t w_at = slot + (uint32_t)(half * 2) * THREADS * 16;
                         const uint4 u = read_shared(w_at);
                         const uint4 v = read_shared(w_at + THREADS * 16);
