@@ -131,7 +131,7 @@ int med_engine_new(const struct med_engine_config *config, struct med_engine **r
 void med_engine_free(struct med_engine *engine);
 
 int med_engine_submit(struct med_engine *engine, struct med_engine_request *request) MED_MUST_CHECK;
-/* The request ends with MED_ENGINE_CANCEL at the end of the running step (or another end that came first). Cannot
+/* The request ends with MED_ENGINE_CANCEL within one step (or another end that came first). Cannot
  * fail; a second call does nothing. */
 void med_engine_cancel(struct med_engine *engine, struct med_engine_request *request);
 /* Asks an idle engine for a heartbeat. */
