@@ -108,9 +108,9 @@ static __device__ __forceinline__ void med_pair_finish(const struct med_cuda_lin
     } else if (EPILOGUE == MED_CUDA_ADD) {
         T *x = (T *)a.out + (size_t)m * a.outputs;
         if (rows.first < a.outputs)
-            x[rows.first] = med_narrow<T>(med_widen<T>(x[rows.first]) + u);
+            x[rows.first] = med_narrow<T>(a.stores ? u : med_widen<T>(x[rows.first]) + u);
         if (has_second)
-            x[rows.second] = med_narrow<T>(med_widen<T>(x[rows.second]) + v);
+            x[rows.second] = med_narrow<T>(a.stores ? v : med_widen<T>(x[rows.second]) + v);
     } else if (EPILOGUE == MED_CUDA_SWIGLU) {
         const float silu = u / (1.0f + expf(-u));
         ((T *)a.out)[(size_t)m * (a.outputs / 2) + rows.first] = med_narrow<T>(silu * v);

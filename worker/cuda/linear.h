@@ -7,12 +7,14 @@
  * linear.cu chooses by rows:
  *     1 .. SMALL   small.cu:  reads W once at the rate of the memory bus, norm fused
  *     .. SKINNY    skinny.cu: the same with tensor cores on tiles of W; `in` is normed before
- *     more         blas.cu:   cuBLASLt, norm before and epilogue after it by kernels of norm.cu, rope.cu
- * and in deterministic mode always one kernel whose order of sums depends on the model alone.
+ *     more         blas.cu:   cuBLASLt, norm before and epilogue after it by kernels of norm.cu
+ * and in deterministic mode always one kernel whose order of sums depends on the model alone.  Norms of
+ * q and k per head stand between the product and rope: then the product is stored as it is, by
+ * whichever kernel, and norm.cu does the rest.
  *
  * The epilogue works on pairs of outputs (rope turns two, SiLU multiplies two), so our kernels compute
  * two rows of W at a time that belong together, wherever they lie in W:
- *     ADD       rows n and n + 8 (or any): x[m][n] += y + bias
+ *     ADD       rows n and n + 8 (or any): x[m][n] += y + bias, or = with `stores`
  *     ROPE_KV   rows i and i + head_dim / 2 of one head
  *     SWIGLU    row i of gate and row i of up
  *     LOGITS    float32 out, no bias
@@ -50,6 +52,7 @@ struct med_cuda_linear_args {
     const void *bias;   // [outputs] of dtype, or NULL
     enum med_dtype dtype;
     enum med_cuda_epilogue epilogue;
+    bool stores; // ADD alone: out is written, not added to
     void *out; /* ADD: x [rows][outputs], in and out; ROPE_KV: q [rows][heads * head_dim];
                 * SWIGLU: [rows][outputs / 2]; LOGITS: float [rows][outputs] */
 
