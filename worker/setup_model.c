@@ -461,10 +461,12 @@ static int describe_gpu(const struct med_setup_model *real, char *out, size_t ou
     int64_t free_now = med_device_memory_free(&real->device);
     int64_t taken = free_now < 0 ? 0 : real->device.memory_free_bytes - free_now;
     return snprintf(out, out_bytes,
-                    " gpu_memory_gb=%.3f gpu_taken_gb=%.3f tuned=%" PRId64 " tuned_before=%" PRId64
-                    " tune_seconds=%.3f graph_capture=%" PRId64 " graph_seconds=%.3f",
-                    (double)real->plan.device_total_bytes / 1e9, (double)taken / 1e9, stats.tuned,
-                    stats.tuned_before, stats.tune_seconds, stats.graphs, stats.record_seconds);
+                    " gpu_memory_gb=%.3f gpu_taken_gb=%.3f pinned_gb=%.3f tuned=%" PRId64
+                    " tuned_before=%" PRId64 " tune_seconds=%.3f graph_capture=%" PRId64
+                    " graph_seconds=%.3f",
+                    (double)real->plan.device_total_bytes / 1e9, (double)taken / 1e9,
+                    (double)stats.pinned_bytes / 1e9, stats.tuned, stats.tuned_before,
+                    stats.tune_seconds, stats.graphs, stats.record_seconds);
 }
 
 /* " key=value" words of the READY line. */

@@ -69,11 +69,12 @@ class Served:
             profile["model"].update(name="medley-austen", vocab=3072)
         path = pathlib.Path(self.folder.name) / "plan.json"
         path.write_text(json.dumps(plan))
+        self.ready_file = pathlib.Path(self.folder.name) / "ready.json"
         self.port = harness.free_port()
         arguments = [f"--worker-argument={a}" for a in
                      (*worker, f"--metrics-listen=127.0.0.1:{self.port}")]
-        self.up = harness.Process("medley-up", path, "--backend", backend, "--model", MODEL, *LOOPBACK,
-                                  *arguments)
+        self.up = harness.Process("medley-up", path, "--backend", backend, "--model", MODEL, "--ready-file",
+                                  self.ready_file, *LOOPBACK, *arguments)
 
     def __enter__(self):
         self.up.__enter__()
@@ -94,6 +95,12 @@ class Served:
     def words(self):
         """Of the worker's READY line, which up passes on."""
         return dict(re.findall(r"(\w+)=(\S+)", self.up.wait_line(r"READY worker_id=")))
+
+    def resident_gb(self):
+        """Of the worker's memory, what is not a file's."""
+        pid = json.loads(self.ready_file.read_text())["workers"][0]["pid"]
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024 / 1e9
 
     def metrics(self):
         return harness.metrics(f"127.0.0.1:{self.port}")
@@ -148,7 +155,8 @@ def case_serves_the_model_that_ships():
         first, again = served.ask(), served.ask()
         expect(first == again and first.strip(), first, again)
         words = served.words()
-        metrics = served.metrics()
+        metrics, resident = served.metrics(), served.resident_gb()
+        expect(resident <= float(words["memory_gb"]), f"{resident} GB are resident:", words)
         expect(words["dtype"] == "bfloat16" and words["backend"] == "cuda", words)
         expect(int(words["graph_capture"]) > 0, words)
         expect(float(words["gpu_taken_gb"]) <= float(words["gpu_memory_gb"]), words)
@@ -164,7 +172,8 @@ def case_serves_the_model_that_ships():
         expect(harness.announced_metrics(text) == documented, "metrics are not as documented")
         served.up.stop()
     return (f"READY in {words['seconds']} s, {words['graph_capture']} graphs, planned "
-            f"{words['gpu_memory_gb']} GB, took {words['gpu_taken_gb']} GB")
+            f"{words['gpu_memory_gb']} GB, took {words['gpu_taken_gb']} GB; of the machine's {words['memory_gb']} "
+            f"GB, took {resident:.3f} GB, pinned {words['pinned_gb']} GB")
 
 
 def case_second_start_finds_what_was_timed():
