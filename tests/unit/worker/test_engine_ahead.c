@@ -10,6 +10,7 @@
 #include "worker/engine_thread.h"
 
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "base/rng.h"
 #include "base/thread.h"
 #include "tests/check.h"
@@ -141,7 +142,8 @@ static int device_init(void *self, struct med_err *err)
 static void take_batch(struct device *d, const struct med_backend_step *step)
 {
     struct device_batch *b = &d->batches[d->started % QUEUE];
-    REQUIRE(step->batch->count >= 1 && step->batch->count <= LANES);
+    MED_ASSERT(step->batch->count >= 1);
+    MED_ASSERT(step->batch->count <= LANES);
     b->count = step->batch->count;
     b->out = *step;
     for (size_t i = 0; i < b->count; i++) {
@@ -189,7 +191,7 @@ static int device_start(void *self, const struct med_backend_step *step, struct 
     struct device *d = self;
     (void)pthread_mutex_lock(&d->lock);
     d->after_failure += d->failed;
-    REQUIRE(d->started - d->finished < MED_BACKEND_STEPS);
+    MED_ASSERT(d->started - d->finished < MED_BACKEND_STEPS);
     if (d->started == d->fail_start)
         return fail(d, "takes no more", err);
     take_batch(d, step);
@@ -205,7 +207,7 @@ static int device_finish(void *self, struct med_err *err)
     struct device *d = self;
     (void)pthread_mutex_lock(&d->lock);
     d->after_failure += d->failed;
-    REQUIRE(d->finished < d->started);
+    MED_ASSERT(d->finished < d->started);
     while (d->computed == d->finished)
         (void)pthread_cond_wait(&d->changed, &d->lock);
     if (d->finished == d->fail_finish)
@@ -220,7 +222,7 @@ static int device_step(void *self, const struct med_backend_step *step, struct m
     struct device *d = self;
     (void)err;
     (void)pthread_mutex_lock(&d->lock);
-    REQUIRE(d->blocks);
+    MED_ASSERT(d->blocks);
     take_batch(d, step);
     compute(d, d->computed++);
     give_batch(d);
