@@ -6,7 +6,9 @@
  * and crosses in one copy to the same offsets of one piece of device memory.  Offsets follow from the
  * numbers of rows, items and samples alone, but for what is behind attention's plan: so a recording,
  * which is for one number of rows, finds every array where it was when it was made, and a small batch
- * makes a small copy.
+ * makes a small copy.  It is a copy, not a kernel that reads host memory (which was no faster): a copy takes no
+ * part in programmatic launch, so that no kernel of this step begins while one of the step before runs,
+ * and any of them may read the batch before its own wait.
  *
  * Two pinned pieces take turns; one is written again only after a mark behind its copy has come.
  *
@@ -23,7 +25,6 @@
 #include "worker/cuda/attend.h"
 #include "worker/cuda/blas.h"
 #include "worker/cuda/check.h"
-#include "worker/cuda/fetch.h"
 #include "worker/cuda/sample.h"
 
 #include <stdio.h>
@@ -416,9 +417,8 @@ static int batch_take(struct med_cuda *d, const struct med_ops_batch *host, int6
     batch_describe(d, &l, tables, rows, items, samples);
     plan_describe(d, l.plan, shape);
     s->pending = true;
-    rc = med_cuda_fetch(d, r->device, s->host, bytes);
-    if (rc < 0)
-        return rc;
+    MED_CUDA_OP_TRY(cudaMemcpyAsync(r->device, s->host, bytes, cudaMemcpyHostToDevice, d->stream),
+                    d);
     *ret_shape = shape;
     *ret_plan_bytes = plan_bytes;
     return 0;
