@@ -38,6 +38,10 @@
  }
 
 PART(linear)
+size_t med_cuda_skinny_bytes(const struct med_ops_sizes *sizes);
+int med_cuda_skinny_new(struct med_cuda *d);
+void med_cuda_skinny_free(struct med_cuda *d);
+PART(skinny)
 PART(blas)
 PART(attend)
 PART(sampler)
