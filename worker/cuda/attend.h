@@ -20,31 +20,12 @@
 #ifndef MED_WORKER_CUDA_ATTEND_H
 #define MED_WORKER_CUDA_ATTEND_H
 
+#include "worker/cuda/attend_plan.h"
 #include "worker/cuda/internal.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* One part of a decode: tokens [begin, end) of the keys that row sees. */
-struct med_cuda_decode_part {
-    int32_t row, item;   /* row -1: no work */
-    int32_t begin, end;  /* tokens of the item's sequence */
-    int32_t part, parts; /* this one of the row's; parts 1: nothing to merge */
-    int32_t merge;       /* index of the row's counter and first partial result */
-    int32_t unused;
-};
-
-/* One tile of a prefill: rows [row, row + rows) of an item, which lies at `position` in it. */
-struct med_cuda_prefill_tile {
-    int32_t row, rows, item, position; /* position of the tile's first row in the sequence */
-};
-
-/* What the launches of a batch need to know on the host; part of what a recording depends on. */
-struct med_cuda_attend_shape {
-    int64_t decode_parts;  /* blocks of the decode launch per kv head; 0: none */
-    int64_t prefill_tiles; /* 0: none */
-};
 
 struct med_cuda_attention {
     /* On the device, in the recorder's memory, filled with every batch.  run sets both before forward (new
@@ -53,12 +34,15 @@ struct med_cuda_attention {
     const struct med_cuda_prefill_tile *tiles; // [prefill_tiles_max]
     struct med_cuda_attend_shape shape;        /* of the batch at hand (padded) */
     int64_t decode_parts_max, prefill_tiles_max;
-    /* Partial results of decodes: [decode_parts_max][heads] of (head_dim + 2) floats; counters are zero
-     * between launches. */
-    float *partials;
-    uint32_t *counters; // [decode_parts_max][kv_heads]
+    struct med_cuda_attend_limits limits;
+    /* Partial results of decodes: (head_dim + 2) floats, sums, then the largest score and the sum of
+     * weights; counters are zero between launches. */
+    float *partials;    // [partials_max][heads][head_dim + 2]
+    uint32_t *counters; // [partials_max][heads]
 };
 
+/* The window that every layer has; 0: a layer has none. */
+int64_t med_cuda_attend_window(const struct med_model_config *model);
 /* Device bytes of partials and counters. */
 size_t med_cuda_attend_bytes(const struct med_ops_sizes *sizes);
 int med_cuda_attend_new(struct med_cuda *d);
@@ -76,6 +60,7 @@ struct med_cuda_attend_shape med_cuda_attend_plan(const struct med_cuda *d,
                                                   int64_t padded_items, void *staging,
                                                   size_t *ret_bytes);
 
+/* The parts, and the tiles, of the plan at hand. */
 int med_cuda_attend_decode(struct med_cuda *d, const struct med_attend_args *a) MED_MUST_CHECK;
 int med_cuda_attend_prefill(struct med_cuda *d, const struct med_attend_args *a) MED_MUST_CHECK;
 

@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention of single rows: keys and values are read once, at the rate of the memory bus.
+ *
+ * out[h] = sum_t softmax_t(scale q[h] . k[t]) v[t], for all query heads h of a kv head together.
+ *
+ * A block has one part of a row's tokens (attend_plan.h), one kv head and up to 8 of its query heads.  Its
+ * warps take turns at rounds of 16 tokens.  Each thread copies the very 16-byte pieces of keys and
+ * values that it will multiply into slots of its own in shared memory (cp.async), DEPTH rounds ahead,
+ * and needs no barrier to read them.  Both products are mma.m16n8k16 with float32 sums:
+ *   scores  Q (16 x k: query heads, half of them zero) times K' (k x 8 tokens), k along head_dim in an
+ *           order that makes a thread's 8 neighbouring elements its k of two instructions;
+ *   result  V' (16 x k: elements of the head) times P' (k x 8 query heads), k along the 16 tokens: scores
+ *           lie in registers just as P' wants them, values are paired by a byte permutation.
+ * Weights are rounded to the cache's dtype for the second product; their sum is that of the unrounded.
+ *
+ * At the end the warps are merged through shared memory; a row of several parts leaves partial results in
+ * memory, and the block that comes last (by the row's counter) merges them in the order of parts.
+ *
+ * Before the wait for the kernel before: the plan, the tables and the keys of tokens that were in the cache
+ * before this batch are read.  That is safe: plan and tables are written by run's copy, which
+ * no kernel of an earlier step overlaps and which the first kernel of this step waits for (a copy takes no
+ * part in programmatic launch); tokens before `context` were written by earlier steps.
+ *
+ * Everything else (float32, a cache of another dtype, other head_dims) has a plain kernel.
+ * thread: engine.
+ */
+#include "worker/cuda/attend.cuh"
+
+#ifndef MED_DECODE_DEPTH
+# define MED_DECODE_DEPTH 2
+#endif
+#ifndef MED_DECODE_EARLY
+# define MED_DECODE_EARLY 1
+#endif
+
+enum {
+    WARPS = 4,
+    THREADS = WARPS * 32,
+    ROUND = 16, /* tokens of a warp at a time */
+    DEPTH = MED_DECODE_DEPTH,
+    MEMBERS = 8,       /* query heads of a block */
+    PLAIN_MEMBERS = 2, /* of the plain kernel's */
+    CUT_NONE = 1 << 30
+};
+
+struct decode {
+    struct med_paged cache;
+    const struct med_cuda_decode_part *parts;
+    const void *q; // [rows][heads * head_dim]
+    void *out;     // the same
+    float *partials;
+    uint32_t *counters;
+    float scale; /* times log2(e) */
+    int heads, group, band,
+        bands; /* a block has `band` query heads, of `bands` in a kv head's group */
+    int window, cut;
+    enum med_dtype dtype; /* of q and out, for the plain kernel */
+};
+
+/* What a block works on. */
+struct place {
+    struct med_cuda_decode_part part;
+    int kv_head, head, members; /* query heads [head, head + members) */
+    int first, last;            /* tokens that the row sees of the part: [first, last) */
+};
+
+static __device__ __forceinline__ struct place place_of(const struct decode &d)
+{
+    struct place p;
+    const int columns = d.cache.kv_heads * d.bands;
+    const int index = blockIdx.x / columns, column = blockIdx.x % columns;
+    p.part = d.parts[index];
+    p.kv_head = column / d.bands;
+    const int before = column % d.bands * d.band;
+    p.head = p.kv_head * d.group + before;
+    p.members = min(d.band, d.group - before);
+    p.first = p.part.begin;
+    p.last = p.part.end;
+    if (d.window > 0)
+        p.first = max(p.first, p.part.position - d.window + 1);
+    return p;
+}
+
+/* ---- the end of a part -------------------------------------------------------------------------- */
+
+/* What a block has of its query heads after its tokens: every warp its own. */
+struct sums {
+    float *most, *total; // [WARPS][MEMBERS]
+    float *sum;          // [WARPS][MEMBERS][head_dim]
+};
+
+static __device__ __forceinline__ struct sums sums_in(float *shared)
+{
+    return {shared, shared + WARPS * MEMBERS, shared + 2 * WARPS * MEMBERS};
+}
+
+/* The result of a part as threads hold it: element threadIdx.x + i * THREADS of [members][head_dim]. */
+template <int COUNT> struct merged {
+    struct med_soft soft[COUNT];
+    float sum[COUNT];
+};
+
+template <int COUNT> static __device__ __forceinline__ void merged_clear(struct merged<COUNT> *m)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        m->soft[i] = {-INFINITY, 0.0f};
+        m->sum[i] = 0.0f;
+    }
+}
+
+/* The warps' sums (barrier before), merged in the order of warps, then into `to`. */
+template <int COUNT>
+static __device__ __forceinline__ void merge_warps(const struct sums &s, int elements, int head_dim,
+                                                   struct merged<COUNT> *to)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const int e = threadIdx.x + i * THREADS;
+        if (e < elements) {
+            struct med_soft soft = {-INFINITY, 0.0f};
+            float sum = 0.0f;
+            const int member = e / head_dim, place = e % head_dim;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) {
+                const int at = w * MEMBERS + member;
+                med_soft_merge(&soft, &sum, {s.most[at], s.total[at]},
+                               s.sum[at * head_dim + place]);
+            }
+            med_soft_merge(&to->soft[i], &to->sum[i], soft, sum);
+        }
+    }
+}
+
+template <int COUNT>
+static __device__ __forceinline__ void result_put(const struct decode &d, const struct place &p,
+                                                  int elements, const struct merged<COUNT> &m)
+{
+    const int64_t base = ((int64_t)p.part.row * d.heads + p.head) * d.cache.head_dim;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const int e = threadIdx.x + i * THREADS;
+        if (e < elements)
+            med_element_put(d.out, d.dtype, base + e, __fdividef(m.sum[i], m.soft[i].total));
+    }
+}
+
+/* Leaves the part's result; the last block of the row merges all of them. */
+template <int COUNT>
+static __device__ __forceinline__ void part_finish(const struct decode &d, const struct place &p,
+                                                   struct merged<COUNT> &m)
+{
+    __shared__ bool is_last;
+    const int head_dim = d.cache.head_dim, elements = p.members * head_dim, stride = head_dim + 2;
+    if (p.part.parts == 1) {
+        result_put(d, p, elements, m);
+        return;
+    }
+    float *own = d.partials + ((int64_t)(p.part.merge + p.part.part) * d.heads + p.head) * stride;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const int e = threadIdx.x + i * THREADS;
+        if (e < elements) {
+            const int member = e / head_dim, place = e % head_dim;
+            __stcg(own + member * stride + place, m.sum[i]);
+            if (place == 0) {
+                __stcg(own + member * stride + head_dim, m.soft[i].most);
+                __stcg(own + member * stride + head_dim + 1, m.soft[i].total);
+            }
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        uint32_t *counter = d.counters + (int64_t)p.part.merge * d.heads + p.head;
+        __threadfence();
+        is_last = atomicAdd(counter, 1u) == (uint32_t)p.part.parts - 1;
+        __threadfence();
+        if (is_last)
+            *counter = 0;
+    }
+    __syncthreads();
+    if (!is_last)
+        return;
+    const float *all = d.partials + ((int64_t)p.part.merge * d.heads + p.head) * stride;
+    merged_clear(&m);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const int e = threadIdx.x + i * THREADS;
+        if (e < elements) {
+            const float *at = all + e / head_dim * stride;
+            const int place = e % head_dim;
+#pragma unroll 4
+            for (int n = 0; n < p.part.parts; n++, at += (int64_t)d.heads * stride) {
+                med_soft_merge(&m.soft[i], &m.sum[i],
+                               {__ldcg(at + head_dim), __ldcg(at + head_dim + 1)},
+                               __ldcg(at + place));
+            }
+        }
+    }
+    result_put(d, p, elements, m);
+}
+
+/* ---- tensor cores ------------------------------------------------------------------------------- */
+
+/* Slots of a thread for one round: pieces of keys, then of values. */
+template <int HEAD_DIM> struct ring {
+    static constexpr int KEYS = HEAD_DIM / 32 * 2;   /* 2 tokens, HEAD_DIM / 32 pieces of each */
+    static constexpr int VALUES = HEAD_DIM / 64 * 4; /* 4 tokens */
+    static constexpr int BYTES = (KEYS + VALUES) * 16 * THREADS; /* of a round */
+};
+
+template <typename T, int HEAD_DIM> struct worker {
+    const T *keys, *values; /* of the kv head in block 0 */
+    const int32_t *table;
+    uint32_t slots; /* this thread's first one */
+    int first, last;
+};
+
+/* Asks for a round's keys and values; two groups. stage: of the ring. */
+template <typename T, int HEAD_DIM>
+static __device__ __forceinline__ void round_fetch(const struct decode &d,
+                                                   const struct worker<T, HEAD_DIM> &w, int kv_head,
+                                                   int base, int stage)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint32_t to = w.slots + stage * ring<HEAD_DIM>::BYTES;
+    const bool some = base < w.last;
+    if (some) {
+        int64_t at = 0;
+        const bool whole = d.cache.shift >= 4; /* one block for the round */
+        if (whole)
+            at = med_paged_at(d.cache, w.table, kv_head, base);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int token = base + h * 8 + g;
+            const bool there = token >= w.first && token < w.last;
+            const int64_t mine = whole   ? at + (int64_t)(h * 8 + g) * HEAD_DIM
+                                 : there ? med_paged_at(d.cache, w.table, kv_head, token)
+                                         : 0;
+#pragma unroll
+            for (int c = 0; c < HEAD_DIM / 32; c++)
+                med_copy_16(to + (h * (HEAD_DIM / 32) + c) * 16 * THREADS,
+                            w.keys + mine + c * 32 + t * 8, there);
+        }
+        med_copy_commit();
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const int place = n / 2 * 8 + 2 * t + n % 2, token = base + place;
+            const bool there = token >= w.first && token < w.last;
+            const int64_t mine = whole   ? at + (int64_t)place * HEAD_DIM
+                                 : there ? med_paged_at(d.cache, w.table, kv_head, token)
+                                         : 0;
+#pragma unroll
+            for (int c = 0; c < HEAD_DIM / 64; c++)
+                med_copy_16(to + (ring<HEAD_DIM>::KEYS + n * (HEAD_DIM / 64) + c) * 16 * THREADS,
+                            w.values + mine + c * 64 + g * 8, there);
+        }
+        med_copy_commit();
+    } else {
+        med_copy_commit();
+        med_copy_commit();
+    }
+}
+
+static __device__ __forceinline__ uint32_t part_of(const uint4 &v, int i)
+{
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/* Result += V' P' of a round. Sums [j]: rows g: element g * 8 + j of the head's first half (of its 64s, if
+ * it has one half alone: j below 4), rows g + 8: of the other. */
+template <typename T, int HEAD_DIM>
+static __device__ __forceinline__ void values_mix(uint32_t slots, uint32_t b0, uint32_t b1,
+                                                  float (&sum)[HEAD_DIM / 16][4])
+{
+    constexpr int C = HEAD_DIM / 64;
+    uint4 v[4][C];
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+#pragma unroll
+        for (int c = 0; c < C; c++)
+            v[n][c] = med_read_shared(slots + (ring<HEAD_DIM>::KEYS + n * C + c) * 16 * THREADS);
+    }
+#pragma unroll
+    for (int j = 0; j < HEAD_DIM / 16; j++) {
+        const int e = j, f = j + HEAD_DIM / 16; /* of the thread's HEAD_DIM / 8 elements */
+        const uint32_t pick_e = e % 2 ? 0x7632 : 0x5410, pick_f = f % 2 ? 0x7632 : 0x5410;
+        const uint32_t a0 =
+            __byte_perm(part_of(v[0][e / 8], e % 8 / 2), part_of(v[1][e / 8], e % 8 / 2), pick_e);
+        const uint32_t a1 =
+            __byte_perm(part_of(v[0][f / 8], f % 8 / 2), part_of(v[1][f / 8], f % 8 / 2), pick_f);
+        const uint32_t a2 =
+            __byte_perm(part_of(v[2][e / 8], e % 8 / 2), part_of(v[3][e / 8], e % 8 / 2), pick_e);
+        const uint32_t a3 =
+            __byte_perm(part_of(v[2][f / 8], f % 8 / 2), part_of(v[3][f / 8], f % 8 / 2), pick_f);
+        med_mma<T>(sum[j], a0, a1, a2, a3, b0, b1);
+    }
+}
+
+/* One warp's state over its rounds. */
+template <int HEAD_DIM> struct state {
+    float most, total;           /* of query head g; total: of this thread's tokens */
+    float sum[HEAD_DIM / 16][4]; /* query heads 2t, 2t + 1 */
+};
+
+/* Scores of a round, softmax, result. query: pieces of query head g, as keys'. */
+template <typename T, int HEAD_DIM>
+static __device__ __forceinline__ void
+round_compute(const struct decode &d, const struct worker<T, HEAD_DIM> &w, const uint4 *query,
+              int base, int stage, struct state<HEAD_DIM> *s)
+{
+    const int lane = threadIdx.x % 32, t = lane % 4;
+    const uint32_t slots = w.slots + stage * ring<HEAD_DIM>::BYTES;
+    float scores[2][4] = {};
+#pragma unroll
+    for (int c = 0; c < HEAD_DIM / 32; c++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint4 k = med_read_shared(slots + (h * (HEAD_DIM / 32) + c) * 16 * THREADS);
+            med_mma<T>(scores[h], query[c].x, 0, query[c].y, 0, k.x, k.y);
+            med_mma<T>(scores[h], query[c].z, 0, query[c].w, 0, k.z, k.w);
+        }
+    }
+    float most = s->most;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int token = base + i / 2 * 8 + 2 * t + i % 2;
+        float *score = &scores[i / 2][i % 2];
+        *score = token >= w.first && token < w.last ? *score * d.scale : -INFINITY;
+        most = fmaxf(most, *score);
+    }
+    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+    if (__any_sync(0xffffffffu, most != s->most)) {
+        /* -infinity as long as no token was seen, which a window's first round may bring about */
+        const float before = s->most == -INFINITY ? 0.0f : med_power(s->most - most);
+        const float a = __shfl_sync(0xffffffffu, before, t * 8);
+        const float b = __shfl_sync(0xffffffffu, before, t * 8 + 4);
+        s->most = most;
+        s->total *= before;
+#pragma unroll
+        for (int j = 0; j < HEAD_DIM / 16; j++) {
+            s->sum[j][0] *= a;
+            s->sum[j][1] *= b;
+            s->sum[j][2] *= a;
+            s->sum[j][3] *= b;
+        }
+    }
+    const float subtract = most == -INFINITY ? 0.0f : most;
+    float weights[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        weights[i] = med_power(scores[i / 2][i % 2] - subtract);
+        s->total += weights[i];
+    }
+    med_copy_wait<2 * DEPTH - 2>();
+    values_mix<T, HEAD_DIM>(slots, med_pack<T>(weights[0], weights[1]),
+                            med_pack<T>(weights[2], weights[3]), s->sum);
+}
+
+/* The warp's sums to shared memory, for the merge. */
+template <int HEAD_DIM>
+static __device__ __forceinline__ void state_put(struct state<HEAD_DIM> *s, const struct sums &to)
+{
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    s->total += __shfl_xor_sync(0xffffffffu, s->total, 1);
+    s->total += __shfl_xor_sync(0xffffffffu, s->total, 2);
+    if (t == 0) {
+        to.most[warp * MEMBERS + g] = s->most;
+        to.total[warp * MEMBERS + g] = s->total;
+    }
+#pragma unroll
+    for (int q = 0; q < 2; q++) {
+        float *at = to.sum + (size_t)(warp * MEMBERS + 2 * t + q) * HEAD_DIM;
+#pragma unroll
+        for (int i = 0; i < HEAD_DIM / 8; i += 4) { /* of the thread's elements */
+            float4 v;
+            float *e = &v.x;
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const int j = i + k;
+                e[k] = j < HEAD_DIM / 16 ? s->sum[j % (HEAD_DIM / 16)][q]
+                                         : s->sum[j % (HEAD_DIM / 16)][2 + q];
+            }
+            *(float4 *)(at + i / 8 * 64 + g * 8 + i % 8) = v;
+        }
+    }
+}
+
+template <typename T, int HEAD_DIM>
+static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct decode d)
+{
+    extern __shared__ __align__(16) char shared[];
+    constexpr int COUNT = MEMBERS * HEAD_DIM / THREADS;
+    med_grid_go();
+#if !MED_DECODE_EARLY
+    med_grid_wait();
+#endif
+    const struct place p = place_of(d);
+    if (p.part.row < 0) {
+        med_grid_wait();
+        return;
+    }
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    struct worker<T, HEAD_DIM> w;
+    w.keys = (const T *)d.cache.keys;
+    w.values = (const T *)d.cache.values;
+    w.table = d.cache.tables + p.part.table;
+    w.slots = med_shared_at(shared) + threadIdx.x * 16;
+    const struct sums sums = sums_in((float *)shared);
+    bool waited = false;
+    uint4 query[HEAD_DIM / 32];
+    struct merged<COUNT> m;
+    merged_clear(&m);
+    for (int begin = p.first; begin < p.last; begin = w.last) {
+        w.first = begin;
+        w.last = min(p.last, d.cut == CUT_NONE ? p.last : (begin / d.cut + 1) * d.cut);
+        int base = begin / ROUND * ROUND + warp * ROUND;
+#pragma unroll
+        for (int n = 0; n < DEPTH; n++) {
+            const int at = base + n * WARPS * ROUND;
+            if (!waited && min(at + ROUND, w.last) > p.part.context) {
+                med_grid_wait();
+                waited = true;
+            }
+            round_fetch<T, HEAD_DIM>(d, w, p.kv_head, at, n);
+        }
+        if (!waited) {
+            med_grid_wait();
+            waited = true;
+        }
+        if (begin == p.first) {
+            const uint4 *from =
+                (const uint4 *)((const T *)d.q +
+                                ((int64_t)p.part.row * d.heads + p.head + g) * HEAD_DIM) +
+                t;
+#pragma unroll
+            for (int c = 0; c < HEAD_DIM / 32; c++)
+                query[c] = g < p.members ? from[c * 4] : make_uint4(0, 0, 0, 0);
+        }
+        struct state<HEAD_DIM> s = {
+            - INFINITY, 0.0f,
+            {
+            }
+        };
+        for (int stage = 0; base < w.last; base += WARPS * ROUND) {
+            med_copy_wait<2 * DEPTH - 1>();
+            round_compute<T, HEAD_DIM>(d, w, query, base, stage, &s);
+            round_fetch<T, HEAD_DIM>(d, w, p.kv_head, base + DEPTH * WARPS * ROUND, stage);
+            stage = stage + 1 == DEPTH ? 0 : stage + 1;
+        }
+        med_copy_wait<0>();
+        __syncthreads();
+        state_put(&s, sums);
+        __syncthreads();
+        merge_warps(sums, p.members * HEAD_DIM, HEAD_DIM, &m);
+        __syncthreads();
+    }
+    med_grid_wait(); /* of a part without tokens */
+    part_finish(d, p, m);
+}
+
+/* ---- plain -------------------------------------------------------------------------------------- */
+
+template <typename K>
+static __global__ void __launch_bounds__(THREADS) decode_plain_kernel(const struct decode d)
+{
+    extern __shared__ __align__(16) char shared[];
+    constexpr int COUNT = PLAIN_MEMBERS * 256 / THREADS;
+    med_grid_go();
+    med_grid_wait();
+    const struct place p = place_of(d);
+    if (p.part.row < 0)
+        return;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head_dim = d.cache.head_dim;
+    const int32_t *table = d.cache.tables + p.part.table;
+    const struct sums sums = sums_in((float *)shared);
+    struct merged<COUNT> m;
+    merged_clear(&m);
+    for (int begin = p.first, end; begin < p.last; begin = end) {
+        end = min(p.last, d.cut == CUT_NONE ? p.last : (begin / d.cut + 1) * d.cut);
+        for (int member = 0; member < p.members; member++) {
+            const int64_t from = ((int64_t)p.part.row * d.heads + p.head + member) * head_dim;
+            const int at = warp * MEMBERS + member;
+            float query[MED_PLAIN_DIMS], sum[MED_PLAIN_DIMS];
+#pragma unroll
+            for (int i = 0; i < MED_PLAIN_DIMS; i++) {
+                const int e = lane + 32 * i;
+                query[i] = e < head_dim ? med_element(d.q, d.dtype, from + e) * d.scale : 0.0f;
+            }
+            const struct med_soft soft = med_plain_tokens<K>(
+                d.cache, table, p.kv_head, query, begin + ((warp - begin) & (WARPS - 1)), end,
+                WARPS, sum); /* token t is warp t % WARPS's */
+            sums.most[at] = soft.most;
+            sums.total[at] = soft.total;
+#pragma unroll
+            for (int i = 0; i < MED_PLAIN_DIMS; i++) {
+                if (lane + 32 * i < head_dim)
+                    sums.sum[at * head_dim + lane + 32 * i] = sum[i];
+            }
+        }
+        __syncthreads();
+        merge_warps(sums, p.members * head_dim, head_dim, &m);
+        __syncthreads();
+    }
+    part_finish(d, p, m);
+}
+
+/* ---- launch ------------------------------------------------------------------------------------- */
+
+static size_t sums_bytes(int head_dim)
+{
+    return (size_t)(WARPS * MEMBERS * (head_dim + 2)) * sizeof(float);
+}
+
+template <typename T, int HEAD_DIM>
+static int launch_fast(struct med_cuda *cuda, const struct decode &d, struct med_launch launch)
+{
+    const size_t ring_bytes = (size_t)DEPTH * ring<HEAD_DIM>::BYTES, end = sums_bytes(HEAD_DIM);
+    launch.shared_bytes = ring_bytes > end ? ring_bytes : end;
+    MED_CUDA_OP_TRY(cudaFuncSetAttribute(decode_kernel<T, HEAD_DIM>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         (int)launch.shared_bytes),
+                    cuda);
+    return med_launch_on(cuda, launch, decode_kernel<T, HEAD_DIM>, d);
+}
+
+template <typename T>
+static int launch_typed(struct med_cuda *cuda, const struct decode &d,
+                        const struct med_launch &launch)
+{
+    return d.cache.head_dim == 64 ? launch_fast<T, 64>(cuda, d, launch)
+                                  : launch_fast<T, 128>(cuda, d, launch);
+}
+
+int med_cuda_attend_decode(struct med_cuda *cuda, const struct med_attend_args *a)
+{
+    const struct med_cuda_attention *attention = cuda->attention;
+    struct decode d = {};
+    d.cache = med_paged_of(cuda, a);
+    d.parts = attention->parts;
+    d.q = a->q;
+    d.out = a->out;
+    d.partials = attention->partials;
+    d.counters = attention->counters;
+    d.scale = a->scale * 1.4426950408889634f;
+    d.heads = (int)a->heads;
+    d.group = (int)(a->heads / a->kv_heads);
+    d.window = (int)a->window;
+    d.cut = attention->limits.deterministic ? (int)MED_CUDA_ATTEND_CUT : (int)CUT_NONE;
+    d.dtype = a->dtype;
+    const bool fast = a->kv.dtype == a->dtype && a->dtype != MED_DTYPE_F32 &&
+                      (a->head_dim == 64 || a->head_dim == 128);
+    d.band = fast ? (int)MEMBERS : (int)PLAIN_MEMBERS;
+    d.bands = (d.group + d.band - 1) / d.band;
+    struct med_launch launch = {};
+    launch.grid = dim3((unsigned)(attention->shape.decode_parts * a->kv_heads * d.bands));
+    launch.block = dim3(THREADS);
+    if (fast) {
+        return a->dtype == MED_DTYPE_F16 ? launch_typed<__half>(cuda, d, launch)
+                                         : launch_typed<__nv_bfloat16>(cuda, d, launch);
+    }
+    launch.shared_bytes = sums_bytes((int)a->head_dim);
+    return med_with_type(a->kv.dtype, [&](auto type) {
+        return med_launch_on(cuda, launch, decode_plain_kernel<decltype(type)>, d);
+    });
+}
