@@ -13,7 +13,7 @@
 #ifndef MED_WORKER_CUDA_BLAS_H
 #define MED_WORKER_CUDA_BLAS_H
 
-#include "worker/cuda/internal.h"
+#include "worker/cuda/linear.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -31,8 +31,12 @@ struct med_cuda_product {
 size_t med_cuda_blas_bytes(const struct med_ops_sizes *sizes); /* its workspace */
 int med_cuda_blas_new(struct med_cuda *d);
 void med_cuda_blas_free(struct med_cuda *d);
-/* Times (or finds in the cache) the algorithms of every product that the model will ask for with up to
- * sizes.rows_max rows; writes the cache. Uses weights that are loaded; changes no memory of others. */
+/* Remembers that the model asks for this product, and where such weights are: what tune goes by. Does
+ * nothing after tune. */
+void med_cuda_blas_note(struct med_cuda *d, const struct med_cuda_linear_args *a);
+/* Times (or finds in the cache) the algorithms of every product that was noted, for up to
+ * sizes.rows_max rows, as far as linear.h gives them to cuBLASLt; writes the cache.  Uses weights that
+ * are loaded and the intermediate results of internal.h as scratch. */
 int med_cuda_blas_tune(struct med_cuda *d) MED_MUST_CHECK;
 int med_cuda_blas(struct med_cuda *d, const struct med_cuda_product *p) MED_MUST_CHECK;
 

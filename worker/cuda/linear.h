@@ -53,7 +53,7 @@ struct med_cuda_linear_args {
     enum med_dtype dtype;
     enum med_cuda_epilogue epilogue;
     bool stores; // ADD alone: out is written, not added to
-    void *out; /* ADD: x [rows][outputs], in and out; ROPE_KV: q [rows][heads * head_dim];
+    void *out;   /* ADD: x [rows][outputs], in and out; ROPE_KV: q [rows][heads * head_dim];
                 * SWIGLU: [rows][outputs / 2]; LOGITS: float [rows][outputs] */
 
     /* ROPE_KV alone. */
@@ -69,6 +69,16 @@ struct med_cuda_linear_args {
 size_t med_cuda_linear_bytes(const struct med_ops_sizes *sizes);
 int med_cuda_linear_new(struct med_cuda *d);
 void med_cuda_linear_free(struct med_cuda *d);
+
+/* Who computes a product without q_norm, by rows, dtype and mode. */
+enum med_cuda_linear_way {
+    MED_CUDA_LINEAR_SMALL,
+    MED_CUDA_LINEAR_SKINNY,
+    MED_CUDA_LINEAR_BLAS,
+    MED_CUDA_LINEAR_PLAIN
+};
+enum med_cuda_linear_way med_cuda_linear_choose(const struct med_cuda *d,
+                                                const struct med_cuda_linear_args *a);
 
 /* Chooses; every op with a product calls this. */
 int med_cuda_linear(struct med_cuda *d, const struct med_cuda_linear_args *a) MED_MUST_CHECK;

@@ -518,6 +518,19 @@ static int record_one(struct med_cuda *d, int64_t rows, med_ops_forward *forward
     return 0;
 }
 
+/* Runs the smallest batch once, from which blas.c knows what will be asked of it, and times that. */
+static int tune(struct med_cuda *d, med_ops_forward *forward, void *arg)
+{
+    static const int32_t none[1] = {0};
+    const struct med_ops_batch nothing = {.item_rows = none, .table_stride = 0};
+    struct med_cuda_attend_shape shape;
+    size_t plan_bytes;
+    int rc = batch_take(d, &nothing, 1, &shape, &plan_bytes);
+    if (rc == 0)
+        rc = forward(arg, &d->batch.on_device);
+    return rc == 0 ? med_cuda_blas_tune(d) : rc;
+}
+
 static int record_all(struct med_cuda *d, med_ops_forward *forward, void *arg)
 {
     struct med_cuda_recorder *r = d->recorder;
@@ -541,7 +554,7 @@ int med_cuda_record(void *device, med_ops_forward *forward, void *arg, struct me
     int rc = d->failed ? MED_E_CUDA : 0;
     int64_t begun_ns = med_clock_now_ns(&r->clock);
     if (rc == 0)
-        rc = med_cuda_blas_tune(d);
+        rc = tune(d, forward, arg);
     int64_t tuned_ns = med_clock_now_ns(&r->clock);
     d->stats.tune_seconds = (double)(tuned_ns - begun_ns) / 1e9;
     recordings_release(d, r);
