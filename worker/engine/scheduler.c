@@ -252,9 +252,10 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
                                .next = MED_SLOT_NONE,
                                .prev = MED_SLOT_NONE,
                                .item = {MED_SLOT_NONE, MED_SLOT_NONE}};
-    if (s->prefixes)
+    if (s->prefixes) {
         s->prefixes[slot] =
             (struct med_sequence_prefix){.tokens = spec->tokens, .salt = spec->salt};
+    }
     med_id_index_put(&s->index, spec->id, slot);
     med_scheduler_join_tail(s, slot, MED_PLACE_WAITING);
     if (spec->arrival_ns > s->arrival_last_ns)

@@ -87,6 +87,7 @@ struct device {
     int64_t fail_start, fail_finish;    /* this call fails; -1: none */
     int64_t depth_max, after_failure;   /* calls */
     int64_t wrong_awaits, batch_of_new; /* that `new` was first in */
+    int64_t prefills_behind;            /* another step */
     bool failed, quitting;
     const struct med_backend_sequence *new;
     struct med_rng rng;
@@ -158,11 +159,13 @@ static void take_batch(struct device *d, const struct med_backend_step *step)
                                            .samples = item->samples,
                                            .awaits = item->awaits,
                                            .previous = item->previous};
-        if (!item->awaits)
+        if (!item->awaits) {
             b->items[i].from =
                 penalties ? all_of(sequence->tokens, count) : sequence->tokens[count - 1];
+        }
         step->sampled[i] = UINT32_MAX;
     }
+    d->prefills_behind += d->started != d->finished && step->batch->load.prefill_tokens > 0;
     d->started++;
 }
 
@@ -351,6 +354,7 @@ static void loop_release(struct loop *loop)
     med_engine_free(loop->engine);
     device_release(&loop->device);
     CHECK_INT(loop->device.wrong_awaits, 0);
+    CHECK_INT(loop->device.prefills_behind, 0);
     CHECK_INT(loop->device.after_failure, 0);
     if (!loop->device.failed)
         CHECK_INT(loop->device.finished, loop->device.started);
@@ -397,17 +401,23 @@ static struct request *request_new(int64_t prompt, int64_t output, uint32_t firs
     return r;
 }
 
-/* One that goes on to its length. */
-static struct request *request_long(int64_t prompt, int64_t output, bool penalties)
+/* The first that ends so, after a token at least. */
+static struct request *request_first(int64_t prompt, int64_t output, enum med_engine_end end,
+                                     bool penalties)
 {
     for (uint32_t first = 1;; first++) {
         struct request *r = request_new(prompt, output, first, penalties);
-        if (r->end == MED_ENGINE_LENGTH)
+        if (r->end == end && r->truths > 0)
             return r;
         med_free(r->engine.tokens);
         med_free(r->truth);
         med_free(r);
     }
+}
+
+static struct request *request_long(int64_t prompt, int64_t output, bool penalties)
+{
+    return request_first(prompt, output, MED_ENGINE_LENGTH, penalties);
 }
 
 static bool submit(struct loop *loop, struct request *r)
@@ -528,6 +538,25 @@ static void test_cancel_when_two_steps_are_under_way_then_no_third_is_started_fo
     CHECK_UINT(stats_of(&loop).scheduler.iterations, 6);
     CHECK_INT(stats_of(&loop).scheduler.kv_blocks_free, 100);
     CHECK_INT(loop.device.started, 6);
+    loop_release(&loop);
+}
+
+/* The cancel is taken while the step runs for which nothing can be drawn. */
+static void test_cancel_when_nothing_can_be_drawn_either_then_ends_once_as_cancelled(void)
+{
+    static struct loop loop;
+    loop_init(&loop, &sizes, false);
+    struct request *r = request_first(5, 60, MED_ENGINE_FAILED, false);
+    int64_t fails = r->truths; /* the step */
+    REQUIRE(fails >= 1);
+    device_let(&loop.device, fails - 1);
+    (void)submit(&loop, r);
+    device_await_started(&loop.device, fails + 1);
+    cancel(&loop, r);
+    device_let(&loop.device, INT64_MAX);
+    drain(&loop, 0);
+    CHECK_UINT(loop.ends[MED_ENGINE_CANCEL], 1);
+    CHECK_INT(stats_of(&loop).scheduler.kv_blocks_free, 100);
     loop_release(&loop);
 }
 
@@ -659,6 +688,7 @@ int main(void)
     RUN(test_steps_when_draws_need_the_token_before_then_they_are_not_queued);
     RUN(test_submit_when_two_steps_are_under_way_then_it_is_in_the_next_one);
     RUN(test_cancel_when_two_steps_are_under_way_then_no_third_is_started_for_it);
+    RUN(test_cancel_when_nothing_can_be_drawn_either_then_ends_once_as_cancelled);
     RUN(test_free_when_a_step_is_under_way_then_waits_for_it);
     RUN(test_start_when_it_fails_then_all_end_with_an_error_and_later_ones_too);
     RUN(test_finish_when_it_fails_then_all_end_with_an_error_and_later_ones_too);
