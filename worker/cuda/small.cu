@@ -3,19 +3,24 @@
  * Products of a few rows: every weight is read once, and the memory bus is kept busy over the
  * boundaries between kernels.
  *
- * A block computes tiles of 8 pairs of outputs, 16 rows of W, for all rows of the batch.  Its warps
- * share the columns of a tile in chunks of 64; each thread copies the very 16-byte pieces of W that it
- * will multiply into slots of its own in shared memory (cp.async), DEPTH chunks ahead, and so needs no
- * barrier to read them.  The ring runs ahead over the ends of tiles, and it is filled before the wait
- * for the kernel before: weights depend on nothing.
+ * A block computes tiles of 8 pairs of outputs, 16 rows of W, for all rows of the batch.  The weights
+ * come through a ring of stages in shared memory, a stage being a piece of the columns of one tile;
+ * its warps share the columns of a stage.  The ring runs ahead over the ends of tiles, and it is filled
+ * before the wait for the kernel before: weights depend on nothing.  A block takes so much shared
+ * memory that a multiprocessor has room for one: a kernel's blocks then come where the blocks of
+ * the one before have just ended, one each, and read on at once.  (Two on a multiprocessor are worse: the
+ * next kernel's gather where this one's ended first.)
+ *
+ * sm_90: a warp of its own asks for stages by bulk copies, a piece of a row of W each, and waits where the
+ * ring is full.  Before: each thread copies the 16-byte pieces that it will multiply itself.
  *
  * Multiplication is mma.m16n8k16: W is the 16 x k operand, the batch's rows the k x 8 one.  The order
  * of k within a product is free, so a thread's 8 neighbouring values serve as the k that the instruction
  * wants of it, in both operands alike: there is nothing to shuffle.  With fewer than 8 rows the
  * other columns hold copies that nobody reads; a row's sums are the same whatever is beside it.
  *
- * The rows, normed, lie in shared memory, in phases of as many columns as fit; sums wait there too
- * from phase to phase.  float32 (for checking alone) has a plain kernel.
+ * The rows, normed, lie in shared memory: all of their columns, or phases of as many as fit, for which
+ * sums wait in shared memory too.  float32 (for checking alone) has a plain kernel.
  *
  * thread: engine.
  */
@@ -24,43 +29,23 @@
 #include "worker/cuda/epilogue.cuh"
 #include "worker/cuda/launch.cuh"
 
-#ifndef MED_SMALL_DEPTH
-# define MED_SMALL_DEPTH 4
-#endif
-#ifndef MED_SMALL_BLOCKS
-# define MED_SMALL_BLOCKS 1
-#endif
-#ifndef MED_SMALL_WARPS
-# define MED_SMALL_WARPS 8
-#endif
-#ifndef MED_SMALL_HINT
-# define MED_SMALL_HINT 3
-#endif
-#ifndef MED_SMALL_CHUNK
-# define MED_SMALL_CHUNK 64
-#endif
-#ifndef MED_SMALL_AHEAD
-# define MED_SMALL_AHEAD 0
-#endif
-#ifndef MED_SMALL_GROUP
-# define MED_SMALL_GROUP 4
-#endif
-#ifndef MED_SMALL_X_BYTES
-# define MED_SMALL_X_BYTES 33280
-#endif
-
 enum {
-    WARPS = MED_SMALL_WARPS,
+    WARPS = 8, /* that multiply */
     THREADS = WARPS * 32,
-    CHUNK = MED_SMALL_CHUNK, /* columns */
-    PIECES = CHUNK / 16,     /* of 16 bytes, that a thread copies of a chunk */
-    DEPTH = MED_SMALL_DEPTH, /* chunks under way per warp */
-    AHEAD = MED_SMALL_AHEAD, /* tiles asked for before the wait */
-    GROUP = MED_SMALL_GROUP, /* tiles whose sums wait in shared memory */
-    STEP = CHUNK * WARPS,    /* phases are multiples of this */
-    X_BYTES = MED_SMALL_X_BYTES,
-    RING_BYTES = DEPTH * PIECES * 16 * THREADS,
+    CHUNK = 64,           /* columns that a warp takes of a stage */
+    STEP = CHUNK * WARPS, /* columns of a stage; phases are multiples of it */
+    PIECES = 4,           /* of 16 bytes: what a thread multiplies of a chunk */
+    GROUP = 4,            /* tiles whose sums wait in shared memory */
+    DEPTH_COPY = 4,       /* stages of the ring without bulk copies */
+    DEPTH_MAX = 16,       /* and with: as many as there is room for */
+    ROW_BYTES = STEP * 2 +
+                64, /* of a stage with bulk copies; 64 more keep rows out of each other's banks */
+    STAGE_BYTES_BULK = 16 * ROW_BYTES,
+    STAGE_BYTES_COPY = PIECES * 16 * THREADS,
+    BARRIERS_BYTES = 512,
+    ROWS_BYTES = 66560, /* at most, of the batch's rows in shared memory: 8 of 4096 columns */
     STATE_FLOATS = WARPS * MED_CUDA_SMALL_ROWS + MED_CUDA_SMALL_ROWS,
+    BULK_COMPUTE = 90
 };
 
 /* What the host works out for a launch. */
@@ -69,6 +54,7 @@ struct plan {
     int chunks;       /* of the columns, the last one may be partly there */
     int phase_chunks; /* of a phase: all, or a multiple of WARPS */
     int x_stride; /* elements from row to row in shared memory: 64 bytes beyond a multiple of 128 */
+    int depth;    /* stages of the ring */
 };
 
 /* ---- instructions ------------------------------------------------------------------------------ */
@@ -84,24 +70,10 @@ static __device__ __forceinline__ uint64_t read_once_policy(void)
 static __device__ __forceinline__ void copy_16(uint32_t to, const void *from, bool there,
                                                uint64_t policy)
 {
-#if MED_SMALL_HINT == 0
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(there ? 16 : 0)
-                 : "memory");
-#elif MED_SMALL_HINT == 2
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(there ? 16 : 0)
-                 : "memory");
-#elif MED_SMALL_HINT == 3
     asm volatile(
         "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(to),
         "l"(from), "r"(there ? 16 : 0), "l"(policy)
         : "memory");
-#else
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
-                 "l"(from), "r"(there ? 16 : 0), "l"(policy)
-                 : "memory");
-#endif
 }
 
 static __device__ __forceinline__ void copy_commit(void)
@@ -112,6 +84,88 @@ static __device__ __forceinline__ void copy_commit(void)
 template <int PENDING> static __device__ __forceinline__ void copy_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+/* Barriers in shared memory (mbarrier); `turn` counts how often the one at hand has been completed. */
+static __device__ __forceinline__ void barrier_new(uint32_t at, int arrivals)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void barrier_arrive(uint32_t at)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+#endif
+}
+
+/* Arrives, and completion waits for `bytes` of copies too. */
+static __device__ __forceinline__ void barrier_expect(uint32_t at, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
+                 : "memory");
+#endif
+}
+
+/* Until the phase of this parity is complete; of a new barrier, that of parity 1 is. */
+static __device__ __forceinline__ void barrier_wait(uint32_t at, uint32_t parity)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .pred done;\nagain:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n}" ::"r"(at),
+                 "r"(parity)
+                 : "memory");
+#endif
+}
+
+/* A multiple of 16 bytes to shared memory; counts on `barrier`. */
+static __device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t bytes,
+                                                 uint32_t barrier)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+        "[%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void copy_bulk_once(uint32_t to, const void *from, uint32_t bytes,
+                                                      uint32_t barrier, uint64_t policy)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+#endif
+}
+
+/* Orders this thread's accesses to memory before the bulk copies that follow a barrier, or that it asks
+ * for itself. */
+static __device__ __forceinline__ void copy_bulk_fence(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void barriers_publish(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+/* The threads that multiply. */
+static __device__ __forceinline__ void workers_sync(void)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"((int)THREADS) : "memory");
 }
 
 static __device__ __forceinline__ uint4 read_shared(uint32_t from)
@@ -191,39 +245,37 @@ static __device__ __forceinline__ uint4 normed(uint4 piece, uint4 weight, float 
                       narrow_two<T>(y[4], y[5]), narrow_two<T>(y[6], y[7]));
 }
 
-/* scales[m] = 1 / sqrt(mean(row m ^ 2) + eps), by the whole block; ends with a barrier.  Keeps the rows
- * as they are in `rows` if all of their columns fit there. */
+/* scales[m] = 1 / sqrt(mean(row m ^ 2) + eps); reads the rows where they lie in shared memory if all of
+ * their columns do. */
 template <typename T>
 static __device__ void norm_scales(const struct med_cuda_linear_args &a, const struct plan &plan,
-                                   T *rows, float *partials, float *scales)
+                                   const T *rows, float *partials, float *scales)
 {
     enum {
         AT_ONCE = 4
     };
-    const bool keeps = plan.phase_chunks >= plan.chunks;
+    const bool here = plan.phase_chunks >= plan.chunks;
     const int pieces = plan.columns / 8, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int m = 0; m < plan.rows; m += AT_ONCE) {
         float sum[AT_ONCE] = {};
         const uint4 *from[AT_ONCE];
 #pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            from[k] = m + k < plan.rows ? row_pieces<T>(a, m + k) : NULL;
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (m + k < plan.rows)
+                from[k] = here ? (const uint4 *)(rows + (m + k) * plan.x_stride)
+                               : row_pieces<T>(a, m + k);
+        }
 #pragma unroll 2
         for (int i = threadIdx.x; i < pieces; i += THREADS) {
-            uint4 x[AT_ONCE];
-#pragma unroll
-            for (int k = 0; k < AT_ONCE; k++)
-                x[k] = from[k] ? __ldcg(from[k] + i) : make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int k = 0; k < AT_ONCE; k++) {
-                sum[k] += squares<T>(x[k]);
-                if (keeps && from[k])
-                    *(uint4 *)(rows + (m + k) * plan.x_stride + i * 8) = x[k];
+                if (m + k < plan.rows)
+                    sum[k] += squares<T>(from[k][i]);
             }
         }
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
-            if (!from[k])
+            if (m + k >= plan.rows)
                 break;
             for (int other = 16; other > 0; other /= 2)
                 sum[k] += __shfl_xor_sync(0xFFFFFFFFu, sum[k], other);
@@ -231,51 +283,66 @@ static __device__ void norm_scales(const struct med_cuda_linear_args &a, const s
                 partials[warp * MED_CUDA_SMALL_ROWS + m + k] = sum[k];
         }
     }
-    __syncthreads();
+    workers_sync();
     if (threadIdx.x < plan.rows) {
         float sum = 0;
         for (int w = 0; w < WARPS; w++)
             sum += partials[w * MED_CUDA_SMALL_ROWS + threadIdx.x];
         scales[threadIdx.x] = rsqrtf(sum / (float)plan.columns + a.eps);
     }
-    __syncthreads();
+    workers_sync();
 }
 
-/* Columns of chunks [begin, end) of all rows to shared memory, normed if there is a norm; zeros behind
- * the last column.  A barrier must follow. */
+enum {
+    NORM_AHEAD = 2 /* pieces of the norm's weight that each thread has fetched before the wait */
+};
+
+/* Columns of chunks [begin, end), which lie in `rows`, times scale and weight. */
 template <typename T>
-static __device__ void stage_rows(const struct med_cuda_linear_args &a, const struct plan &plan,
-                                  int begin, int end, T *rows, const float *scales,
-                                  uint4 norm_first)
+static __device__ __forceinline__ void norm_rows(const struct med_cuda_linear_args &a,
+                                                 const struct plan &plan, int begin, int end,
+                                                 T *rows, const float *scales, const uint4 *ahead)
 {
-    const bool kept = a.norm && plan.phase_chunks >= plan.chunks;
-    const int pieces = plan.columns / 8, first = begin * (CHUNK / 8),
-              count = (end - begin) * (CHUNK / 8);
-    for (int i = threadIdx.x; i < count; i += THREADS) {
-        const bool there = first + i < pieces;
-        const uint4 zero = make_uint4(0, 0, 0, 0);
-        const uint4 weight = !a.norm || !there ? zero
-                             : kept && i == (int)threadIdx.x
-                                 ? norm_first
-                                 : __ldg((const uint4 *)a.norm + first + i);
-        uint4 x[MED_CUDA_SMALL_ROWS];
+    const int first = begin * (CHUNK / 8);
+    const int count = min(end * (CHUNK / 8), plan.columns / 8) - first;
 #pragma unroll
-        for (int m = 0; m < MED_CUDA_SMALL_ROWS; m++) {
-            x[m] = zero;
-            if (there && m < plan.rows)
-                x[m] = kept ? *(uint4 *)(rows + m * plan.x_stride + i * 8)
-                            : __ldcg(row_pieces<T>(a, m) + first + i);
+    for (int n = 0; n < NORM_AHEAD; n++) {
+        const int i = (int)threadIdx.x + n * THREADS;
+        if (i < count) {
+            const uint4 weight = begin == 0 ? ahead[n] : __ldg((const uint4 *)a.norm + first + i);
+#pragma unroll 4
+            for (int m = 0; m < plan.rows; m++) {
+                uint4 *x = (uint4 *)(rows + m * plan.x_stride) + i;
+                *x = normed<T>(*x, weight, scales[m]);
+            }
         }
-#pragma unroll
-        for (int m = 0; m < MED_CUDA_SMALL_ROWS; m++) {
-            if (m < plan.rows)
-                *(uint4 *)(rows + m * plan.x_stride + i * 8) =
-                    a.norm && there ? normed<T>(x[m], weight, scales[m]) : x[m];
+    }
+    for (int i = (int)threadIdx.x + NORM_AHEAD * THREADS; i < count; i += THREADS) {
+        const uint4 weight = __ldg((const uint4 *)a.norm + first + i);
+#pragma unroll 4
+        for (int m = 0; m < plan.rows; m++) {
+            uint4 *x = (uint4 *)(rows + m * plan.x_stride) + i;
+            *x = normed<T>(*x, weight, scales[m]);
         }
     }
 }
 
-/* ---- weights --------------------------------------------------------------------------------------- */
+/* Columns of chunks [begin, end) of all rows to `rows`, by the threads that multiply. */
+template <typename T>
+static __device__ void fetch_rows(const struct med_cuda_linear_args &a, const struct plan &plan,
+                                  int begin, int end, T *rows)
+{
+    const int first = begin * (CHUNK / 8);
+    const int count = min(end * (CHUNK / 8), plan.columns / 8) - first;
+    for (int m = 0; m < plan.rows; m++) {
+        const uint4 *from = row_pieces<T>(a, m) + first;
+#pragma unroll 4
+        for (int i = threadIdx.x; i < count; i += THREADS)
+            ((uint4 *)(rows + m * plan.x_stride))[i] = __ldcg(from + i);
+    }
+}
+
+/* ---- weights, each thread for itself --------------------------------------------------------------- */
 
 /* Where a warp's copies are: tile `ordinal` of the block, at `chunk` of a phase. */
 struct cursor {
@@ -335,115 +402,269 @@ copy_next(struct cursor &c, uint32_t slot, const struct med_cuda_linear_args &a,
     copy_commit();
 }
 
-/* Asks for what follows the ring's first filling, of the first AHEAD tiles, to be brought into the L2
- * cache, so that the bus has work for longer than the ring lasts. */
-template <typename T, int EPILOGUE>
-static __device__ __forceinline__ void prefetch_tiles(const struct med_cuda_linear_args &a,
-                                                      const struct plan &plan, int tiles)
+/* ---- weights and rows, by a warp of its own -------------------------------------------------------- */
+
+/* Where what goes through shared memory lies, and the barriers: full and empty of each stage, then of each
+ * of the two places of a phase's rows. */
+struct places {
+    uint32_t stages, full, empty;
+    uint32_t rows, rows_full, rows_empty;
+    uint32_t rows_bytes; // of one place
+};
+
+template <typename T>
+static __device__ __forceinline__ void ask_for_rows(const struct med_cuda_linear_args &a,
+                                                    const struct plan &plan,
+                                                    const struct places &at, int count, int begin)
 {
-#if __CUDA_ARCH__ >= 900
-    const int lane = threadIdx.x % 32, tile = threadIdx.x / 32;
-    if (tile >= AHEAD || tile >= tiles || lane >= 16)
-        return;
-    const int64_t pair = ((int64_t)blockIdx.x + (int64_t)tile * gridDim.x) * 8 + lane % 8;
-    const struct med_pair rows = med_pair_rows<EPILOGUE>(a, pair);
-    const int64_t row = lane < 8 ? rows.first : rows.second;
-    const int column = tile == 0 ? DEPTH * STEP : 0;
-    if (pair >= med_pair_count(a, EPILOGUE) || row >= a.outputs || column >= plan.columns)
-        return;
-    const T *from = (const T *)a.weight + (size_t)row * (size_t)a.columns + column;
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from),
-                 "r"((uint32_t)(plan.columns - column) * (uint32_t)sizeof(T))
-                 : "memory");
-#endif
+    const int lane = threadIdx.x % 32, place = count % 2;
+    const int columns = min(begin + plan.phase_chunks, plan.chunks) * CHUNK;
+    const uint32_t bytes =
+        (uint32_t)(min(columns, plan.columns) - begin * CHUNK) * (uint32_t)sizeof(T);
+    barrier_wait(at.rows_empty + (uint32_t)place * 8, (uint32_t)(count / 2 + 1) % 2);
+    if (lane == 0)
+        barrier_expect(at.rows_full + (uint32_t)place * 8, bytes * (uint32_t)plan.rows);
+    __syncwarp();
+    if (lane < plan.rows)
+        copy_bulk(at.rows + (uint32_t)place * at.rows_bytes +
+                      (uint32_t)(lane * plan.x_stride) * (uint32_t)sizeof(T),
+                  (const T *)row_pieces<T>(a, lane) + (size_t)begin * CHUNK, bytes,
+                  at.rows_full + (uint32_t)place * 8);
+}
+
+static __device__ __forceinline__ void wait_for_the_kernel_before(void)
+{
+    med_grid_wait();
+    copy_bulk_fence();
+}
+
+/* Asks for all stages of all tiles in the order in which they are multiplied, and for the rows; for
+ * the first ones before the wait. */
+template <typename T, int EPILOGUE>
+static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const struct plan &plan,
+                                   const struct places &at, int tiles)
+{
+    const int lane = threadIdx.x % 32;
+    const uint64_t policy = read_once_policy();
+    const size_t row_bytes = (size_t)a.columns * sizeof(T);
+    int stage = 0, asked = 0, rows_asked = 0;
+    uint32_t parity = 1;
+    bool waited = false;
+    for (int group = 0; group < tiles; group += GROUP) {
+        const int group_end = min(group + GROUP, tiles);
+        for (int phase = 0; phase < plan.chunks; phase += plan.phase_chunks) {
+            const int end = min((phase + plan.phase_chunks) * CHUNK, plan.columns);
+            if (group + phase > 0 && plan.phase_chunks < plan.chunks) {
+                if (!waited) {
+                    wait_for_the_kernel_before();
+                    ask_for_rows<T>(a, plan, at, rows_asked++, 0);
+                    waited = true;
+                }
+                ask_for_rows<T>(a, plan, at, rows_asked++, phase);
+            }
+            for (int tile = group; tile < group_end; tile++) {
+                const int64_t pair =
+                    ((int64_t)blockIdx.x + (int64_t)tile * gridDim.x) * 8 + lane % 8;
+                const struct med_pair rows = med_pair_rows<EPILOGUE>(a, pair);
+                const int64_t row = lane < 8 ? rows.first : rows.second;
+                const bool there =
+                    lane < 16 && pair < med_pair_count(a, EPILOGUE) && row < a.outputs;
+                const char *from = (const char *)a.weight + (there ? (size_t)row * row_bytes : 0);
+                const int count = __popc(__ballot_sync(0xFFFFFFFFu, there));
+                for (int column = phase * CHUNK; column < end; column += STEP) {
+                    const uint32_t bytes =
+                        (uint32_t)min((int)STEP, end - column) * (uint32_t)sizeof(T);
+                    const uint32_t full = at.full + (uint32_t)stage * 8;
+                    if (!waited && asked == plan.depth) {
+                        wait_for_the_kernel_before();
+                        ask_for_rows<T>(a, plan, at, rows_asked++, 0);
+                        waited = true;
+                    }
+                    asked++;
+                    barrier_wait(at.empty + (uint32_t)stage * 8, parity);
+                    if (lane == 0)
+                        barrier_expect(full, bytes * (uint32_t)count);
+                    __syncwarp();
+                    if (there)
+                        copy_bulk_once(at.stages + (uint32_t)(stage * STAGE_BYTES_BULK) +
+                                           (uint32_t)(lane * ROW_BYTES),
+                                       from + (size_t)column * sizeof(T), bytes, full, policy);
+                    if (++stage == plan.depth) {
+                        stage = 0;
+                        parity ^= 1;
+                    }
+                }
+            }
+        }
+    }
+    if (!waited) {
+        wait_for_the_kernel_before();
+        ask_for_rows<T>(a, plan, at, rows_asked++, 0);
+    }
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------------ */
+
+/* sum += what this thread's warp has of a chunk: W's pieces at `w` and (8 rows on) `w_second`, the rows' at
+ * `x`, 32 columns further in steps; with `columns_left` fewer than CHUNK, what is beyond counts as zero. */
+template <typename T>
+static __device__ __forceinline__ void multiply_chunk(float *sum, uint32_t w, uint32_t w_second,
+                                                      uint32_t w_step, uint32_t x, int columns_left)
+{
+#pragma unroll
+    for (int half = 0; half < CHUNK / 32; half++) {
+        uint4 u = read_shared(w + half * w_step);
+        uint4 v = read_shared(w_second + half * w_step);
+        uint4 y = read_shared(x + half * 32 * (uint32_t)sizeof(T));
+        if (columns_left < CHUNK && half * 32 + (int)threadIdx.x % 4 * 8 >= columns_left)
+            u = v = y = make_uint4(0, 0, 0, 0);
+        multiply<T>(sum, u.x, v.x, u.y, v.y, y.x, y.y);
+        multiply<T>(sum, u.z, v.z, u.w, v.w, y.z, y.w);
+    }
+}
 
 /*
  * out = epilogue(rmsnorm(in)? W' + bias), see linear.h.
  * W [outputs][columns] of T, 16-byte aligned, columns a multiple of 8; in [..][columns] likewise.
  * float32 sums: by chunk (64 columns in four steps) of every WARPS-th chunk, then over the warps in
- * order.  grid: one block per multiprocessor, tiles dealt out in turn, so that the blocks that
- * have one tile less leave room for the next kernel.  block: THREADS.
- * shared: ring, rows, sums of GROUP tiles [GROUP][WARPS][rows][16], partial squares and scales.
+ * order.  grid: one block per multiprocessor, tiles dealt out in turn.  block: THREADS, with BULK a
+ * warp more.  shared: barriers, ring, rows (twice if in phases), sums of GROUP tiles
+ * [GROUP][WARPS][rows][16], partial squares and scales.
  */
-template <typename T, int EPILOGUE>
-static __global__ void __launch_bounds__(THREADS, 2)
+template <typename T, int EPILOGUE, bool BULK>
+static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
     small_kernel(const __grid_constant__ struct med_cuda_linear_args a,
                  const __grid_constant__ struct plan plan)
 {
+    constexpr int STAGE_BYTES = BULK ? STAGE_BYTES_BULK : STAGE_BYTES_COPY;
     extern __shared__ __align__(128) char shared[];
-    T *rows = (T *)(shared + RING_BYTES);
-    float *sums = (float *)(rows + plan.rows * plan.x_stride);
-    float *partials = sums + GROUP * WARPS * 16 * plan.rows;
-    float *scales = partials + WARPS * MED_CUDA_SMALL_ROWS;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t ring = (uint32_t)__cvta_generic_to_shared(shared) + threadIdx.x * 16;
-    const uint64_t policy = read_once_policy();
+    const int depth = BULK ? plan.depth : DEPTH_COPY;
+    const bool phased = plan.phase_chunks < plan.chunks;
+    T *const rows = (T *)(shared + BARRIERS_BYTES + depth * STAGE_BYTES);
+    float *const sums = (float *)(rows + (phased ? 2 : 1) * plan.rows * plan.x_stride);
+    float *const partials = sums + GROUP * WARPS * 16 * plan.rows;
+    float *const scales = partials + WARPS * MED_CUDA_SMALL_ROWS;
     const int tiles = (plan.tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    struct places at;
+    at.full = (uint32_t)__cvta_generic_to_shared(shared);
+    at.empty = at.full + DEPTH_MAX * 8;
+    at.rows_full = at.empty + DEPTH_MAX * 8;
+    at.rows_empty = at.rows_full + 16;
+    at.stages = at.full + BARRIERS_BYTES;
+    at.rows = at.stages + (uint32_t)(depth * STAGE_BYTES);
+    at.rows_bytes = (uint32_t)(plan.rows * plan.x_stride) * (uint32_t)sizeof(T);
 
     med_grid_go();
     struct cursor next = {};
-    next.chunk = warp;
-    if (warp < min(plan.phase_chunks, plan.chunks)) {
-        cursor_at_tile<T, EPILOGUE>(next, a, plan);
+    uint64_t policy = 0;
+    // this thread's first stage: where it copies to itself, or its place in what comes in bulk
+    uint32_t w_at =
+        at.stages + (BULK ? (uint32_t)(lane / 4 * ROW_BYTES + warp * CHUNK * 2 + lane % 4 * 16)
+                          : threadIdx.x * 16);
+    constexpr uint32_t W_STEP = BULK ? 64 : 2 * THREADS * 16;
+    constexpr uint32_t W_SECOND = BULK ? 8 * ROW_BYTES : THREADS * 16;
+    if (BULK) {
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < depth; i++) {
+                barrier_new(at.full + (uint32_t)i * 8, 1);
+                barrier_new(at.empty + (uint32_t)i * 8, WARPS);
+            }
+            for (uint32_t i = 0; i < 2; i++) {
+                barrier_new(at.rows_full + i * 8, 1);
+                barrier_new(at.rows_empty + i * 8, WARPS);
+            }
+            barriers_publish();
+        }
+        __syncthreads();
+        if (warp == WARPS) {
+            ask_for_all<T, EPILOGUE>(a, plan, at, tiles);
+            return;
+        }
     } else {
-        next.ordinal = tiles; // so few columns that this warp has none
+        policy = read_once_policy();
+        next.chunk = warp;
+        if (warp < min(plan.phase_chunks, plan.chunks)) {
+            cursor_at_tile<T, EPILOGUE>(next, a, plan);
+        } else {
+            next.ordinal = tiles; // so few columns that this warp has none
+        }
+        for (int i = 0; i < DEPTH_COPY; i++)
+            copy_next<T, EPILOGUE>(next, w_at + (uint32_t)(i * STAGE_BYTES), a, plan, tiles,
+                                   policy);
     }
-    for (int i = 0; i < DEPTH; i++)
-        copy_next<T, EPILOGUE>(next, ring + (uint32_t)(i * PIECES * 16 * THREADS), a, plan, tiles,
-                               policy);
-    prefetch_tiles<T, EPILOGUE>(a, plan, tiles);
+    uint4 ahead[NORM_AHEAD] = {};
     if (a.norm) {
-        for (int i = threadIdx.x * 64; i < plan.columns; i += THREADS * 64)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"((const T *)a.norm + i));
+#pragma unroll
+        for (int n = 0; n < NORM_AHEAD; n++) {
+            const int i = (int)threadIdx.x + n * THREADS;
+            if (i < plan.columns / 8)
+                ahead[n] = __ldg((const uint4 *)a.norm + i);
+        }
     }
-    uint4 norm_first = make_uint4(0, 0, 0, 0);
-    if (a.norm && (int)threadIdx.x < plan.columns / 8)
-        norm_first = __ldg((const uint4 *)a.norm + threadIdx.x);
     med_grid_wait();
 
-    if (a.norm)
-        norm_scales<T>(a, plan, rows, partials, scales);
-    const uint32_t row_at = (uint32_t)__cvta_generic_to_shared(
-        rows + (lane / 4 < plan.rows ? lane / 4 : 0) * plan.x_stride + lane % 4 * 8);
-    uint32_t slot = ring;
+    const uint32_t x_lane =
+        (uint32_t)((lane / 4 < plan.rows ? lane / 4 : 0) * plan.x_stride + lane % 4 * 8) *
+        (uint32_t)sizeof(T);
+    int stage = 0, rows_count = 0;
+    uint32_t parity = 0, x_place = 0;
     for (int group = 0; group < tiles; group += GROUP) {
         const int group_tiles = min((int)GROUP, tiles - group);
         for (int phase = 0; phase < plan.chunks; phase += plan.phase_chunks) {
             const int end = min(phase + plan.phase_chunks, plan.chunks);
-            if (group + phase == 0 || plan.phase_chunks < plan.chunks) {
-                if (group + phase > 0)
-                    __syncthreads();
-                stage_rows<T>(a, plan, phase, end, rows, scales, norm_first);
-                __syncthreads();
+            if (group + phase == 0 || phased) {
+                const int place = BULK && phased ? rows_count % 2 : 0;
+                T *const here = rows + place * plan.rows * plan.x_stride;
+                x_place = at.rows + (uint32_t)place * at.rows_bytes;
+                if (BULK) {
+                    barrier_wait(at.rows_full + (uint32_t)place * 8,
+                                 (uint32_t)(rows_count / 2) % 2);
+                } else {
+                    workers_sync(); // nobody reads the phase before any more
+                    fetch_rows<T>(a, plan, phase, end, here);
+                    workers_sync();
+                }
+                if (a.norm) {
+                    if (group + phase == 0)
+                        norm_scales<T>(a, plan, here, partials, scales);
+                    norm_rows<T>(a, plan, phase, end, here, scales, ahead);
+                    if (BULK)
+                        copy_bulk_fence(); // the next rows come here in bulk
+                    workers_sync();
+                }
+                rows_count++;
             }
             for (int tile = 0; tile < group_tiles; tile++) {
                 float sum[4] = {};
                 // this thread's: rows lane / 4 (+ 8) of the tile, batch rows 2 * (lane % 4) (+ 1)
-                float *place = sums + (tile * WARPS + warp) * plan.rows * 16 + lane / 4;
+                float *const place = sums + (tile * WARPS + warp) * plan.rows * 16 + lane / 4;
                 const int m = lane % 4 * 2;
                 if (phase > 0) {
 #pragma unroll
                     for (int k = 0; k < 4; k++)
                         sum[k] = m + k % 2 < plan.rows ? place[(m + k % 2) * 16 + k / 2 * 8] : 0.0f;
                 }
-                for (int chunk = phase + warp; chunk < end; chunk += WARPS) {
-                    copy_wait<DEPTH - 1>();
-                    const uint32_t x_at = row_at + (uint32_t)(chunk - phase) * CHUNK * sizeof(T);
-#pragma unroll
-                    for (int half = 0; half < CHUNK / 32; half++) {
-                        const uint32_t w_at = slot + (uint32_t)(half * 2) * THREADS * 16;
-                        const uint4 u = read_shared(w_at);
-                        const uint4 v = read_shared(w_at + THREADS * 16);
-                        const uint4 x = read_shared(x_at + half * 32 * sizeof(T));
-                        multiply<T>(sum, u.x, v.x, u.y, v.y, x.x, x.y);
-                        multiply<T>(sum, u.z, v.z, u.w, v.w, x.z, x.w);
+                for (int chunk = phase + warp; chunk - (BULK ? warp : 0) < end; chunk += WARPS) {
+                    const uint32_t w = w_at + (uint32_t)(stage * STAGE_BYTES);
+                    const uint32_t x = x_place + x_lane + (uint32_t)((chunk - phase) * CHUNK) * 2;
+                    const int left = plan.columns - chunk * CHUNK;
+                    if (BULK) {
+                        barrier_wait(at.full + (uint32_t)stage * 8, parity);
+                        if (chunk < end)
+                            multiply_chunk<T>(sum, w, w + W_SECOND, W_STEP, x, left);
+                        __syncwarp();
+                        if (lane == 0)
+                            barrier_arrive(at.empty + (uint32_t)stage * 8);
+                    } else {
+                        copy_wait<DEPTH_COPY - 1>();
+                        multiply_chunk<T>(sum, w, w + W_SECOND, W_STEP, x, left);
+                        copy_next<T, EPILOGUE>(next, w, a, plan, tiles, policy);
                     }
-                    copy_next<T, EPILOGUE>(next, slot, a, plan, tiles, policy);
-                    slot += PIECES * 16 * THREADS;
-                    slot = slot == ring + RING_BYTES ? ring : slot;
+                    if (++stage == depth) {
+                        stage = 0;
+                        parity ^= 1;
+                    }
                 }
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
@@ -451,14 +672,20 @@ static __global__ void __launch_bounds__(THREADS, 2)
                         place[(m + k % 2) * 16 + k / 2 * 8] = sum[k];
                 }
             }
+            if (BULK && phased) {
+                __syncwarp();
+                if (lane == 0)
+                    barrier_arrive(at.rows_empty + (uint32_t)((rows_count - 1) % 2) * 8);
+            }
         }
-        __syncthreads();
+        workers_sync();
         for (int i = threadIdx.x; i < group_tiles * plan.rows * 8; i += THREADS) {
             const int m = i / 8 % plan.rows, tile = i / 8 / plan.rows;
             const float *place = sums + (tile * WARPS * plan.rows + m) * 16 + i % 8;
             const int64_t pair =
                 ((int64_t)blockIdx.x + (int64_t)(group + tile) * gridDim.x) * 8 + i % 8;
             float u = 0, v = 0;
+#pragma unroll
             for (int w = 0; w < WARPS; w++) {
                 u += place[w * plan.rows * 16];
                 v += place[w * plan.rows * 16 + 8];
@@ -466,7 +693,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
             if (pair < med_pair_count(a, EPILOGUE))
                 med_pair_finish<T, EPILOGUE>(a, med_pair_rows<EPILOGUE>(a, pair), m, u, v);
         }
-        __syncthreads();
+        if (group + GROUP < tiles)
+            workers_sync();
     }
 }
 
@@ -512,58 +740,80 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* ---- host ------------------------------------------------------------------------------------------ */
 
-static size_t shared_bytes(const struct plan &plan)
+static size_t shared_bytes(const struct plan &plan, bool bulk)
 {
-    return (size_t)RING_BYTES + (size_t)plan.rows * (size_t)plan.x_stride * 2 +
+    const size_t phases = plan.phase_chunks < plan.chunks ? 2 : 1;
+    return (size_t)BARRIERS_BYTES +
+           (size_t)plan.depth * (size_t)(bulk ? STAGE_BYTES_BULK : STAGE_BYTES_COPY) +
+           phases * (size_t)plan.rows * (size_t)plan.x_stride * 2 +
            ((size_t)GROUP * WARPS * 16 * (size_t)plan.rows + STATE_FLOATS) * sizeof(float);
 }
 
-static struct plan make_plan(const struct med_cuda *d, const struct med_cuda_linear_args &a)
+/* The rows whole if they fit into ROWS_BYTES and leave room for DEPTH_COPY stages, in two places of phases
+ * if not; the ring takes the rest. */
+static struct plan make_plan(const struct med_cuda *d, const struct med_cuda_linear_args &a,
+                             bool bulk)
 {
     struct plan plan = {};
     plan.rows = (int)a.rows;
     plan.columns = (int)a.columns;
     plan.tiles = (int)((med_pair_count(a, a.epilogue) + 7) / 8);
     plan.chunks = (plan.columns + CHUNK - 1) / CHUNK;
-    const size_t others = shared_bytes(plan);
-    const size_t room = d->shared_bytes_max > others ? d->shared_bytes_max - others : 0;
-    const int x_bytes = room < (size_t)X_BYTES ? (int)room : (int)X_BYTES;
-    const int fit = x_bytes / plan.rows / 2 - 32; // columns
-    plan.phase_chunks =
-        plan.chunks * CHUNK <= fit ? plan.chunks : (fit < STEP ? STEP : fit / STEP * STEP) / CHUNK;
+    plan.phase_chunks = plan.chunks;
+    plan.depth = DEPTH_COPY;
+    const size_t others = shared_bytes(plan, bulk);
+    size_t room = d->shared_bytes_max > others ? d->shared_bytes_max - others : 0;
+    room = room < (size_t)ROWS_BYTES ? room : (size_t)ROWS_BYTES;
+    const int fit = (int)(room / 2) / plan.rows - 32; // columns
+    if (plan.chunks * CHUNK > fit) {
+        const int half = (int)(room / 4) / plan.rows - 32;
+        plan.phase_chunks = (half < STEP ? (int)STEP : half / STEP * STEP) / CHUNK;
+    }
+    if (plan.phase_chunks > plan.chunks)
+        plan.phase_chunks = plan.chunks;
     plan.x_stride = plan.phase_chunks * CHUNK + 32;
+    while (bulk && plan.depth < DEPTH_MAX) {
+        plan.depth++;
+        if (shared_bytes(plan, bulk) > d->shared_bytes_max) {
+            plan.depth--;
+            break;
+        }
+    }
     return plan;
 }
 
-template <typename T, int EPILOGUE>
+template <typename T, int EPILOGUE, bool BULK>
 static int launch_small(struct med_cuda *d, const struct med_cuda_linear_args &a)
 {
-    const struct plan plan = make_plan(d, a);
-    const int blocks = d->facts.multiprocessors * MED_SMALL_BLOCKS;
+    const struct plan plan = make_plan(d, a, BULK);
+    const int blocks = d->facts.multiprocessors;
     const struct med_launch launch = {dim3((unsigned)(plan.tiles < blocks ? plan.tiles : blocks)),
-                                      dim3(THREADS), shared_bytes(plan)};
-    return med_launch_on(d, launch, small_kernel<T, EPILOGUE>, a, plan);
+                                      dim3(THREADS + (BULK ? 32 : 0)), shared_bytes(plan, BULK)};
+    return med_launch_on(d, launch, small_kernel<T, EPILOGUE, BULK>, a, plan);
 }
 
 template <int EPILOGUE>
 static int launch_typed(struct med_cuda *d, const struct med_cuda_linear_args &a)
 {
+    const bool bulk = d->compute >= BULK_COMPUTE;
     if (a.dtype == MED_DTYPE_BF16)
-        return launch_small<__nv_bfloat16, EPILOGUE>(d, a);
+        return bulk ? launch_small<__nv_bfloat16, EPILOGUE, true>(d, a)
+                    : launch_small<__nv_bfloat16, EPILOGUE, false>(d, a);
     if (a.dtype == MED_DTYPE_F16)
-        return launch_small<__half, EPILOGUE>(d, a);
+        return bulk ? launch_small<__half, EPILOGUE, true>(d, a)
+                    : launch_small<__half, EPILOGUE, false>(d, a);
     const int64_t pairs = med_pair_count(a, EPILOGUE);
     const struct med_launch launch = {dim3((unsigned)((pairs + WARPS - 1) / WARPS)), dim3(THREADS),
                                       0};
     return med_launch_on(d, launch, small_f32_kernel<EPILOGUE>, a, (int)a.rows);
 }
 
-template <typename T> static cudaError_t raise_shared(size_t bytes)
+template <typename T, bool BULK> static cudaError_t raise_shared(size_t bytes)
 {
-    const void *kernels[] = {(const void *)small_kernel<T, MED_CUDA_ADD>,
-                             (const void *)small_kernel<T, MED_CUDA_ROPE_KV>,
-                             (const void *)small_kernel<T, MED_CUDA_SWIGLU>,
-                             (const void *)small_kernel<T, MED_CUDA_LOGITS>};
+    const void *kernels[] = {(const void *)small_kernel<T, MED_CUDA_ADD, BULK>,
+                             (const void *)small_kernel<T, MED_CUDA_ROPE_KV, BULK>,
+                             (const void *)small_kernel<T, MED_CUDA_SWIGLU, BULK>,
+                             (const void *)small_kernel<T, MED_CUDA_LOGITS, BULK>};
     cudaError_t status = cudaSuccess;
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels && status == cudaSuccess; i++)
         status = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -573,8 +823,13 @@ template <typename T> static cudaError_t raise_shared(size_t bytes)
 
 extern "C" int med_cuda_small_new(struct med_cuda *d)
 {
-    MED_CUDA_OP_TRY(raise_shared<__nv_bfloat16>(d->shared_bytes_max), d);
-    MED_CUDA_OP_TRY(raise_shared<__half>(d->shared_bytes_max), d);
+    if (d->compute >= BULK_COMPUTE) {
+        MED_CUDA_OP_TRY((raise_shared<__nv_bfloat16, true>(d->shared_bytes_max)), d);
+        MED_CUDA_OP_TRY((raise_shared<__half, true>(d->shared_bytes_max)), d);
+    } else {
+        MED_CUDA_OP_TRY((raise_shared<__nv_bfloat16, false>(d->shared_bytes_max)), d);
+        MED_CUDA_OP_TRY((raise_shared<__half, false>(d->shared_bytes_max)), d);
+    }
     return 0;
 }
 
