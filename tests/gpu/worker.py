@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker on a GPU, through medley up and ask: memory plan, refusals, dtypes, metrics, failures.
 
-    worker.py BIN [MODEL]
+    worker.py BIN [MODEL [CASE ...]]
 
 BIN: the folder of the programs.  MODEL: a directory, the model that ships by default.  Prints one line
-per case.  Needs nothing but Python and the programs; the C programs are the clients.
+per case, of all or of those named.  Needs nothing but Python and the programs, which are the clients too.
 """
 import json
 import pathlib
@@ -266,7 +266,7 @@ def main():
     harness.BIN = pathlib.Path(sys.argv[1]).resolve()
     MODEL = pathlib.Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else ROOT / "models/medley-austen"
     for name, function in list(globals().items()):
-        if name.startswith("case_"):
+        if name.startswith("case_") and (not sys.argv[3:] or name.removeprefix("case_") in sys.argv[3:]):
             case(function)
     return 1 if failed else 0
 
