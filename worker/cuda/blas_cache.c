@@ -15,12 +15,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+static const double US_MAX = 1e9;
 
 enum {
     LINE_MAX_BYTES = 512,
@@ -166,7 +167,7 @@ static bool us_read(const char **text, double *ret)
     if (**text < '0' || **text > '9')
         return false;
     double value = med_os_strtod(*text, &end);
-    if (!isfinite(value) || value < 0)
+    if (!(value >= 0 && value <= US_MAX))
         return false;
     *text = end;
     *ret = value;
@@ -339,7 +340,7 @@ out:
     return rc;
 }
 
-static int text_make(const struct med_blas_cache *cache, struct med_buf *text)
+int med_blas_cache_print(const struct med_blas_cache *cache, struct med_buf *text)
 {
     const struct med_blas_identity *id = &cache->identity;
     int rc = med_buf_printf(
@@ -358,7 +359,9 @@ static int text_make(const struct med_blas_cache *cache, struct med_buf *text)
         if (rc >= 0)
             rc = med_buf_append_str(text, "\n");
     }
-    return rc < 0 ? rc : med_buf_printf(text, "end %zu\n", cache->count);
+    if (rc >= 0)
+        rc = med_buf_printf(text, "end %zu\n", cache->count);
+    return rc < 0 ? rc : 0;
 }
 
 /* dir and what is above it. */
@@ -404,7 +407,7 @@ int med_blas_cache_write(const char *dir, const struct med_blas_cache *cache, st
     int rc = path_make(dir, &cache->identity, path, sizeof path, err);
     if (rc < 0)
         goto out;
-    rc = text_make(cache, &text);
+    rc = med_blas_cache_print(cache, &text);
     if (rc < 0) {
         rc = med_err_set(err, rc, "%s: %s", path, med_err_text(rc));
         goto out;

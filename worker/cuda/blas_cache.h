@@ -24,6 +24,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct med_buf;
+
 enum {
     MED_BLAS_CACHE_ENTRIES_MAX = 4096,
     MED_BLAS_CACHE_BYTES_MAX = 1 << 20,
@@ -64,6 +66,9 @@ const struct med_blas_entry *med_blas_cache_find(const struct med_blas_cache *ca
 /* name is what errors call the text. MED_E_FORMAT, MED_E_LIMIT, MED_E_NOMEM. */
 int med_blas_cache_parse(const char *text, size_t length, const char *name,
                          struct med_blas_cache *ret_cache, struct med_err *err) MED_MUST_CHECK;
+
+/* Appends the text. MED_E_LIMIT, MED_E_NOMEM. */
+int med_blas_cache_print(const struct med_blas_cache *cache, struct med_buf *text) MED_MUST_CHECK;
 
 /* Of the directory `dir`: the file of this identity. MED_E_NOT_FOUND: there is none (no sentence). A
  * file of another identity is MED_E_FORMAT. */
