@@ -43,6 +43,14 @@ struct med_sampler {
     uint64_t bins[BINS];
 };
 
+int med_sampling_weight_bits(int64_t vocab)
+{
+    int bits = 51;
+    while (bits > 0 && (uint64_t)vocab > UINT64_C(1) << (63 - bits))
+        bits--;
+    return bits;
+}
+
 int med_sampler_new(int64_t vocab, struct med_sampler **ret_sampler)
 {
     MED_ASSERT(vocab > 0);
@@ -52,9 +60,7 @@ int med_sampler_new(int64_t vocab, struct med_sampler **ret_sampler)
         return MED_E_NOMEM;
     size_t n = (size_t)vocab;
     s->vocab = vocab;
-    s->weight_bits = 51;
-    while (s->weight_bits > 0 && (uint64_t)vocab > UINT64_C(1) << (63 - s->weight_bits))
-        s->weight_bits--;
+    s->weight_bits = med_sampling_weight_bits(vocab);
     s->raw = med_calloc(n, sizeof s->raw[0]);
     s->counts = med_calloc(n, sizeof s->counts[0]);
     s->touched = med_calloc(n, sizeof s->touched[0]);
@@ -103,12 +109,11 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-/* 53 random bits of (seed, place): the place-th number of a SplitMix64 stream of its own per seed.
- * The seed is mixed before, so that neighbouring seeds have no stretch of a stream in common. */
-static uint64_t random_bits(uint64_t seed, uint64_t place)
+/* 53 bits: the place-th number of a SplitMix64 stream of its own per seed. The seed is mixed before, so that neighbouring seeds have no stretch of a stream in common. */
+uint64_t med_sampling_random(uint64_t seed, uint64_t place)
 {
     const uint64_t golden = UINT64_C(0x9e3779b97f4a7c15);
-    return mix(mix(seed + golden) + (place + 1) * golden) >> 11;
+    return mix(mix(seed + golden) + (place + 1) * golden) >> 11 << 11;
 }
 
 /*
@@ -356,7 +361,7 @@ static uint32_t draw(struct med_sampler *s, const struct med_draw_input *in, uin
         sum = above + ties * s->weights[tie];
     }
     uint64_t low;
-    uint64_t target = multiply(random_bits(want->seed, (uint64_t)in->count) << 11, sum, &low);
+    uint64_t target = multiply(med_sampling_random(want->seed, (uint64_t)in->count), sum, &low);
     for (int64_t i = 0; i < s->candidates; i++) {
         if (s->keys[i] < border)
             continue;

@@ -89,6 +89,12 @@ struct med_draw {
     struct med_token_logprobs logprobs; /* if sampling->top_logprobs >= 0 */
 };
 
+/* What a draw is made of, for who draws elsewhere than here.  64 random bits of (seed, place), the low
+ * 11 of them 0; the likeliest id's weight is 2^bits, as many ids of it as the vocabulary has fit 64
+ * bits. */
+uint64_t med_sampling_random(uint64_t seed, uint64_t place);
+int med_sampling_weight_bits(int64_t vocab);
+
 struct med_sampler; /* scratch of one thread */
 
 int med_sampler_new(int64_t vocab, struct med_sampler **ret_sampler) MED_MUST_CHECK;
