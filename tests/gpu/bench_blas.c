@@ -49,7 +49,7 @@ static void *filled(const struct gpu_array *random, size_t count)
         exit(1);
     }
     for (size_t at = 0; at < bytes; at += piece) {
-        piece = bytes - at < RANDOM_COUNT * 2 ? bytes - at : RANDOM_COUNT * 2;
+        piece = bytes - at < random->count * 2 ? bytes - at : random->count * 2;
         (void)cudaMemcpy(memory + at, random->device, piece, cudaMemcpyDeviceToDevice);
     }
     return memory;
@@ -78,7 +78,7 @@ static struct bench bench_new(struct med_cuda *d)
         if (i % PRODUCTS == 0) {
             p->epilogue = MED_CUDA_ROPE_KV;
             p->norm = norm;
-            p->outputs = 3 * HIDDEN;
+            p->outputs = (int64_t)3 * HIDDEN;
             p->heads = p->kv_heads = HEADS;
             p->head_dim = HEAD_DIM;
             p->positions = p->slots = device_numbers;
@@ -88,7 +88,7 @@ static struct bench bench_new(struct med_cuda *d)
         } else if (i % PRODUCTS == 2) {
             p->epilogue = MED_CUDA_SWIGLU;
             p->norm = norm;
-            p->outputs = 2 * INTERMEDIATE;
+            p->outputs = (int64_t)2 * INTERMEDIATE;
             p->out = inner;
         } else {
             p->epilogue = MED_CUDA_ADD;

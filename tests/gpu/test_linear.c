@@ -160,9 +160,10 @@ static void reference_finish(struct product *p, int64_t m, double *y)
         for (int64_t n = 0; n < s->outputs / 2; n++)
             p->want[m * (s->outputs / 2) + n] = y[n] / (1 + exp(-y[n])) * y[n + s->outputs / 2];
     } else {
-        for (int64_t n = 0; n < s->outputs; n++)
+        for (int64_t n = 0; n < s->outputs; n++) {
             p->want[m * s->outputs + n] =
                 y[n] + (s->epilogue == MED_CUDA_ADD ? p->x.host[m * s->outputs + n] : 0);
+        }
     }
 }
 
@@ -232,7 +233,7 @@ static struct product *product_new(const struct shape *shape, enum med_dtype dty
     if (s->epilogue == MED_CUDA_ROPE_KV)
         s->outputs = (s->heads + 2 * s->kv_heads) * s->head_dim;
     size_t columns = (size_t)s->columns, outputs = (size_t)s->outputs;
-    size_t cache = (size_t)(BLOCKS * BLOCK_TOKENS * s->kv_heads * s->head_dim);
+    size_t cache = (size_t)((int64_t)BLOCKS * BLOCK_TOKENS * s->kv_heads * s->head_dim);
     p->in = gpu_random((size_t)s->rows * columns, dtype, 1, 97);
     p->norm = gpu_random(columns, dtype, 1, 0);
     p->weight = gpu_random(columns * outputs, dtype, 1 / sqrt((double)columns), 991);
@@ -259,7 +260,7 @@ static void product_free(struct product *p)
 {
     struct gpu_array *arrays[] = {&p->in,     &p->norm,   &p->weight, &p->bias,   &p->frequencies,
                                   &p->q_norm, &p->k_norm, &p->keys,   &p->values, &p->out};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         gpu_array_free(arrays[i]);
     (void)cudaFree(p->in_rows);
     (void)cudaFree(p->positions);
@@ -373,8 +374,8 @@ static void check_shapes(struct med_cuda *d, const char *when, bool quick)
         {MED_CUDA_SWIGLU, 133, 33, 26, 0, 0, 0, true, true, false},
         {MED_CUDA_LOGITS, 140, 31, 33, 0, 0, 0, true, false, false},
         {MED_CUDA_ROPE_KV, 300, HIDDEN, 0, HEADS, KV_HEADS, HEAD_DIM, true, true, false},
-        {MED_CUDA_SWIGLU, 257, HIDDEN, 2 * INTERMEDIATE, 0, 0, 0, true, false, false},
-        {MED_CUDA_SWIGLU, 40, HIDDEN, 2 * INTERMEDIATE, 0, 0, 0, true, true, false},
+        {MED_CUDA_SWIGLU, 257, HIDDEN, (int64_t)2 * INTERMEDIATE, 0, 0, 0, true, false, false},
+        {MED_CUDA_SWIGLU, 40, HIDDEN, (int64_t)2 * INTERMEDIATE, 0, 0, 0, true, true, false},
         {MED_CUDA_ADD, 200, INTERMEDIATE, HIDDEN, 0, 0, 0, false, false, false},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -398,8 +399,39 @@ static void check_device(enum med_dtype dtype, bool quick)
         check_rows(d, "", rows, sizeof rows / sizeof *rows);
     }
     check_shapes(d, "", quick);
-    /* What was asked for so far is timed; one of each shape's weights, freed by now, will do for that
-     * no more: ask once with weights that stay. */
+    med_cuda_free(d);
+}
+
+/* Algorithms are timed on weights that stay; then every number of rows up to the most is right. */
+static void check_tuned(enum med_dtype dtype)
+{
+    static const struct shape shapes[] = {
+        {MED_CUDA_ADD, 300, 328, 72, 0, 0, 0, false, false, false},
+        {MED_CUDA_SWIGLU, 300, 264, 96, 0, 0, 0, true, false, false},
+        {MED_CUDA_LOGITS, 300, 264, 136, 0, 0, 0, true, false, false}};
+    static const int rows[] = {1, 130, 131, 150, 192, 193, 255, 300, 513, ROWS_MAX};
+    struct med_model_config model = gpu_model(HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, 136);
+    struct med_cuda_config config = {0};
+    struct med_ops_sizes sizes = {&model, dtype, dtype, ROWS_MAX, ROWS_MAX, ROWS_MAX, 5000, 16};
+    struct med_cuda *d = gpu_device(&config, &sizes);
+    struct product *kept[sizeof shapes / sizeof *shapes];
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        kept[i] = product_new(&shapes[i], dtype);
+        struct med_cuda_linear_args a = arguments(kept[i], 0, 300);
+        if (med_cuda_linear(d, &a) < 0)
+            (void)gpu_report("tuned", false, "%s", d->failure.text);
+    }
+    bool ok = med_cuda_blas_tune(d) == 0;
+    (void)gpu_report("tuned", ok && d->stats.blas_tuned > 0, "%lld timed",
+                     (long long)d->stats.blas_tuned);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+            struct shape s = shapes[i];
+            s.rows = rows[k];
+            check_product(d, "tuned.", &s);
+        }
+        product_free(kept[i]);
+    }
     med_cuda_free(d);
 }
 
@@ -434,6 +466,8 @@ int main(void)
     static const enum med_dtype dtypes[] = {MED_DTYPE_BF16, MED_DTYPE_F16, MED_DTYPE_F32};
     for (int i = 0; i < 3; i++) {
         check_device(dtypes[i], quick);
+        if (!quick)
+            check_tuned(dtypes[i]);
         check_deterministic(dtypes[i], quick);
     }
     return gpu_finish();

@@ -37,6 +37,8 @@ enum {
     SCREEN_CALLS = 2
 };
 
+#define REFUSED_US 1e30 /* an algorithm that does not run */
+
 _Static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(uint64_t[MED_BLAS_ALGORITHM_WORDS]),
                "an algorithm is what the cache keeps of it");
 
@@ -121,9 +123,10 @@ void med_cuda_blas_free(struct med_cuda *d)
     for (int i = 0; i < b->shape_count; i++)
         med_free(b->shapes[i].verdicts);
     med_cuda_release(d, b->workspace);
-    if (b->handle && !d->failed)
+    if (b->handle && !d->failed) {
         (void)cublasLtDestroy(b->handle); /* nothing can be done about it any more */
-    med_free(b);
+        med_free(b);
+    }
 }
 
 /* ---- problems ------------------------------------------------------------------------------------ */
@@ -139,17 +142,20 @@ static cublasStatus_t problem_make(const struct med_cuda_product *p, struct prob
     const uint64_t rows = (uint64_t)p->rows, columns = (uint64_t)p->columns,
                    outputs = (uint64_t)p->outputs;
     cublasStatus_t status = cublasLtMatmulDescInit(&ret->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (status == CUBLAS_STATUS_SUCCESS)
+    if (status == CUBLAS_STATUS_SUCCESS) {
         status = cublasLtMatmulDescSetAttribute(&ret->operation, CUBLASLT_MATMUL_DESC_TRANSA,
                                                 &transposed, sizeof transposed);
-    if (status == CUBLAS_STATUS_SUCCESS)
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
         status =
             cublasLtMatrixLayoutInit(&ret->weight, type_of(p->dtype), columns, outputs, p->columns);
+    }
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatrixLayoutInit(&ret->in, type_of(p->dtype), columns, rows, p->columns);
-    if (status == CUBLAS_STATUS_SUCCESS)
+    if (status == CUBLAS_STATUS_SUCCESS) {
         status =
             cublasLtMatrixLayoutInit(&ret->out, type_of(p->out_dtype), outputs, rows, p->outputs);
+    }
     return status;
 }
 
@@ -171,17 +177,20 @@ static cublasStatus_t propose(struct med_cuda_blas *b, struct problem *q, uint32
     cublasLtMatmulPreferenceOpaque_t preference;
     const size_t workspace = WORKSPACE_BYTES;
     cublasStatus_t status = cublasLtMatmulPreferenceInit(&preference);
-    if (status == CUBLAS_STATUS_SUCCESS)
+    if (status == CUBLAS_STATUS_SUCCESS) {
         status = cublasLtMatmulPreferenceSetAttribute(
             &preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
-    for (int i = 0; i < 4 && status == CUBLAS_STATUS_SUCCESS; i++)
+    }
+    for (int i = 0; i < 4 && status == CUBLAS_STATUS_SUCCESS; i++) {
         status = cublasLtMatmulPreferenceSetAttribute(&preference, alignments[i], &alignment,
                                                       sizeof alignment);
+    }
     *ret_count = 0;
-    if (status == CUBLAS_STATUS_SUCCESS)
+    if (status == CUBLAS_STATUS_SUCCESS) {
         status =
             cublasLtMatmulAlgoGetHeuristic(b->handle, &q->operation, &q->weight, &q->in, &q->out,
                                            &q->out, &preference, wanted, results, ret_count);
+    }
     return status;
 }
 
@@ -298,9 +307,10 @@ void med_cuda_blas_note(struct med_cuda *d, const struct med_cuda_linear_args *a
         int64_t rows_max =
             a->epilogue == MED_CUDA_LOGITS ? d->sizes.samples_max : d->sizes.rows_max;
         uint8_t *verdicts = med_calloc((size_t)rows_max + 1, 1);
-        if (!verdicts)
+        if (!verdicts) {
             return; /* then nothing is timed */
-        s = &b->shapes[b->shape_count++];
+            s = &b->shapes[b->shape_count++];
+        }
         *s = (struct shape){.args = *a,
                             .columns = a->columns,
                             .outputs = a->outputs,
@@ -332,37 +342,49 @@ static void scratches(const struct med_cuda *d, struct scratch out[3])
     out[2] = (struct scratch){d->gate_up, row * (size_t)(2 * m->intermediate)};
 }
 
-/* Random numbers in [-1, 1) to all of the intermediate results. */
+/* Random numbers in [-1, 1). */
+static void numbers_make(enum med_dtype dtype, unsigned char *to, size_t count)
+{
+    size_t element = med_dtype_bytes(dtype);
+    uint64_t state = 1;
+    for (size_t i = 0; i < count; i++) {
+        state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        float value = (float)(int32_t)(state >> 32) * 0x1p-31f;
+        uint16_t half =
+            dtype == MED_DTYPE_F16 ? med_f16_from_float(value) : med_bf16_from_float(value);
+        memcpy(to + i * element, element == 4 ? (void *)&value : (void *)&half, element);
+    }
+}
+
+/* bytes of host over and over, to all of memory. */
+static int scratch_copy(struct med_cuda *d, const struct scratch *to, const void *host,
+                        size_t bytes)
+{
+    for (size_t at = 0; at < to->bytes; at += bytes) {
+        size_t piece = to->bytes - at < bytes ? to->bytes - at : bytes;
+        MED_CUDA_OP_TRY(cudaMemcpyAsync((char *)to->memory + at, host, piece,
+                                        cudaMemcpyHostToDevice, d->stream),
+                        d);
+    }
+    MED_CUDA_OP_TRY(cudaStreamSynchronize(d->stream), d);
+    return 0;
+}
+
 static int scratch_fill(struct med_cuda *d)
 {
     enum {
         COUNT = 1 << 18
     };
-    size_t element = med_dtype_bytes(d->dtype), bytes = COUNT * element;
+    size_t bytes = COUNT * med_dtype_bytes(d->dtype);
     unsigned char *host = med_alloc(bytes);
     struct scratch all[3];
-    uint64_t state = 1;
     int rc = 0;
     if (!host)
         return MED_E_NOMEM;
-    for (size_t i = 0; i < COUNT; i++) {
-        state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        float value = (float)(int32_t)(state >> 32) * 0x1p-31f;
-        uint16_t half =
-            d->dtype == MED_DTYPE_F16 ? med_f16_from_float(value) : med_bf16_from_float(value);
-        memcpy(host + i * element, element == 4 ? (void *)&value : (void *)&half, element);
-    }
+    numbers_make(d->dtype, host, COUNT);
     scratches(d, all);
-    for (int i = 0; i < 3; i++) {
-        for (size_t at = 0; at < all[i].bytes; at += bytes) {
-            size_t piece = all[i].bytes - at < bytes ? all[i].bytes - at : bytes;
-            MED_CUDA_OP_GOTO(cudaMemcpyAsync((char *)all[i].memory + at, host, piece,
-                                             cudaMemcpyHostToDevice, d->stream),
-                             d, rc, out);
-        }
-    }
-    MED_CUDA_OP_GOTO(cudaStreamSynchronize(d->stream), d, rc, out);
-out:
+    for (int i = 0; rc == 0 && i < 3; i++)
+        rc = scratch_copy(d, &all[i], host, bytes);
     med_free(host);
     return rc;
 }
@@ -395,28 +417,31 @@ static bool product_make(const struct med_cuda *d, const struct shape *s, int64_
 
 /* ---- timing --------------------------------------------------------------------------------------- */
 
-struct timer {
+/* What is being timed. */
+struct trial {
     cudaEvent_t begin, end;
+    const struct shape *shape;
+    struct med_cuda_product product;
+    struct problem problem;
 };
 
 /* Microseconds of a call; infinite if the algorithm refuses. */
-static int time_calls(struct med_cuda *d, const struct shape *s, struct med_cuda_product *p,
-                      struct problem *q, const cublasLtMatmulAlgo_t *algorithm,
-                      const struct timer *timer, int calls, double *ret_us)
+static int time_calls(struct med_cuda *d, struct trial *t, const cublasLtMatmulAlgo_t *algorithm,
+                      int calls, double *ret_us)
 {
     float ms = 0;
-    MED_CUDA_OP_TRY(cudaEventRecord(timer->begin, d->stream), d);
+    MED_CUDA_OP_TRY(cudaEventRecord(t->begin, d->stream), d);
     for (int i = 0; i < calls; i++) {
-        p->weight = s->weights[i % s->weight_count];
-        if (multiply(d, p, q, algorithm) != CUBLAS_STATUS_SUCCESS) {
+        t->product.weight = t->shape->weights[i % t->shape->weight_count];
+        if (multiply(d, &t->product, &t->problem, algorithm) != CUBLAS_STATUS_SUCCESS) {
             (void)cudaGetLastError();
-            *ret_us = 1e30;
+            *ret_us = REFUSED_US;
             return 0;
         }
     }
-    MED_CUDA_OP_TRY(cudaEventRecord(timer->end, d->stream), d);
-    MED_CUDA_OP_TRY(cudaEventSynchronize(timer->end), d);
-    MED_CUDA_OP_TRY(cudaEventElapsedTime(&ms, timer->begin, timer->end), d);
+    MED_CUDA_OP_TRY(cudaEventRecord(t->end, d->stream), d);
+    MED_CUDA_OP_TRY(cudaEventSynchronize(t->end), d);
+    MED_CUDA_OP_TRY(cudaEventElapsedTime(&ms, t->begin, t->end), d);
     *ret_us = (double)ms * 1e3 / calls;
     return 0;
 }
@@ -457,29 +482,27 @@ static void keep(struct candidate *best, int *count, const struct candidate *c)
 }
 
 /* Runs each proposal a little, the best more; ret->us is the median. ret->us 0: nothing can do it. */
-static int choose(struct med_cuda *d, const struct shape *s, struct med_cuda_product *p,
-                  const struct timer *timer, struct med_blas_entry *ret)
+static int choose(struct med_cuda *d, struct trial *t, struct med_blas_entry *ret)
 {
     cublasLtMatmulHeuristicResult_t *results = med_calloc(PROPOSALS, sizeof *results);
     struct candidate best[FINALISTS];
-    struct problem q;
     int count = 0, finalists = 0, rc = results ? 0 : MED_E_NOMEM;
     double unused;
     if (rc == 0 &&
-        (problem_make(p, &q) != CUBLAS_STATUS_SUCCESS ||
-         propose(d->blas, &q, ALIGN, results, PROPOSALS, &count) != CUBLAS_STATUS_SUCCESS))
+        propose(d->blas, &t->problem, ALIGN, results, PROPOSALS, &count) != CUBLAS_STATUS_SUCCESS) {
         count = 0;
+    }
     for (int i = 0; rc == 0 && i < count; i++) {
         struct candidate c = {.algorithm = results[i].algo, .proposal = i};
-        rc = time_calls(d, s, p, &q, &c.algorithm, timer, 1, &unused); /* loads its kernel */
+        rc = time_calls(d, t, &c.algorithm, 1, &unused); /* loads its kernel */
         if (rc == 0)
-            rc = time_calls(d, s, p, &q, &c.algorithm, timer, SCREEN_CALLS, &c.us);
-        if (rc == 0 && c.us < 1e30)
+            rc = time_calls(d, t, &c.algorithm, SCREEN_CALLS, &c.us);
+        if (rc == 0 && c.us < REFUSED_US)
             keep(best, &finalists, &c);
     }
     for (int round = 0; rc == 0 && round < ROUNDS; round++) {
         for (int i = 0; rc == 0 && i < finalists; i++)
-            rc = time_calls(d, s, p, &q, &best[i].algorithm, timer, CALLS, &best[i].rounds[round]);
+            rc = time_calls(d, t, &best[i].algorithm, CALLS, &best[i].rounds[round]);
     }
     int winner = 0;
     for (int i = 0; i < finalists; i++) {
@@ -490,32 +513,31 @@ static int choose(struct med_cuda *d, const struct shape *s, struct med_cuda_pro
     if (rc == 0 && finalists > 0) {
         ret->us = best[winner].rounds[ROUNDS / 2];
         memcpy(ret->algorithm, &best[winner].algorithm, sizeof ret->algorithm);
-        MED_DEBUG("cublas: %lld x %lld x %lld: %.1f us, proposal %d of %d", (long long)p->rows,
-                  (long long)p->outputs, (long long)p->columns, ret->us, best[winner].proposal,
-                  count);
+        MED_DEBUG("cublas: %lld x %lld x %lld: %.1f us, proposal %d of %d",
+                  (long long)t->product.rows, (long long)t->product.outputs,
+                  (long long)t->product.columns, ret->us, best[winner].proposal, count);
     }
     med_free(results);
     return rc;
 }
 
 /* From the cache if the library still accepts it, and runs it once. */
-static int recall(struct med_cuda *d, const struct shape *s, struct med_cuda_product *p,
-                  const struct timer *timer, const struct med_blas_entry *entry, bool *ret_known)
+static int recall(struct med_cuda *d, struct trial *t, const struct med_blas_entry *entry,
+                  bool *ret_known)
 {
-    struct problem q;
     cublasLtMatmulAlgo_t algorithm;
     double us = 0;
     *ret_known = false;
     memcpy(&algorithm, entry->algorithm, sizeof algorithm);
-    if (problem_make(p, &q) != CUBLAS_STATUS_SUCCESS || !can(d->blas, &q, &algorithm))
+    if (!can(d->blas, &t->problem, &algorithm))
         return 0;
-    int rc = time_calls(d, s, p, &q, &algorithm, timer, 1, &us);
-    *ret_known = rc == 0 && us < 1e30;
+    int rc = time_calls(d, t, &algorithm, 1, &us);
+    *ret_known = rc == 0 && us < REFUSED_US;
     return rc;
 }
 
 /* One product and class. *ret_new: the cache has more than before. */
-static int class_tune(struct med_cuda *d, struct shape *s, int class, const struct timer *timer,
+static int class_tune(struct med_cuda *d, struct shape *s, int class, struct trial *trial,
                       struct med_blas_cache *cache, bool *ret_new)
 {
     struct med_blas_entry entry = {.outputs = s->outputs,
@@ -524,17 +546,21 @@ static int class_tune(struct med_cuda *d, struct shape *s, int class, const stru
                                    .adds = s->adds,
                                    .out_dtype = s->out_dtype};
     const struct med_blas_entry *cached = med_blas_cache_find(cache, &entry);
-    struct med_cuda_product p;
     bool known = false;
     int rc = 0;
-    if (!product_make(d, s, entry.rows, &p))
+    trial->shape = s;
+    if (!product_make(d, s, entry.rows, &trial->product) ||
+        problem_make(&trial->product, &trial->problem) != CUBLAS_STATUS_SUCCESS) {
         return 0;
+    }
     if (cached) {
         entry = *cached;
-        rc = recall(d, s, &p, timer, &entry, &known);
+        rc = recall(d, trial, &entry, &known);
     }
+    if (!known)
+        entry.us = 0;
     if (rc == 0 && !known)
-        rc = choose(d, s, &p, timer, &entry);
+        rc = choose(d, trial, &entry);
     if (rc < 0 || (!known && entry.us == 0))
         return rc;
     memcpy(&s->algorithms[class], entry.algorithm, sizeof entry.algorithm);
@@ -549,7 +575,7 @@ static int class_tune(struct med_cuda *d, struct shape *s, int class, const stru
     return rc == MED_E_LIMIT ? 0 : rc;
 }
 
-static int shape_tune(struct med_cuda *d, struct shape *s, const struct timer *timer,
+static int shape_tune(struct med_cuda *d, struct shape *s, struct trial *trial,
                       struct med_blas_cache *cache, bool *ret_new)
 {
     int rc = 0;
@@ -561,7 +587,7 @@ static int shape_tune(struct med_cuda *d, struct shape *s, const struct timer *t
             break;
         a.rows = rows;
         if (med_cuda_linear_choose(d, &a) == MED_CUDA_LINEAR_BLAS)
-            rc = class_tune(d, s, class, timer, cache, ret_new);
+            rc = class_tune(d, s, class, trial, cache, ret_new);
     }
     return rc;
 }
@@ -599,7 +625,7 @@ int med_cuda_blas_tune(struct med_cuda *d)
 {
     struct med_cuda_blas *b = d->blas;
     struct med_blas_cache cache = {0};
-    struct timer timer = {0};
+    struct trial trial = {0};
     bool is_new = false;
     int rc = d->failed ? MED_E_CUDA : 0;
     if (rc < 0 || d->config.deterministic || b->tuned)
@@ -607,18 +633,18 @@ int med_cuda_blas_tune(struct med_cuda *d)
     b->tuned = true;
     d->stats.blas_tuned = d->stats.blas_cached = 0;
     cache_get(d, &cache);
-    MED_CUDA_OP_GOTO(cudaEventCreate(&timer.begin), d, rc, out);
-    MED_CUDA_OP_GOTO(cudaEventCreate(&timer.end), d, rc, out);
+    MED_CUDA_OP_GOTO(cudaEventCreate(&trial.begin), d, rc, out);
+    MED_CUDA_OP_GOTO(cudaEventCreate(&trial.end), d, rc, out);
     rc = scratch_fill(d);
     for (int i = 0; rc == 0 && i < b->shape_count; i++)
-        rc = shape_tune(d, &b->shapes[i], &timer, &cache, &is_new);
+        rc = shape_tune(d, &b->shapes[i], &trial, &cache, &is_new);
     if (rc == 0 && is_new)
         cache_put(d, &cache);
 out:
-    if (timer.begin && !d->failed)
-        (void)cudaEventDestroy(timer.begin);
-    if (timer.end && !d->failed)
-        (void)cudaEventDestroy(timer.end);
+    if (trial.begin && !d->failed)
+        (void)cudaEventDestroy(trial.begin);
+    if (trial.end && !d->failed)
+        (void)cudaEventDestroy(trial.end);
     med_blas_cache_release(&cache);
     return rc;
 }

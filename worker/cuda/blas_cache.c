@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const double US_MAX = 1e9;
+static const double us_max = 1e9;
 
 enum {
     LINE_MAX_BYTES = 512,
@@ -167,7 +167,7 @@ static bool us_read(const char **text, double *ret)
     if (**text < '0' || **text > '9')
         return false;
     double value = med_os_strtod(*text, &end);
-    if (!(value >= 0 && value <= US_MAX))
+    if (!(value >= 0 && value <= us_max))
         return false;
     *text = end;
     *ret = value;
@@ -255,14 +255,16 @@ static int entries_read(struct reader *r, struct med_blas_cache *cache)
         if (strncmp(r->text, end, sizeof end - 1) == 0) {
             const char *value = r->text + sizeof end - 1;
             if (!number_read(&value, 0, INT32_MAX, &count) || *value != 0 ||
-                (size_t)count != cache->count)
+                (size_t)count != cache->count) {
                 return refuse(r, "\"end\" and the number of products");
+            }
             return r->at == r->end ? 0 : refuse(r, "nothing after the end");
         }
         if (strncmp(r->text, product, sizeof product - 1) != 0 ||
-            !entry_read(r->text + sizeof product - 1, &entry))
+            !entry_read(r->text + sizeof product - 1, &entry)) {
             return refuse(r, "a product: outputs, columns, rows, adds, dtype, microseconds and 8 "
                              "words of 16 hexadecimal digits");
+        }
         if (med_blas_cache_find(cache, &entry))
             return refuse(r, "a product that is not there yet");
         rc = med_blas_cache_put(cache, &entry);
@@ -299,7 +301,9 @@ static int path_make(const char *dir, const struct med_blas_identity *i, char *o
         char c = i->gpu[length];
         bool keep =
             (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
-        gpu[length] = keep ? c : '_';
+        gpu[length] = '_';
+        if (keep)
+            gpu[length] = c;
     }
     gpu[length] = 0;
     int written = snprintf(out, bytes, "%s/blas-%s-%" PRId64 "-%" PRId64 "-%s.txt", dir, gpu,
