@@ -56,8 +56,8 @@ static void cpu_release(void *self)
 
 #ifdef MED_HAVE_CUDA
 enum {
-    GPU_RESERVE_MIB = 1024, /* context, kernels as they are loaded, cuBLAS, graphs */
-    GPU_STAGING_MIB = 1024  /* the driver's part of the process, pinned buffers of the loader */
+    GPU_RESERVE_MIB = 512, /* context, kernels as they are loaded, cuBLAS, graphs */
+    GPU_STAGING_MIB = 1024 /* the driver's part of the process, pinned buffers of the loader */
 };
 # define MIB                (INT64_C(1) << 20)
 # define MEASURE_READ_BYTES (UINT64_C(4) << 30)
