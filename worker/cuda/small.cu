@@ -327,18 +327,37 @@ static __device__ __forceinline__ void norm_rows(const struct med_cuda_linear_ar
     }
 }
 
-/* Columns of chunks [begin, end) of all rows to `rows`, by the threads that multiply. */
+/* Columns of chunks [begin, end) of all rows to `rows`, by the threads that multiply: they find them in the
+ * cache, and do not stand behind the weights that were asked for before. */
 template <typename T>
 static __device__ void fetch_rows(const struct med_cuda_linear_args &a, const struct plan &plan,
                                   int begin, int end, T *rows)
 {
+    enum {
+        AT_ONCE = 8
+    };
     const int first = begin * (CHUNK / 8);
     const int count = min(end * (CHUNK / 8), plan.columns / 8) - first;
-    for (int m = 0; m < plan.rows; m++) {
-        const uint4 *from = row_pieces<T>(a, m) + first;
-#pragma unroll 4
-        for (int i = threadIdx.x; i < count; i += THREADS)
-            ((uint4 *)(rows + m * plan.x_stride))[i] = __ldcg(from + i);
+    int m = 0, i = (int)threadIdx.x;
+    while (m < plan.rows) {
+        uint4 x[AT_ONCE];
+        uint4 *to[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            for (; i >= count && m < plan.rows; m++)
+                i -= count;
+            to[k] = NULL;
+            if (m < plan.rows) {
+                to[k] = (uint4 *)(rows + m * plan.x_stride) + i;
+                x[k] = __ldcg(row_pieces<T>(a, m) + first + i);
+            }
+            i += THREADS;
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (to[k])
+                *to[k] = x[k];
+        }
     }
 }
 
@@ -412,6 +431,7 @@ struct places {
     uint32_t rows_bytes; // of one place
 };
 
+/* The rows of phase `count` of all phases, from the second on: the first are fetched by fetch_rows. */
 template <typename T>
 static __device__ __forceinline__ void ask_for_rows(const struct med_cuda_linear_args &a,
                                                     const struct plan &plan,
@@ -455,12 +475,10 @@ static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const s
         for (int phase = 0; phase < plan.chunks; phase += plan.phase_chunks) {
             const int end = min((phase + plan.phase_chunks) * CHUNK, plan.columns);
             if (group + phase > 0 && plan.phase_chunks < plan.chunks) {
-                if (!waited) {
+                if (!waited)
                     wait_for_the_kernel_before();
-                    ask_for_rows<T>(a, plan, at, rows_asked++, 0);
-                    waited = true;
-                }
-                ask_for_rows<T>(a, plan, at, rows_asked++, phase);
+                waited = true;
+                ask_for_rows<T>(a, plan, at, ++rows_asked, phase);
             }
             for (int tile = group; tile < group_end; tile++) {
                 const int64_t pair =
@@ -475,12 +493,10 @@ static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const s
                     const uint32_t bytes =
                         (uint32_t)min((int)STEP, end - column) * (uint32_t)sizeof(T);
                     const uint32_t full = at.full + (uint32_t)stage * 8;
-                    if (!waited && asked == plan.depth) {
+                    if (!waited && asked++ == plan.depth) {
                         wait_for_the_kernel_before();
-                        ask_for_rows<T>(a, plan, at, rows_asked++, 0);
                         waited = true;
                     }
-                    asked++;
                     barrier_wait(at.empty + (uint32_t)stage * 8, parity);
                     if (lane == 0)
                         barrier_expect(full, bytes * (uint32_t)count);
@@ -497,10 +513,8 @@ static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const s
             }
         }
     }
-    if (!waited) {
-        wait_for_the_kernel_before();
-        ask_for_rows<T>(a, plan, at, rows_asked++, 0);
-    }
+    if (!waited)
+        med_grid_wait();
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------------ */
@@ -523,18 +537,10 @@ static __device__ __forceinline__ void multiply_chunk(float *sum, uint32_t w, ui
     }
 }
 
-/*
- * out = epilogue(rmsnorm(in)? W' + bias), see linear.h.
- * W [outputs][columns] of T, 16-byte aligned, columns a multiple of 8; in [..][columns] likewise.
- * float32 sums: by chunk (64 columns in four steps) of every WARPS-th chunk, then over the warps in
- * order.  grid: one block per multiprocessor, tiles dealt out in turn.  block: THREADS, with BULK a
- * warp more.  shared: barriers, ring, rows (twice if in phases), sums of GROUP tiles
- * [GROUP][WARPS][rows][16], partial squares and scales.
- */
+/* The work of a block; see small_kernel. */
 template <typename T, int EPILOGUE, bool BULK>
-static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
-    small_kernel(const __grid_constant__ struct med_cuda_linear_args a,
-                 const __grid_constant__ struct plan plan)
+static __device__ __forceinline__ void small_block(const struct med_cuda_linear_args &a,
+                                                   const struct plan &plan)
 {
     constexpr int STAGE_BYTES = BULK ? STAGE_BYTES_BULK : STAGE_BYTES_COPY;
     extern __shared__ __align__(128) char shared[];
@@ -617,9 +623,9 @@ static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
                 const int place = BULK && phased ? rows_count % 2 : 0;
                 T *const here = rows + place * plan.rows * plan.x_stride;
                 x_place = at.rows + (uint32_t)place * at.rows_bytes;
-                if (BULK) {
+                if (BULK && group + phase > 0) {
                     barrier_wait(at.rows_full + (uint32_t)place * 8,
-                                 (uint32_t)(rows_count / 2) % 2);
+                                 (uint32_t)((rows_count - 1) / 2) % 2);
                 } else {
                     workers_sync(); // nobody reads the phase before any more
                     fetch_rows<T>(a, plan, phase, end, here);
@@ -629,8 +635,6 @@ static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
                     if (group + phase == 0)
                         norm_scales<T>(a, plan, here, partials, scales);
                     norm_rows<T>(a, plan, phase, end, here, scales, ahead);
-                    if (BULK)
-                        copy_bulk_fence(); // the next rows come here in bulk
                     workers_sync();
                 }
                 rows_count++;
@@ -673,6 +677,7 @@ static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
                 }
             }
             if (BULK && phased) {
+                copy_bulk_fence(); // the next rows come here in bulk
                 __syncwarp();
                 if (lane == 0)
                     barrier_arrive(at.rows_empty + (uint32_t)((rows_count - 1) % 2) * 8);
@@ -696,6 +701,28 @@ static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
         if (group + GROUP < tiles)
             workers_sync();
     }
+}
+
+/*
+ * out = epilogue(rmsnorm(in)? W' + bias), see linear.h.
+ * W [outputs][columns] of T, 16-byte aligned, columns a multiple of 8; in [..][columns] likewise.
+ * float32 sums: by chunk (64 columns in four steps) of every WARPS-th chunk, then over the warps in
+ * order.  grid: one block per multiprocessor, tiles dealt out in turn.  block: THREADS, with BULK a
+ * warp more.  shared: barriers, ring, rows (twice if in phases), sums of GROUP tiles
+ * [GROUP][WARPS][rows][16], partial squares and scales.
+ */
+template <typename T, int EPILOGUE, bool BULK>
+static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
+    small_kernel(const __grid_constant__ struct med_cuda_linear_args a,
+                 const __grid_constant__ struct plan plan)
+{
+#if __CUDA_ARCH__ >= 900
+    constexpr bool RUNS_HERE = BULK;
+#else
+    constexpr bool RUNS_HERE = !BULK;
+#endif
+    if constexpr (RUNS_HERE)
+        small_block<T, EPILOGUE, BULK>(a, plan);
 }
 
 /*
