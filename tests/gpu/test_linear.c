@@ -202,7 +202,7 @@ static void reference(struct product *p)
     if (s->epilogue == MED_CUDA_ROPE_KV)
         p->absolute = (p->absolute + most * epsilon(p->dtype) / 2) * 2;
     if (s->q_norm) /* a head of small values is scaled up */
-        p->absolute = epsilon(p->dtype) * 24 + 0x1p-16;
+        p->absolute = fmax(p->absolute, epsilon(p->dtype) * 24 + 0x1p-16);
     free(h);
     free(y);
 }

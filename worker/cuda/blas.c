@@ -31,13 +31,17 @@ enum {
     CLASSES_MAX = 64,
     RECENT = 16, /* first proposals kept */
     PROPOSALS = 64,
-    FINALISTS = 6,
-    ROUNDS = 7,
-    CALLS = 4, /* between two events */
-    SCREEN_CALLS = 2
+    EVENTS = PROPOSALS + 1,
+    SCREEN_ROUNDS = 3,
+    FINALISTS = 8,
+    ROUNDS = 9,
+    ROUNDS_LONG = 5, /* of what takes LONG_US */
+    CALLS = WEIGHTS_MAX
 };
 
 #define REFUSED_US 1e30 /* an algorithm that does not run */
+#define LONG_US    400.0
+#define MARGIN     0.98 /* of the first proposal's time, that another must be under to be taken */
 
 _Static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(uint64_t[MED_BLAS_ALGORITHM_WORDS]),
                "an algorithm is what the cache keeps of it");
@@ -91,14 +95,15 @@ size_t med_cuda_blas_bytes(const struct med_ops_sizes *sizes)
     return WORKSPACE_BYTES;
 }
 
-/* 1, 2, 4 .. 32, 64, 96, 128, then two to a power of two; the last is rows_max. */
+/* 1, 2, 4 .. 64, then by 64 up to 512, then four to a power of two; the last is rows_max. */
 static void classes_make(struct med_cuda_blas *b, int64_t rows_max)
 {
-    int64_t rows = 1;
+    int64_t rows = 1, power = 1;
     while (rows < rows_max && b->class_count < CLASSES_MAX - 1) {
         b->classes[b->class_count++] = rows;
-        bool is_power = (rows & (rows - 1)) == 0;
-        rows = rows < 64 ? 2 * rows : is_power ? rows + rows / 2 : rows / 3 * 4;
+        while (2 * power <= rows)
+            power *= 2;
+        rows += rows < 64 ? rows : power < 256 ? 64 : power / 4;
     }
     b->classes[b->class_count++] = rows_max;
 }
@@ -176,10 +181,17 @@ static cublasStatus_t propose(struct med_cuda_blas *b, struct problem *q, uint32
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     cublasLtMatmulPreferenceOpaque_t preference;
     const size_t workspace = WORKSPACE_BYTES;
+    /* Parts of the columns are added in float32 or not at all. */
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasStatus_t status = cublasLtMatmulPreferenceInit(&preference);
     if (status == CUBLAS_STATUS_SUCCESS) {
         status = cublasLtMatmulPreferenceSetAttribute(
             &preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulPreferenceSetAttribute(&preference,
+                                                      CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                      &reductions, sizeof reductions);
     }
     for (int i = 0; i < 4 && status == CUBLAS_STATUS_SUCCESS; i++) {
         status = cublasLtMatmulPreferenceSetAttribute(&preference, alignments[i], &alignment,
@@ -307,10 +319,9 @@ void med_cuda_blas_note(struct med_cuda *d, const struct med_cuda_linear_args *a
         int64_t rows_max =
             a->epilogue == MED_CUDA_LOGITS ? d->sizes.samples_max : d->sizes.rows_max;
         uint8_t *verdicts = med_calloc((size_t)rows_max + 1, 1);
-        if (!verdicts) {
+        if (!verdicts)
             return; /* then nothing is timed */
-            s = &b->shapes[b->shape_count++];
-        }
+        s = &b->shapes[b->shape_count++];
         *s = (struct shape){.args = *a,
                             .columns = a->columns,
                             .outputs = a->outputs,
@@ -419,31 +430,25 @@ static bool product_make(const struct med_cuda *d, const struct shape *s, int64_
 
 /* What is being timed. */
 struct trial {
-    cudaEvent_t begin, end;
+    cudaEvent_t events[EVENTS];
     const struct shape *shape;
+    int calls; // so far: which weights are next
     struct med_cuda_product product;
     struct problem problem;
 };
 
-/* Microseconds of a call; infinite if the algorithm refuses. */
-static int time_calls(struct med_cuda *d, struct trial *t, const cublasLtMatmulAlgo_t *algorithm,
-                      int calls, double *ret_us)
+/* Queues calls; false: the algorithm refuses. */
+static bool queue_calls(struct med_cuda *d, struct trial *t, const cublasLtMatmulAlgo_t *algorithm,
+                        int calls)
 {
-    float ms = 0;
-    MED_CUDA_OP_TRY(cudaEventRecord(t->begin, d->stream), d);
     for (int i = 0; i < calls; i++) {
-        t->product.weight = t->shape->weights[i % t->shape->weight_count];
+        t->product.weight = t->shape->weights[t->calls++ % t->shape->weight_count];
         if (multiply(d, &t->product, &t->problem, algorithm) != CUBLAS_STATUS_SUCCESS) {
             (void)cudaGetLastError();
-            *ret_us = REFUSED_US;
-            return 0;
+            return false;
         }
     }
-    MED_CUDA_OP_TRY(cudaEventRecord(t->end, d->stream), d);
-    MED_CUDA_OP_TRY(cudaEventSynchronize(t->end), d);
-    MED_CUDA_OP_TRY(cudaEventElapsedTime(&ms, t->begin, t->end), d);
-    *ret_us = (double)ms * 1e3 / calls;
-    return 0;
+    return true;
 }
 
 struct candidate {
@@ -453,71 +458,103 @@ struct candidate {
     int proposal;
 };
 
-static void sort(double *values, int count)
+/* One round of all candidates, back to back as in a step: the chip is as warm and as busy. Adds to
+ * rounds[round] of each; what refuses is REFUSED_US. */
+static int round_time(struct med_cuda *d, struct trial *t, struct candidate *candidates, int count,
+                      int calls, int round)
 {
-    for (int i = 1; i < count; i++) {
-        for (int k = i; k > 0 && values[k] < values[k - 1]; k--) {
-            double other = values[k];
-            values[k] = values[k - 1];
-            values[k - 1] = other;
+    MED_ASSERT(count < EVENTS);
+    MED_CUDA_OP_TRY(cudaEventRecord(t->events[0], d->stream), d);
+    for (int i = 0; i < count; i++) {
+        bool runs = queue_calls(d, t, &candidates[i].algorithm, calls);
+        candidates[i].rounds[round] = runs ? 0 : REFUSED_US;
+        MED_CUDA_OP_TRY(cudaEventRecord(t->events[i + 1], d->stream), d);
+    }
+    MED_CUDA_OP_TRY(cudaEventSynchronize(t->events[count]), d);
+    for (int i = 0; i < count; i++) {
+        float ms = 0;
+        MED_CUDA_OP_TRY(cudaEventElapsedTime(&ms, t->events[i], t->events[i + 1]), d);
+        candidates[i].rounds[round] += (double)ms * 1e3 / calls;
+    }
+    return 0;
+}
+
+/* us = the median of rounds. */
+static void median(struct candidate *c, int rounds)
+{
+    double sorted[ROUNDS];
+    for (int i = 0; i < rounds; i++) {
+        int k = i;
+        for (; k > 0 && sorted[k - 1] > c->rounds[i]; k--)
+            sorted[k] = sorted[k - 1];
+        sorted[k] = c->rounds[i];
+    }
+    c->us = sorted[rounds / 2];
+}
+
+/* The fastest to the front, but the library's first proposal always stays among them. */
+static int finalists_pick(struct candidate *all, int count)
+{
+    for (int i = 2; i < count; i++) {
+        for (int k = i; k > 1 && all[k].us < all[k - 1].us; k--) {
+            struct candidate other = all[k];
+            all[k] = all[k - 1];
+            all[k - 1] = other;
         }
     }
+    return count < FINALISTS ? count : FINALISTS;
 }
 
-/* Keeps the best FINALISTS by us. */
-static void keep(struct candidate *best, int *count, const struct candidate *c)
+/* Runs each proposal a little, the best more. ret->us 0: nothing can do it. */
+static int compare(struct med_cuda *d, struct trial *t, struct candidate *all, int count,
+                   struct med_blas_entry *ret)
 {
-    int at = *count < FINALISTS ? (*count)++ : FINALISTS;
-    if (at == FINALISTS) {
-        if (c->us >= best[FINALISTS - 1].us)
-            return;
-        at = FINALISTS - 1;
+    int rc = 0, winner = 0, rounds = ROUNDS;
+    /* The first round loads kernels. */
+    for (int round = 0; rc == 0 && round <= SCREEN_ROUNDS; round++)
+        rc = round_time(d, t, all, count, 1, round > 0 ? round - 1 : 0);
+    for (int i = 0; rc == 0 && i < count; i++)
+        median(&all[i], SCREEN_ROUNDS);
+    if (rc < 0)
+        return rc;
+    count = finalists_pick(all, count);
+    if (all[0].us > LONG_US)
+        rounds = ROUNDS_LONG;
+    for (int round = 0; rc == 0 && round < rounds; round++)
+        rc = round_time(d, t, all, count, CALLS, round);
+    for (int i = 0; rc == 0 && i < count; i++) {
+        median(&all[i], rounds);
+        /* Differences that small are chance. */
+        if (all[i].us < all[winner].us * (winner == 0 ? MARGIN : 1))
+            winner = i;
     }
-    best[at] = *c;
-    for (; at > 0 && best[at].us < best[at - 1].us; at--) {
-        struct candidate other = best[at];
-        best[at] = best[at - 1];
-        best[at - 1] = other;
-    }
+    if (rc < 0 || all[winner].us >= REFUSED_US)
+        return rc;
+    ret->us = all[winner].us;
+    memcpy(ret->algorithm, &all[winner].algorithm, sizeof ret->algorithm);
+    MED_DEBUG("cublas: %lld x %lld x %lld: first %.1f us, proposal %d %.1f us",
+              (long long)t->product.rows, (long long)t->product.outputs,
+              (long long)t->product.columns, all[0].us, all[winner].proposal, ret->us);
+    return 0;
 }
 
-/* Runs each proposal a little, the best more; ret->us is the median. ret->us 0: nothing can do it. */
 static int choose(struct med_cuda *d, struct trial *t, struct med_blas_entry *ret)
 {
     cublasLtMatmulHeuristicResult_t *results = med_calloc(PROPOSALS, sizeof *results);
-    struct candidate best[FINALISTS];
-    int count = 0, finalists = 0, rc = results ? 0 : MED_E_NOMEM;
-    double unused;
+    struct candidate *all = med_calloc(PROPOSALS, sizeof *all);
+    int count = 0, rc = results && all ? 0 : MED_E_NOMEM;
     if (rc == 0 &&
         propose(d->blas, &t->problem, ALIGN, results, PROPOSALS, &count) != CUBLAS_STATUS_SUCCESS) {
         count = 0;
     }
-    for (int i = 0; rc == 0 && i < count; i++) {
-        struct candidate c = {.algorithm = results[i].algo, .proposal = i};
-        rc = time_calls(d, t, &c.algorithm, 1, &unused); /* loads its kernel */
-        if (rc == 0)
-            rc = time_calls(d, t, &c.algorithm, SCREEN_CALLS, &c.us);
-        if (rc == 0 && c.us < REFUSED_US)
-            keep(best, &finalists, &c);
+    for (int i = 0; i < count; i++) {
+        all[i].algorithm = results[i].algo;
+        all[i].proposal = i;
     }
-    for (int round = 0; rc == 0 && round < ROUNDS; round++) {
-        for (int i = 0; rc == 0 && i < finalists; i++)
-            rc = time_calls(d, t, &best[i].algorithm, CALLS, &best[i].rounds[round]);
-    }
-    int winner = 0;
-    for (int i = 0; i < finalists; i++) {
-        sort(best[i].rounds, ROUNDS);
-        if (best[i].rounds[ROUNDS / 2] < best[winner].rounds[ROUNDS / 2])
-            winner = i;
-    }
-    if (rc == 0 && finalists > 0) {
-        ret->us = best[winner].rounds[ROUNDS / 2];
-        memcpy(ret->algorithm, &best[winner].algorithm, sizeof ret->algorithm);
-        MED_DEBUG("cublas: %lld x %lld x %lld: %.1f us, proposal %d of %d",
-                  (long long)t->product.rows, (long long)t->product.outputs,
-                  (long long)t->product.columns, ret->us, best[winner].proposal, count);
-    }
+    if (rc == 0 && count > 0)
+        rc = compare(d, t, all, count, ret);
     med_free(results);
+    med_free(all);
     return rc;
 }
 
@@ -526,14 +563,12 @@ static int recall(struct med_cuda *d, struct trial *t, const struct med_blas_ent
                   bool *ret_known)
 {
     cublasLtMatmulAlgo_t algorithm;
-    double us = 0;
     *ret_known = false;
     memcpy(&algorithm, entry->algorithm, sizeof algorithm);
     if (!can(d->blas, &t->problem, &algorithm))
         return 0;
-    int rc = time_calls(d, t, &algorithm, 1, &us);
-    *ret_known = rc == 0 && us < REFUSED_US;
-    return rc;
+    *ret_known = queue_calls(d, t, &algorithm, 1);
+    return 0;
 }
 
 /* One product and class. *ret_new: the cache has more than before. */
@@ -633,18 +668,18 @@ int med_cuda_blas_tune(struct med_cuda *d)
     b->tuned = true;
     d->stats.blas_tuned = d->stats.blas_cached = 0;
     cache_get(d, &cache);
-    MED_CUDA_OP_GOTO(cudaEventCreate(&trial.begin), d, rc, out);
-    MED_CUDA_OP_GOTO(cudaEventCreate(&trial.end), d, rc, out);
+    for (int i = 0; i < EVENTS; i++)
+        MED_CUDA_OP_GOTO(cudaEventCreate(&trial.events[i]), d, rc, out);
     rc = scratch_fill(d);
     for (int i = 0; rc == 0 && i < b->shape_count; i++)
         rc = shape_tune(d, &b->shapes[i], &trial, &cache, &is_new);
+    if (rc == 0)
+        MED_CUDA_OP_GOTO(cudaStreamSynchronize(d->stream), d, rc, out);
     if (rc == 0 && is_new)
         cache_put(d, &cache);
 out:
-    if (trial.begin && !d->failed)
-        (void)cudaEventDestroy(trial.begin);
-    if (trial.end && !d->failed)
-        (void)cudaEventDestroy(trial.end);
+    for (int i = 0; i < EVENTS && trial.events[i] && !d->failed; i++)
+        (void)cudaEventDestroy(trial.events[i]); /* nothing can be done about it any more */
     med_blas_cache_release(&cache);
     return rc;
 }

@@ -18,7 +18,8 @@ enum {
     THREADS = 256,
     NORM_THREADS_MAX = 512,
     KEPT = 4, /* pieces of a row that a thread of the norm keeps */
-    HEAD_LANES_MAX = 32
+    HEAD_LANES_MAX = 32,
+    EACH = 2 /* pieces that a thread of SiLU has */
 };
 
 /* ---- pieces ------------------------------------------------------------------------------------- */
@@ -212,20 +213,35 @@ static __device__ __forceinline__ void raw_get(const T *raw, const T *bias, int 
     }
 }
 
-/* 1 / sqrt(mean(head ^ 2) + eps) of the head at `at`, by its lanes. */
+/* The elements that turn together, from `at` on, if the head has them. */
+template <typename T, int N>
+static __device__ __forceinline__ void pair_get(const struct med_cuda_linear_args &a, const T *raw,
+                                                int at, int i, float *u, float *v)
+{
+    const int half = (int)a.head_dim / 2;
+    if (i < half) {
+        raw_get<T, N>(raw, (const T *)a.bias, at + i, u);
+        raw_get<T, N>(raw, (const T *)a.bias, at + half + i, v);
+    }
+}
+
+/* 1 / sqrt(mean(head ^ 2) + eps) of the head at `at`, by its lanes, whose first elements are u and v. */
 template <typename T, int N>
 static __device__ __forceinline__ float head_scale(const struct med_cuda_linear_args &a,
-                                                   const T *raw, int at, int lane, int lanes)
+                                                   const T *raw, int at, int lane, int lanes,
+                                                   const float *u, const float *v)
 {
     const int half = (int)a.head_dim / 2;
     float sum = 0;
-    for (int i = lane * N; i < half; i += lanes * N) {
-        float u[N], v[N];
-        raw_get<T, N>(raw, (const T *)a.bias, at + i, u);
-        raw_get<T, N>(raw, (const T *)a.bias, at + half + i, v);
+#pragma unroll
+    for (int k = 0; k < N && lane * N < half; k++)
+        sum = fmaf(u[k], u[k], fmaf(v[k], v[k], sum));
+    for (int i = (lane + lanes) * N; i < half; i += lanes * N) {
+        float more_u[N], more_v[N];
+        pair_get<T, N>(a, raw, at, i, more_u, more_v);
 #pragma unroll
         for (int k = 0; k < N; k++)
-            sum = fmaf(u[k], u[k], fmaf(v[k], v[k], sum));
+            sum = fmaf(more_u[k], more_u[k], fmaf(more_v[k], more_v[k], sum));
     }
     for (int other = lanes / 2; other > 0; other /= 2)
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, other);
@@ -235,9 +251,9 @@ static __device__ __forceinline__ float head_scale(const struct med_cuda_linear_
 /*
  * raw [rows][(heads + 2 kv_heads) * head_dim] of T: + bias; q and k normed per head if asked for, then
  * turned by rope; q to a.out [rows][heads * head_dim], k and v to the cache at slots (none at -1).
- * A block per row; `lanes` threads (a power of two) to a head, each with elements of the first half
- * and those of the second that turn with them. Sines and cosines are made once a row, in shared
- * memory: float2 [head_dim / 2].
+ * `lanes` threads (a power of two) to a head, each with elements of the first half and those of the
+ * second that turn with them; grid: rows by as many heads as a block has threads for.  Sines and
+ * cosines are made once a block, in shared memory: float2 [head_dim / 2].
  */
 template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS)
@@ -246,53 +262,54 @@ static __global__ void __launch_bounds__(THREADS)
     extern __shared__ float2 turns[];
     const int half = (int)a.head_dim / 2, dim = (int)a.head_dim, row = (int)blockIdx.x;
     const int heads = (int)a.heads, kv_heads = (int)a.kv_heads;
+    const int lane = (int)threadIdx.x % lanes;
+    const int head = (int)blockIdx.y * (THREADS / lanes) + (int)threadIdx.x / lanes;
+    const bool there = head < heads + 2 * kv_heads, turned = head < heads + kv_heads;
+    const int at = there ? head * dim : 0;
+    const T *norm = (const T *)(head < heads ? a.q_norm : a.k_norm);
+    const float frequency = (int)threadIdx.x < half ? a.frequencies[threadIdx.x] : 0.0f;
+    float u[N], v[N];
     med_grid_go();
     med_grid_wait();
     const int32_t position = a.positions[row], slot = a.slots[row];
-    for (int i = (int)threadIdx.x; i < half; i += THREADS)
-        sincosf((float)position * a.frequencies[i], &turns[i].y, &turns[i].x);
-    __syncthreads();
     raw += (size_t)row * (size_t)a.outputs;
-    const int lane = (int)threadIdx.x % lanes, all = heads + 2 * kv_heads,
-              at_once = THREADS / lanes;
-    const int tokens = (int)a.kv.block_tokens;
-    const size_t block = slot < 0 ? 0 : (size_t)(slot / tokens), token = (size_t)(slot % tokens);
-    for (int begin = 0; begin < all; begin += at_once) {
-        const int head = begin + (int)threadIdx.x / lanes, at = head * dim;
-        const bool there = head < all, turned = head < heads + kv_heads;
-        const T *norm = (const T *)(head < heads ? a.q_norm : a.k_norm);
-        float scale = 1;
-        if (a.q_norm) // by all lanes of a warp, for the sum's sake
-            scale = head_scale<T, N>(a, raw, there ? at : 0, lane, lanes);
-        if (!there || (head >= heads && slot < 0))
-            continue;
-        const int kv_head = (head - heads) % kv_heads;
-        const size_t to =
-            ((block * (size_t)kv_heads + (size_t)kv_head) * (size_t)tokens + token) * (size_t)dim;
-        for (int i = lane * N; i < half; i += lanes * N) {
-            float u[N], v[N];
-            raw_get<T, N>(raw, (const T *)a.bias, at + i, u);
-            raw_get<T, N>(raw, (const T *)a.bias, at + half + i, v);
+    pair_get<T, N>(a, raw, at, lane * N, u, v);
+    for (int i = (int)threadIdx.x; i < half; i += THREADS)
+        sincosf((float)position * (i < THREADS ? frequency : a.frequencies[i]), &turns[i].y,
+                &turns[i].x);
+    float scale = 1;
+    if (a.q_norm) // by all lanes of a warp, for the sum's sake
+        scale = head_scale<T, N>(a, raw, at, lane, lanes, u, v);
+    __syncthreads();
+    if (!there || (head >= heads && slot < 0))
+        return;
+    const size_t tokens = (size_t)a.kv.block_tokens;
+    const size_t block = head < heads ? 0 : (uint32_t)slot / (uint32_t)tokens;
+    const size_t token = head < heads ? 0 : (uint32_t)slot % (uint32_t)tokens;
+    const size_t kv_head = (size_t)(head < heads ? 0 : (head - heads) % kv_heads);
+    const size_t to = ((block * (size_t)kv_heads + kv_head) * tokens + token) * (size_t)dim;
+    for (int i = lane * N; i < half; i += lanes * N) {
+        if (i != lane * N)
+            pair_get<T, N>(a, raw, at, i, u, v);
 #pragma unroll
-            for (int k = 0; k < N && turned; k++) {
-                if (a.q_norm) {
-                    u[k] *= scale * med_widen<T>(norm[i + k]);
-                    v[k] *= scale * med_widen<T>(norm[half + i + k]);
-                }
-                const float2 turn = turns[i + k];
-                const float first = u[k] * turn.x - v[k] * turn.y;
-                v[k] = v[k] * turn.x + u[k] * turn.y;
-                u[k] = first;
+        for (int k = 0; k < N && turned; k++) {
+            if (a.q_norm) {
+                u[k] *= scale * med_widen<T>(norm[i + k]);
+                v[k] *= scale * med_widen<T>(norm[half + i + k]);
             }
-            if (head < heads) {
-                T *q = (T *)a.out + (size_t)row * (size_t)(heads * dim) + at + i;
-                cache_put<T, N>(q, 0, u);
-                cache_put<T, N>(q, (size_t)half, v);
-            } else {
-                void *base = turned ? a.kv.keys : a.kv.values;
-                cache_write<N>(base, a, to + (size_t)i, u);
-                cache_write<N>(base, a, to + (size_t)(half + i), v);
-            }
+            const float2 turn = turns[i + k];
+            const float first = u[k] * turn.x - v[k] * turn.y;
+            v[k] = v[k] * turn.x + u[k] * turn.y;
+            u[k] = first;
+        }
+        if (head < heads) {
+            T *q = (T *)a.out + (size_t)row * (size_t)(heads * dim) + at + i;
+            cache_put<T, N>(q, 0, u);
+            cache_put<T, N>(q, (size_t)half, v);
+        } else {
+            void *base = turned ? a.kv.keys : a.kv.values;
+            cache_write<N>(base, a, to + (size_t)i, u);
+            cache_write<N>(base, a, to + (size_t)(half + i), v);
         }
     }
 }
@@ -312,8 +329,10 @@ extern "C" int med_cuda_rope_kv(struct med_cuda *d, const struct med_cuda_linear
         int lanes = 1;
         while (lanes < pieces && lanes < HEAD_LANES_MAX)
             lanes *= 2;
-        const struct med_launch launch = {dim3((unsigned)a->rows), dim3(THREADS),
-                                          (size_t)half * sizeof(float2)};
+        const int64_t all = a->heads + 2 * a->kv_heads, at_once = THREADS / lanes;
+        const struct med_launch launch = {
+            dim3((unsigned)a->rows, (unsigned)((all + at_once - 1) / at_once)), dim3(THREADS),
+            (size_t)half * sizeof(float2)};
         return med_launch_on(d, launch,
                              wide ? rope_kv_kernel<T, per_16_bytes<T>()> : rope_kv_kernel<T, 1>, *a,
                              (const T *)raw, lanes);
@@ -322,27 +341,48 @@ extern "C" int med_cuda_rope_kv(struct med_cuda *d, const struct med_cuda_linear
 
 /* ---- SiLU and bias --------------------------------------------------------------------------------- */
 
+/* x / (1 + exp(-x)); for the narrow types by the fast instructions, whose error is far below their
+ * rounding. */
+template <typename T> static __device__ __forceinline__ float silu(float x)
+{
+    if constexpr (sizeof(T) == 4)
+        return x / (1.0f + expf(-x));
+    return __fdividef(x, 1.0f + __expf(-x));
+}
+
 /*
  * out[r][i] = silu(raw[r][i] + bias[i]) * (raw[r][n + i] + bias[n + i]), n = intermediate.
- * raw [rows][2n], out [rows][n], bias [2n] or NULL of T. Grid: rows by pieces; a piece per thread.
+ * raw [rows][2n], out [rows][n], bias [2n] or NULL of T. Pieces of all rows are counted through, EACH to
+ * a thread: their loads are under way together.  rows * n < 2^32.
  */
 template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS)
-    swiglu_kernel(const T *raw, const T *bias, int n, T *out)
+    swiglu_kernel(const T *raw, const T *bias, int n, uint32_t pieces, T *out)
 {
-    const int i = (int)(blockIdx.y * THREADS + threadIdx.x) * N;
+    const uint32_t first = blockIdx.x * (THREADS * EACH) + threadIdx.x,
+                   row_pieces = (uint32_t)n / N;
+    float gate[EACH][N], up[EACH][N];
     med_grid_go();
     med_grid_wait();
-    if (i >= n)
-        return;
-    raw += (size_t)blockIdx.x * 2 * (size_t)n;
-    float gate[N], up[N];
-    raw_get<T, N>(raw, bias, i, gate);
-    raw_get<T, N>(raw, bias, n + i, up);
 #pragma unroll
-    for (int k = 0; k < N; k++)
-        gate[k] = gate[k] / (1.0f + expf(-gate[k])) * up[k];
-    cache_put<T, N>(out, (size_t)blockIdx.x * (size_t)n + (size_t)i, gate);
+    for (int e = 0; e < EACH; e++) {
+        const uint32_t piece = first + e * THREADS, row = piece / row_pieces;
+        const int i = (int)(piece - row * row_pieces) * N;
+        if (piece < pieces) {
+            const T *from = raw + (size_t)row * 2 * (size_t)n;
+            raw_get<T, N>(from, bias, i, gate[e]);
+            raw_get<T, N>(from, bias, n + i, up[e]);
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const uint32_t piece = first + e * THREADS;
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            gate[e][k] = silu<T>(gate[e][k]) * up[e][k];
+        if (piece < pieces) // rows lie one behind the other
+            cache_put<T, N>(out, (size_t)piece * N, gate[e]);
+    }
 }
 
 extern "C" int med_cuda_swiglu(struct med_cuda *d, const struct med_cuda_linear_args *a,
@@ -354,13 +394,12 @@ extern "C" int med_cuda_swiglu(struct med_cuda *d, const struct med_cuda_linear_
     const bool wide = divides(n, a->dtype) && aligned(raw) && aligned(a->out);
     return med_with_type(a->dtype, [&](auto type) {
         using T = decltype(type);
-        const int64_t pieces = wide ? n / per_16_bytes<T>() : n;
+        const int64_t pieces = a->rows * (wide ? n / per_16_bytes<T>() : n);
         const struct med_launch launch = {
-            dim3((unsigned)a->rows, (unsigned)((pieces + THREADS - 1) / THREADS)), dim3(THREADS),
-            0};
-        return med_launch_on(d, launch,
-                             wide ? swiglu_kernel<T, per_16_bytes<T>()> : swiglu_kernel<T, 1>,
-                             (const T *)raw, (const T *)a->bias, (int)n, (T *)a->out);
+            dim3((unsigned)((pieces + THREADS * EACH - 1) / (THREADS * EACH))), dim3(THREADS), 0};
+        return med_launch_on(
+            d, launch, wide ? swiglu_kernel<T, per_16_bytes<T>()> : swiglu_kernel<T, 1>,
+            (const T *)raw, (const T *)a->bias, (int)n, (uint32_t)pieces, (T *)a->out);
     });
 }
 
