@@ -220,11 +220,9 @@ static __device__ void bins_find(struct shared_bins &s, int top, uint64_t need)
  * `need`.  BY_ID: keys are the ids' complements, so that it is the smallest such id's.  WEIGHTS: amounts
  * are weights, not 1.  By the whole block. */
 template <bool BY_ID, bool WEIGHTS>
-static __device__ __noinline__ uint32_t find_border(struct shared_bins &s,
-                                                    const struct source &from,
-                                                    const struct scale &scale,
-                                                    const struct filter &f, uint64_t need,
-                                                    uint64_t *ret_above)
+static __device__ uint32_t find_border(struct shared_bins &s, const struct source &from,
+                                       const struct scale &scale, const struct filter &f,
+                                       uint64_t need, uint64_t *ret_above)
 {
     uint32_t prefix = 0;
     uint64_t above = 0;
