@@ -26,6 +26,7 @@ struct med_cuda_sampler;   /* sample.h */
 struct med_cuda_loader;    /* load.h */
 struct med_cuda_recorder;  /* record.h */
 struct med_cuda_linear;    /* linear.h */
+struct med_cuda_skinny;    /* skinny.h */
 
 /* The batch at hand on the device: fixed addresses, filled by run before the ops. */
 struct med_cuda_batch {
@@ -57,6 +58,7 @@ struct med_cuda {
     struct med_cuda_batch batch;
     struct med_cuda_blas *blas;
     struct med_cuda_linear *linear;
+    struct med_cuda_skinny *skinny;
     struct med_cuda_attention *attention;
     struct med_cuda_sampler *sampler;
     struct med_cuda_loader *loader;
