@@ -125,9 +125,10 @@ static void ask_edits(struct batch *b, int64_t r, struct med_sampling *s)
     struct med_draw_input *in = &b->inputs[r];
     if (one_in(3)) {
         s->bias_count = 1 + below(BIASES);
-        for (size_t i = 0; i < s->bias_count; i++)
+        for (size_t i = 0; i < s->bias_count; i++) {
             b->biases[r][i] = (struct med_logit_bias){one_in(4) ? b->biases[r][0].id : below(vocab),
                                                       (float)(uniform() * 20 - 10)};
+        }
     }
     if (one_in(3)) {
         s->stop_count = 1 + below(STOPS);
@@ -420,7 +421,7 @@ static void test_frequencies(struct med_cuda *d, int64_t vocab)
         sum += p[i] = exp((double)((float)i * 0.2F));
     for (int k = 0; k < BATCHES; k++) {
         for (int64_t r = 0; r < SAMPLES; r++)
-            b->sampling[r].seed = (uint64_t)(k * SAMPLES + r);
+            b->sampling[r].seed = (uint64_t)k * SAMPLES + (uint64_t)r;
         batch_queue(d, b, 0);
         batch_take(d, 0);
         for (int64_t r = 0; r < SAMPLES; r++)

@@ -28,8 +28,8 @@ enum {
     BINS = MED_CUDA_SAMPLE_BINS,
     LIST = MED_CUDA_SAMPLE_LIST,
     PARTS_MAX = MED_CUDA_SAMPLE_PARTS,
-    PART_MIN = 2048,  /* ids of a block, unless the row has fewer */
-    BLOCKS_AIM = 528, /* four per multiprocessor of an H100 */
+    PART_MIN = 1024,   /* ids of a block, unless the row has fewer */
+    BLOCKS_AIM = 1056, /* eight per multiprocessor of an H100 */
 
     STOPS_MAX = MED_MODEL_EOS_MAX + MED_LIMIT_STOP_TOKENS /* of one row */
 };
@@ -264,9 +264,10 @@ static int group_wait(struct med_cuda *d)
             MED_CUDA_OP_TRY(status, d);
         (void)cudaGetLastError();
         if (d->config.watchdog_ns > 0 &&
-            med_clock_now_ns(&s->clock) - begun_ns > d->config.watchdog_ns)
+            med_clock_now_ns(&s->clock) - begun_ns > d->config.watchdog_ns) {
             return med_cuda_fail(d, __FILE__, __LINE__, "a group of draws",
                                  "it takes longer than the watchdog allows");
+        }
         (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL);
     }
 }

@@ -182,6 +182,7 @@ struct source {
     const float *logits;
     const uint32_t *list; /* NULL: ids 0 .. count */
     int count;
+    int ids; /* all are below this */
 };
 
 /* Which of them: keys low .. high, and of key low only ids up to tie_id. */
@@ -224,9 +225,11 @@ static __device__ uint32_t find_border(struct shared_bins &s, const struct sourc
                                        const struct scale &scale, const struct filter &f,
                                        uint64_t need, uint64_t *ret_above)
 {
-    uint32_t prefix = 0;
+    /* Complements of ids below 2^21 differ in their lower 21 bits alone. */
+    const bool is_short = BY_ID && from.ids <= 1 << 21;
+    uint32_t prefix = is_short ? 0x7FF : 0;
     uint64_t above = 0;
-    for (int step = 0; step < 3; step++) {
+    for (int step = is_short ? 1 : 0; step < 3; step++) {
         const int shift = step == 0 ? 21 : step == 1 ? 10 : 0, bits = step == 2 ? 10 : 11;
         const uint32_t low = (1u << bits) - 1;
         bins_clear(s);
@@ -281,8 +284,13 @@ static __device__ uint64_t keep_top_p(struct shared_bins &s, const struct source
     const uint64_t weight = weight_of(scale, key_value(border));
     const uint64_t ties = (need - above + weight - 1) / weight;
     const struct filter at_border = {border, border, UINT32_MAX};
+    uint64_t own = 0, all;
+    for (int i = threadIdx.x; i < from.count; i += THREADS)
+        own += order_key(from.logits[from.list ? __ldcg(from.list + i) : (uint32_t)i]) == border;
+    (void)block_before(s, own, &all);
     f.low = border;
-    f.tie_id = ~find_border<true, false>(s, from, scale, at_border, ties, &before);
+    if (ties < all)
+        f.tie_id = ~find_border<true, false>(s, from, scale, at_border, ties, &before);
     return above + ties * weight;
 }
 
@@ -299,6 +307,7 @@ static __device__ void walk_part(struct shared_bins &s, const struct med_cuda_sa
     const int begin = min(part * j.part + (int)threadIdx.x * each, end_part);
     const int end = min(begin + each, end_part);
     uint64_t own = 0, all;
+#pragma unroll 4
     for (int i = begin; i < end; i++)
         own += passes(f, order_key(logits[i]), i) ? weight_of(scale, logits[i]) : 0;
     uint64_t before = block_before(s, own, &all);
@@ -535,14 +544,15 @@ static __global__ void __launch_bounds__(THREADS)
     if (!is_last_block(state, j.parts))
         return;
     __syncthreads();
-    const struct source list = {logits, j.lists + (size_t)r * LIST, (int)__ldcg(&state.list_count)};
+    const struct source list = {logits, j.lists + (size_t)r * LIST, (int)__ldcg(&state.list_count),
+                                j.vocab};
     __syncthreads();
     if (threadIdx.x == 0) {
         state.list_count = 0;
         state.sum = 0;
     }
     if (mode == MODE_WHOLE) {
-        draw_from(s, j, r, {logits, NULL, j.vocab}, scale, sum);
+        draw_from(s, j, r, {logits, NULL, j.vocab, j.vocab}, scale, sum);
         return;
     }
     if (mode == MODE_LIST) {

@@ -69,7 +69,7 @@ static __device__ __forceinline__ double exp_small(double x)
     return __dmul_rn(p, __longlong_as_double((long long)power));
 }
 
-/* How a row's logits become weights. */
+/* How a row's logits become weights; without a branch, so that several are computed at once. */
 struct scale {
     double largest, inverse, min_p, one;
     float bins; /* per unit of logit */
@@ -84,13 +84,10 @@ scale_of(const struct med_cuda_sample_job &j, const struct med_cuda_row &row, ui
 
 static __device__ __forceinline__ uint64_t weight_of(const struct scale &s, float l)
 {
+    const double least = -37; /* makes less than a half of s.one, which is 2^51 at most: 0 */
     const double x = __dmul_rn(__dsub_rn((double)l, s.largest), s.inverse);
-    if (!(x > -37)) /* one is at most 2^51: what it is multiplied by makes less than a half */
-        return 0;
-    const double p = exp_small(x);
-    if (!(p >= s.min_p))
-        return 0;
-    const double shifted = __dadd_rn(__dmul_rn(p, s.one), 0x1p52);
+    const double p = exp_small(x > least ? x : least);
+    const double shifted = __dadd_rn(p >= s.min_p ? __dmul_rn(p, s.one) : 0, 0x1p52);
     return (uint64_t)__double_as_longlong(shifted) & ((UINT64_C(1) << 52) - 1);
 }
 
