@@ -98,7 +98,7 @@ int med_cuda_attend(void *device, const struct med_attend_args *args)
 {
     struct med_cuda *d = device;
     int rc = 0;
-    MED_ASSERT(args->head_dim > 0 && args->head_dim <= 256 && args->head_dim % 8 == 0);
+    MED_ASSERT(args->head_dim > 0 && args->head_dim <= 256);
     MED_ASSERT(args->heads % args->kv_heads == 0);
     if (d->failed)
         return MED_E_CUDA;

@@ -5,9 +5,8 @@
  * out[h] = sum_t softmax_t(scale q[h] . k[t]) v[t], for all query heads h of a kv head together.
  *
  * A block has one part of a row's tokens (attend_plan.h), one kv head and up to 8 of its query heads.  Its
- * warps take turns at rounds of 16 tokens.  Each thread copies the very 16-byte pieces of keys and
- * values that it will multiply into slots of its own in shared memory (cp.async), DEPTH rounds ahead,
- * and needs no barrier to read them.  Both products are mma.m16n8k16 with float32 sums:
+ * warps take turns at rounds of 16 tokens, whose keys and values a warp copies into its own part of shared
+ * memory (cp.async), DEPTH rounds ahead: no barrier of the block is needed.  Both products are mma.m16n8k16 with float32 sums:
  *   scores  Q (16 x k: query heads, half of them zero) times K' (k x 8 tokens), k along head_dim in an
  *           order that makes a thread's 8 neighbouring elements its k of two instructions;
  *   result  V' (16 x k: elements of the head) times P' (k x 8 query heads), k along the 16 tokens: scores
@@ -30,6 +29,9 @@
 #ifndef MED_DECODE_DEPTH
 # define MED_DECODE_DEPTH 2
 #endif
+#ifndef MED_DECODE_RESIDENT
+# define MED_DECODE_RESIDENT 3 /* blocks of a multiprocessor */
+#endif
 #ifndef MED_DECODE_EARLY
 # define MED_DECODE_EARLY 1
 #endif
@@ -41,6 +43,8 @@ enum {
     DEPTH = MED_DECODE_DEPTH,
     MEMBERS = 8,       /* query heads of a block */
     PLAIN_MEMBERS = 2, /* of the plain kernel's */
+    SOFTS = 32,        /* parts whose largest score and total are read at a time */
+    MERGED = 4,        /* and whose sums */
     CUT_NONE = 1 << 30
 };
 
@@ -135,9 +139,10 @@ static __device__ __forceinline__ void merge_warps(const struct sums &s, int ele
 
 template <int COUNT>
 static __device__ __forceinline__ void result_put(const struct decode &d, const struct place &p,
-                                                  int elements, const struct merged<COUNT> &m)
+                                                  int head_dim, int elements,
+                                                  const struct merged<COUNT> &m)
 {
-    const int64_t base = ((int64_t)p.part.row * d.heads + p.head) * d.cache.head_dim;
+    const int64_t base = ((int64_t)p.part.row * d.heads + p.head) * head_dim;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
         const int e = threadIdx.x + i * THREADS;
@@ -146,15 +151,77 @@ static __device__ __forceinline__ void result_put(const struct decode &d, const 
     }
 }
 
+/* Partial results of `from` parts on, as many as MERGED, of the thread's elements. */
+template <int COUNT>
+static __device__ __forceinline__ void sums_read(const struct decode &d, const struct place &p,
+                                                 int head_dim, int from,
+                                                 float (&sum)[MERGED][COUNT])
+{
+    const int elements = p.members * head_dim, stride = head_dim + 2;
+    const float *all = d.partials + ((int64_t)p.part.merge * d.heads + p.head) * stride;
+#pragma unroll
+    for (int n = 0; n < MERGED; n++) {
+        const float *at = all + (int64_t)(from + n) * d.heads * stride;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const int e = threadIdx.x + i * THREADS;
+            sum[n][i] = 0.0f;
+            if (e < elements && from + n < p.part.parts)
+                sum[n][i] = __ldcg(at + e / head_dim * stride + e % head_dim);
+        }
+    }
+}
+
+/* By the row's last block: all parts in their order.  Reads are under way before anything waits. */
+template <int COUNT>
+static __device__ __forceinline__ void parts_merge(const struct decode &d, const struct place &p,
+                                                   int head_dim, struct merged<COUNT> &m)
+{
+    __shared__ struct med_soft softs[SOFTS][MEMBERS];
+    const int elements = p.members * head_dim, stride = head_dim + 2;
+    const float *all = d.partials + ((int64_t)p.part.merge * d.heads + p.head) * stride;
+    merged_clear(&m);
+    for (int chunk = 0; chunk < p.part.parts; chunk += SOFTS) {
+        const int count = min((int)SOFTS, p.part.parts - chunk);
+        float sum[MERGED][COUNT];
+        sums_read(d, p, head_dim, chunk, sum);
+        for (int n = threadIdx.x; n < count * MEMBERS; n += THREADS) {
+            if (n % MEMBERS < p.members) {
+                const float *at =
+                    all + ((int64_t)(chunk + n / MEMBERS) * d.heads + n % MEMBERS) * stride +
+                    head_dim;
+                softs[n / MEMBERS][n % MEMBERS] = {__ldcg(at), __ldcg(at + 1)};
+            }
+        }
+        __syncthreads();
+        for (int from = 0; from < count; from += MERGED) {
+            if (from > 0)
+                sums_read(d, p, head_dim, chunk + from, sum);
+#pragma unroll
+            for (int n = 0; n < MERGED; n++) {
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) {
+                    const int e = threadIdx.x + i * THREADS;
+                    if (e < elements && from + n < count)
+                        med_soft_merge(&m.soft[i], &m.sum[i], softs[from + n][e / head_dim],
+                                       sum[n][i]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+    result_put(d, p, head_dim, elements, m);
+}
+
 /* Leaves the part's result; the last block of the row merges all of them. */
 template <int COUNT>
 static __device__ __forceinline__ void part_finish(const struct decode &d, const struct place &p,
-                                                   struct merged<COUNT> &m)
+                                                   int head_dim, struct merged<COUNT> &m)
 {
     __shared__ bool is_last;
-    const int head_dim = d.cache.head_dim, elements = p.members * head_dim, stride = head_dim + 2;
+    const int elements = p.members * head_dim, stride = head_dim + 2;
     if (p.part.parts == 1) {
-        result_put(d, p, elements, m);
+        result_put(d, p, head_dim, elements, m);
         return;
     }
     float *own = d.partials + ((int64_t)(p.part.merge + p.part.part) * d.heads + p.head) * stride;
@@ -180,87 +247,90 @@ static __device__ __forceinline__ void part_finish(const struct decode &d, const
             *counter = 0;
     }
     __syncthreads();
-    if (!is_last)
-        return;
-    const float *all = d.partials + ((int64_t)p.part.merge * d.heads + p.head) * stride;
-    merged_clear(&m);
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        const int e = threadIdx.x + i * THREADS;
-        if (e < elements) {
-            const float *at = all + e / head_dim * stride;
-            const int place = e % head_dim;
-#pragma unroll 4
-            for (int n = 0; n < p.part.parts; n++, at += (int64_t)d.heads * stride) {
-                med_soft_merge(&m.soft[i], &m.sum[i],
-                               {__ldcg(at + head_dim), __ldcg(at + head_dim + 1)},
-                               __ldcg(at + place));
-            }
-        }
-    }
-    result_put(d, p, elements, m);
+    if (is_last)
+        parts_merge(d, p, head_dim, m);
 }
 
 /* ---- tensor cores ------------------------------------------------------------------------------- */
 
-/* Slots of a thread for one round: pieces of keys, then of values. */
+/* A warp's place for one round: rows of the 16 tokens' keys, then of their values.  Pieces of 16 bytes of
+ * a row are exchanged (key_swap, value_swap), so that reads meet no bank twice. */
 template <int HEAD_DIM> struct ring {
-    static constexpr int KEYS = HEAD_DIM / 32 * 2;   /* 2 tokens, HEAD_DIM / 32 pieces of each */
-    static constexpr int VALUES = HEAD_DIM / 64 * 4; /* 4 tokens */
-    static constexpr int BYTES = (KEYS + VALUES) * 16 * THREADS; /* of a round */
+    static constexpr int PIECES = HEAD_DIM / 8; /* of a row */
+    static constexpr int VALUES = ROUND * PIECES * 16;
+    static constexpr int BYTES = 2 * VALUES;
 };
+
+static __device__ __forceinline__ int key_swap(int token)
+{
+    return (token & 1) << 2;
+}
+
+static __device__ __forceinline__ int value_swap(int token)
+{
+    return (token >> 1 & 3) << 1;
+}
 
 template <typename T, int HEAD_DIM> struct worker {
-    const T *keys, *values; /* of the kv head in block 0 */
+    const T *keys, *values;
     const int32_t *table;
-    uint32_t slots; /* this thread's first one */
-    int first, last;
+    uint32_t ring;   /* this warp's, DEPTH rounds */
+    int32_t block;   /* of the next round, if one block has all of it */
+    int first, last; /* tokens */
 };
 
-/* Asks for a round's keys and values; two groups. stage: of the ring. */
+/* Looks up the next round's block, well before it is asked for. */
 template <typename T, int HEAD_DIM>
-static __device__ __forceinline__ void round_fetch(const struct decode &d,
-                                                   const struct worker<T, HEAD_DIM> &w, int kv_head,
-                                                   int base, int stage)
+static __device__ __forceinline__ void block_find(const struct decode &d,
+                                                  struct worker<T, HEAD_DIM> *w, int base)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint32_t to = w.slots + stage * ring<HEAD_DIM>::BYTES;
-    const bool some = base < w.last;
-    if (some) {
-        int64_t at = 0;
-        const bool whole = d.cache.shift >= 4; /* one block for the round */
-        if (whole)
-            at = med_paged_at(d.cache, w.table, kv_head, base);
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int token = base + h * 8 + g;
-            const bool there = token >= w.first && token < w.last;
-            const int64_t mine = whole   ? at + (int64_t)(h * 8 + g) * HEAD_DIM
-                                 : there ? med_paged_at(d.cache, w.table, kv_head, token)
-                                         : 0;
-#pragma unroll
-            for (int c = 0; c < HEAD_DIM / 32; c++)
-                med_copy_16(to + (h * (HEAD_DIM / 32) + c) * 16 * THREADS,
-                            w.keys + mine + c * 32 + t * 8, there);
-        }
-        med_copy_commit();
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-            const int place = n / 2 * 8 + 2 * t + n % 2, token = base + place;
-            const bool there = token >= w.first && token < w.last;
-            const int64_t mine = whole   ? at + (int64_t)place * HEAD_DIM
-                                 : there ? med_paged_at(d.cache, w.table, kv_head, token)
-                                         : 0;
-#pragma unroll
-            for (int c = 0; c < HEAD_DIM / 64; c++)
-                med_copy_16(to + (ring<HEAD_DIM>::KEYS + n * (HEAD_DIM / 64) + c) * 16 * THREADS,
-                            w.values + mine + c * 64 + g * 8, there);
-        }
-        med_copy_commit();
-    } else {
-        med_copy_commit();
-        med_copy_commit();
+    if (d.cache.shift >= 4 && base < w->last)
+        w->block = __ldg(w->table + (base >> d.cache.shift));
+}
+
+/* Asks for a round's keys or values: copy i of a lane is piece i * 32 + lane of the rows, which lie one
+ * behind another in a block. */
+template <typename T, int HEAD_DIM, bool IS_KEYS>
+static __device__ __forceinline__ void rows_fetch(const struct decode &d,
+                                                  const struct worker<T, HEAD_DIM> &w, int kv_head,
+                                                  int base, uint32_t to)
+{
+    constexpr int PIECES = ring<HEAD_DIM>::PIECES;
+    const int lane = threadIdx.x % 32;
+    const T *from = IS_KEYS ? w.keys : w.values;
+    const bool whole = d.cache.shift >= 4;
+    if (whole) {
+        const int place = base & (d.cache.block_tokens - 1);
+        from += (((int64_t)w.block * d.cache.kv_heads + kv_head) * d.cache.block_tokens + place) *
+                    HEAD_DIM +
+                lane * 8;
     }
+#pragma unroll
+    for (int i = 0; i < ROUND * PIECES / 32; i++) {
+        const int n = i * 32 + lane, row = n / PIECES, piece = n % PIECES, token = base + row;
+        const bool there = token >= w.first && token < w.last;
+        const T *at = from + i * 256;
+        if (!whole)
+            at = from + (there ? med_paged_at(d.cache, w.table, kv_head, token) + piece * 8 : 0);
+        const int swapped = piece ^ (IS_KEYS ? key_swap(row) : value_swap(row));
+        med_copy_16(to + (row * PIECES + swapped) * 16, at, there);
+    }
+}
+
+/* A round's keys and values; two groups. stage: of the ring. */
+template <typename T, int HEAD_DIM>
+static __device__ __forceinline__ void
+round_fetch(const struct decode &d, struct worker<T, HEAD_DIM> *w, int kv_head, int base, int stage)
+{
+    const uint32_t to = w->ring + stage * ring<HEAD_DIM>::BYTES;
+    const bool some = base < w->last;
+    if (some)
+        rows_fetch<T, HEAD_DIM, true>(d, *w, kv_head, base, to);
+    med_copy_commit();
+    if (some)
+        rows_fetch<T, HEAD_DIM, false>(d, *w, kv_head, base, to + ring<HEAD_DIM>::VALUES);
+    med_copy_commit();
+    block_find(d, w, base + WARPS * ROUND);
 }
 
 static __device__ __forceinline__ uint32_t part_of(const uint4 &v, int i)
@@ -271,16 +341,19 @@ static __device__ __forceinline__ uint32_t part_of(const uint4 &v, int i)
 /* Result += V' P' of a round. Sums [j]: rows g: element g * 8 + j of the head's first half (of its 64s, if
  * it has one half alone: j below 4), rows g + 8: of the other. */
 template <typename T, int HEAD_DIM>
-static __device__ __forceinline__ void values_mix(uint32_t slots, uint32_t b0, uint32_t b1,
+static __device__ __forceinline__ void values_mix(uint32_t values, uint32_t b0, uint32_t b1,
                                                   float (&sum)[HEAD_DIM / 16][4])
 {
     constexpr int C = HEAD_DIM / 64;
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint4 v[4][C];
 #pragma unroll
     for (int n = 0; n < 4; n++) {
+        const int token = n / 2 * 8 + 2 * t + n % 2;
 #pragma unroll
         for (int c = 0; c < C; c++)
-            v[n][c] = med_read_shared(slots + (ring<HEAD_DIM>::KEYS + n * C + c) * 16 * THREADS);
+            v[n][c] = med_read_shared(
+                values + (token * ring<HEAD_DIM>::PIECES + ((c * 8 + g) ^ value_swap(token))) * 16);
     }
 #pragma unroll
     for (int j = 0; j < HEAD_DIM / 16; j++) {
@@ -310,14 +383,16 @@ static __device__ __forceinline__ void
 round_compute(const struct decode &d, const struct worker<T, HEAD_DIM> &w, const uint4 *query,
               int base, int stage, struct state<HEAD_DIM> *s)
 {
-    const int lane = threadIdx.x % 32, t = lane % 4;
-    const uint32_t slots = w.slots + stage * ring<HEAD_DIM>::BYTES;
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint32_t keys = w.ring + stage * ring<HEAD_DIM>::BYTES;
     float scores[2][4] = {};
 #pragma unroll
     for (int c = 0; c < HEAD_DIM / 32; c++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const uint4 k = med_read_shared(slots + (h * (HEAD_DIM / 32) + c) * 16 * THREADS);
+            const int token = h * 8 + g;
+            const uint4 k = med_read_shared(
+                keys + (token * ring<HEAD_DIM>::PIECES + ((c * 4 + t) ^ key_swap(token))) * 16);
             med_mma<T>(scores[h], query[c].x, 0, query[c].y, 0, k.x, k.y);
             med_mma<T>(scores[h], query[c].z, 0, query[c].w, 0, k.z, k.w);
         }
@@ -355,7 +430,8 @@ round_compute(const struct decode &d, const struct worker<T, HEAD_DIM> &w, const
         s->total += weights[i];
     }
     med_copy_wait<2 * DEPTH - 2>();
-    values_mix<T, HEAD_DIM>(slots, med_pack<T>(weights[0], weights[1]),
+    __syncwarp();
+    values_mix<T, HEAD_DIM>(keys + ring<HEAD_DIM>::VALUES, med_pack<T>(weights[0], weights[1]),
                             med_pack<T>(weights[2], weights[3]), s->sum);
 }
 
@@ -389,7 +465,8 @@ static __device__ __forceinline__ void state_put(struct state<HEAD_DIM> *s, cons
 }
 
 template <typename T, int HEAD_DIM>
-static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct decode d)
+static __global__ void __launch_bounds__(THREADS, MED_DECODE_RESIDENT)
+    decode_kernel(const struct decode d)
 {
     extern __shared__ __align__(16) char shared[];
     constexpr int COUNT = MEMBERS * HEAD_DIM / THREADS;
@@ -407,7 +484,7 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct dec
     w.keys = (const T *)d.cache.keys;
     w.values = (const T *)d.cache.values;
     w.table = d.cache.tables + p.part.table;
-    w.slots = med_shared_at(shared) + threadIdx.x * 16;
+    w.ring = med_shared_at(shared) + warp * DEPTH * ring<HEAD_DIM>::BYTES;
     const struct sums sums = sums_in((float *)shared);
     bool waited = false;
     uint4 query[HEAD_DIM / 32];
@@ -417,6 +494,7 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct dec
         w.first = begin;
         w.last = min(p.last, d.cut == CUT_NONE ? p.last : (begin / d.cut + 1) * d.cut);
         int base = begin / ROUND * ROUND + warp * ROUND;
+        block_find(d, &w, base);
 #pragma unroll
         for (int n = 0; n < DEPTH; n++) {
             const int at = base + n * WARPS * ROUND;
@@ -424,7 +502,7 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct dec
                 med_grid_wait();
                 waited = true;
             }
-            round_fetch<T, HEAD_DIM>(d, w, p.kv_head, at, n);
+            round_fetch<T, HEAD_DIM>(d, &w, p.kv_head, at, n);
         }
         if (!waited) {
             med_grid_wait();
@@ -446,8 +524,10 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct dec
         };
         for (int stage = 0; base < w.last; base += WARPS * ROUND) {
             med_copy_wait<2 * DEPTH - 1>();
+            __syncwarp();
             round_compute<T, HEAD_DIM>(d, w, query, base, stage, &s);
-            round_fetch<T, HEAD_DIM>(d, w, p.kv_head, base + DEPTH * WARPS * ROUND, stage);
+            __syncwarp(); /* all have read what is overwritten now */
+            round_fetch<T, HEAD_DIM>(d, &w, p.kv_head, base + DEPTH * WARPS * ROUND, stage);
             stage = stage + 1 == DEPTH ? 0 : stage + 1;
         }
         med_copy_wait<0>();
@@ -458,13 +538,13 @@ static __global__ void __launch_bounds__(THREADS) decode_kernel(const struct dec
         __syncthreads();
     }
     med_grid_wait(); /* of a part without tokens */
-    part_finish(d, p, m);
+    part_finish(d, p, HEAD_DIM, m);
 }
 
 /* ---- plain -------------------------------------------------------------------------------------- */
 
 template <typename K>
-static __global__ void __launch_bounds__(THREADS) decode_plain_kernel(const struct decode d)
+static __global__ void __launch_bounds__(THREADS, 4) decode_plain_kernel(const struct decode d)
 {
     extern __shared__ __align__(16) char shared[];
     constexpr int COUNT = PLAIN_MEMBERS * 256 / THREADS;
@@ -504,7 +584,7 @@ static __global__ void __launch_bounds__(THREADS) decode_plain_kernel(const stru
         merge_warps(sums, p.members * head_dim, head_dim, &m);
         __syncthreads();
     }
-    part_finish(d, p, m);
+    part_finish(d, p, head_dim, m);
 }
 
 /* ---- launch ------------------------------------------------------------------------------------- */
@@ -517,7 +597,8 @@ static size_t sums_bytes(int head_dim)
 template <typename T, int HEAD_DIM>
 static int launch_fast(struct med_cuda *cuda, const struct decode &d, struct med_launch launch)
 {
-    const size_t ring_bytes = (size_t)DEPTH * ring<HEAD_DIM>::BYTES, end = sums_bytes(HEAD_DIM);
+    const size_t ring_bytes = (size_t)(WARPS * DEPTH * ring<HEAD_DIM>::BYTES),
+                 end = sums_bytes(HEAD_DIM);
     launch.shared_bytes = ring_bytes > end ? ring_bytes : end;
     MED_CUDA_OP_TRY(cudaFuncSetAttribute(decode_kernel<T, HEAD_DIM>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize,

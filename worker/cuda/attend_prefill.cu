@@ -12,7 +12,8 @@
  * Tokens are masked only in the 64s that some row does not see wholly; behind the last token are zeros, so
  * that nothing that was never written can reach a result.
  *
- * One block after another has the tiles of one head: they share its keys in the L2 cache.
+ * Few tiles: those that see most come first, of all heads, so that the last blocks are short.  Many: one
+ * block after another has the tiles of one head, which share its keys in the L2 cache.
  *
  * Everything else (float32, a cache of another dtype, other head_dims) has a plain kernel, a warp per row.
  * thread: engine.
@@ -25,9 +26,12 @@ enum {
     TOKENS = 64,  /* at a time */
     MATRICES = 2, /* of 16 rows per warp */
     ROWS = WARPS * MATRICES * 16,
-    PAD = 8 /* elements */
+    PAD = 8, /* elements */
+    TILES_FEW = 32
 };
 static_assert((int)ROWS == (int)MED_CUDA_ATTEND_TILE, "a block has one tile");
+
+static constexpr float SLACK = 6.0f;
 
 struct prefill {
     struct med_paged cache;
@@ -37,6 +41,8 @@ struct prefill {
     void *out;     // the same
     float scale;   /* times log2(e) */
     int tile_count, heads, group, window;
+    bool
+        heads_first; /* blocks: tile 0 of all heads, tile 1 ...; else head 0's tiles, head 1's ... */
     enum med_dtype dtype; /* of q and out, for the plain kernel */
 };
 
@@ -67,21 +73,41 @@ template <int HEAD_DIM> struct layout {
     static constexpr int PIECES = HEAD_DIM / 8; /* of 16 bytes per row */
 };
 
-/* Keys and values of tokens base .. base + 63, zeros from `last` on; one group. */
+/* Keys and values of tokens base .. base + 63, zeros from `last` on; one group. table: where the item's
+ * begins. */
 template <typename T, int HEAD_DIM>
-static __device__ __forceinline__ void tokens_fetch(const struct prefill &f, const int32_t *table,
-                                                    int kv_head, int base, int last, uint32_t to)
+static __device__ __forceinline__ void tokens_fetch(const struct prefill &f, int table, int kv_head,
+                                                    int base, int last, uint32_t to)
 {
     using L = layout<HEAD_DIM>;
+    constexpr int STEP = THREADS / L::PIECES; /* rows */
+    const int row = threadIdx.x / L::PIECES, piece = threadIdx.x % L::PIECES;
+    to += row * L::ROW + piece * 16;
+    if (f.cache.shift >= 0) {
+        const int stride = f.cache.kv_heads << f.cache.shift; /* rows of a block */
+        const int mask = f.cache.block_tokens - 1;
+        const int mine = (kv_head << f.cache.shift) * HEAD_DIM + piece * 8;
 #pragma unroll
-    for (int i = 0; i < TOKENS * L::PIECES / THREADS; i++) {
-        const int n = threadIdx.x + i * THREADS, row = n / L::PIECES, piece = n % L::PIECES;
-        const bool there = base + row < last;
-        const int64_t at =
-            there ? med_paged_at(f.cache, table, kv_head, base + row) + piece * 8 : 0;
-        const uint32_t place = to + row * L::ROW + piece * 16;
-        med_copy_16(place, (const T *)f.cache.keys + at, there);
-        med_copy_16(place + L::TILE, (const T *)f.cache.values + at, there);
+        for (int i = 0; i < TOKENS / STEP; i++) {
+            const int token = base + row + i * STEP;
+            const bool there = token < last;
+            const int block = there ? __ldg(f.cache.tables + table + (token >> f.cache.shift)) : 0;
+            const int64_t at =
+                (int64_t)block * (stride * HEAD_DIM) + (mine + (token & mask) * HEAD_DIM);
+            med_copy_16(to + i * STEP * L::ROW, (const T *)f.cache.keys + at, there);
+            med_copy_16(to + i * STEP * L::ROW + L::TILE, (const T *)f.cache.values + at, there);
+        }
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < TOKENS / STEP; i++) {
+            const int token = base + row + i * STEP;
+            const bool there = token < last;
+            const int64_t at =
+                there ? med_paged_at(f.cache, f.cache.tables + table, kv_head, token) + piece * 8
+                      : 0;
+            med_copy_16(to + i * STEP * L::ROW, (const T *)f.cache.keys + at, there);
+            med_copy_16(to + i * STEP * L::ROW + L::TILE, (const T *)f.cache.values + at, there);
+        }
     }
     med_copy_commit();
 }
@@ -163,39 +189,57 @@ static __device__ __forceinline__ void scores_mask(float (&scores)[MATRICES][TOK
     }
 }
 
-/* Scores to weights; what was summed before is brought to the new largest score. */
+/* Scores to weights, to the base 2, of which SLACK is what they may exceed 1 by: what was summed before is
+ * brought to a new largest score only when that is larger by so much. */
 template <int HEAD_DIM>
 static __device__ __forceinline__ void soften(float (&scores)[MATRICES][TOKENS / 8][4], float scale,
                                               struct state<HEAD_DIM> *s)
 {
+    float most[MATRICES][2];
+    bool rises = false;
 #pragma unroll
     for (int m = 0; m < MATRICES; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float most = s->most[m][half];
+            float mine = scores[m][0][2 * half];
 #pragma unroll
             for (int n = 0; n < TOKENS / 8; n++)
-                most = fmaxf(most, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-            const float subtract = most == -INFINITY ? 0.0f : most * scale;
-            const float before = med_power(s->most[m][half] * scale - subtract);
-            float total = s->total[m][half] * before;
-            s->most[m][half] = most;
+                mine = fmaxf(mine, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+            mine = fmaxf(mine, __shfl_xor_sync(0xffffffffu, mine, 1));
+            most[m][half] = fmaxf(mine, __shfl_xor_sync(0xffffffffu, mine, 2)) * scale;
+            rises = rises || most[m][half] > s->most[m][half] + SLACK;
+        }
+    }
+    if (__any_sync(0xffffffffu, rises)) {
+#pragma unroll
+        for (int m = 0; m < MATRICES; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float now = fmaxf(s->most[m][half], most[m][half]);
+                const float before = now == -INFINITY ? 0.0f : med_power(s->most[m][half] - now);
+                s->most[m][half] = now;
+                s->total[m][half] *= before;
+#pragma unroll
+                for (int e = 0; e < HEAD_DIM / 8; e++) {
+                    s->sum[m][e][2 * half] *= before;
+                    s->sum[m][e][2 * half + 1] *= before;
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < MATRICES; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float subtract = s->most[m][half] == -INFINITY ? 0.0f : s->most[m][half];
 #pragma unroll
             for (int n = 0; n < TOKENS / 8; n++) {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     float *score = &scores[m][n][2 * half + i];
                     *score = med_power(__fmaf_rn(*score, scale, -subtract));
-                    total += *score;
+                    s->total[m][half] += *score;
                 }
-            }
-            s->total[m][half] = total;
-#pragma unroll
-            for (int e = 0; e < HEAD_DIM / 8; e++) {
-                s->sum[m][e][2 * half] *= before;
-                s->sum[m][e][2 * half + 1] *= before;
             }
         }
     }
@@ -235,12 +279,13 @@ static __device__ __forceinline__ void values_mix(const float (&weights)[MATRICE
 /* The warp's rows to `out`, by way of the place of its queries. */
 template <typename T, int HEAD_DIM>
 static __device__ __forceinline__ void rows_put(const struct prefill &f,
-                                                const struct med_cuda_prefill_tile &tile, int head,
+                                                const struct med_cuda_prefill_tile &tile,
                                                 char *queries, struct state<HEAD_DIM> *s)
 {
     using L = layout<HEAD_DIM>;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int first = warp * MATRICES * 16;
+    const int head = f.heads_first ? blockIdx.x % f.heads : blockIdx.x / f.tile_count;
     __syncwarp();
 #pragma unroll
     for (int m = 0; m < MATRICES; m++) {
@@ -274,9 +319,11 @@ static __global__ void __launch_bounds__(THREADS, 2) prefill_kernel(const struct
     using L = layout<HEAD_DIM>;
     med_grid_go();
     med_grid_wait();
-    const int head = blockIdx.x / f.tile_count, kv_head = head / f.group;
-    const struct med_cuda_prefill_tile tile = f.tiles[blockIdx.x % f.tile_count];
-    const int32_t *table = f.cache.tables + f.table_begins[tile.item];
+    const int head = f.heads_first ? blockIdx.x % f.heads : blockIdx.x / f.tile_count;
+    const int kv_head = head / f.group;
+    const struct med_cuda_prefill_tile tile =
+        f.tiles[f.heads_first ? blockIdx.x / f.heads : blockIdx.x % f.tile_count];
+    const int table = f.table_begins[tile.item];
     const int last = tile.position + tile.rows, warp_row = threadIdx.x / 32 * MATRICES * 16;
     const int position = tile.position + warp_row; /* of the warp's first row */
     int base = 0;
@@ -311,7 +358,9 @@ static __global__ void __launch_bounds__(THREADS, 2) prefill_kernel(const struct
         soften<HEAD_DIM>(scores, f.scale, &s);
         values_mix<T, HEAD_DIM>(scores, keys + L::TILE, &s);
     }
-    rows_put<T, HEAD_DIM>(f, tile, head, shared + L::QUERIES, &s);
+    rows_put<T, HEAD_DIM>(
+        f, f.tiles[f.heads_first ? blockIdx.x / f.heads : blockIdx.x % f.tile_count],
+        shared + L::QUERIES, &s); /* read anew, so that the loop keeps nothing of it */
 }
 
 /* ---- plain -------------------------------------------------------------------------------------- */
@@ -382,6 +431,7 @@ int med_cuda_attend_prefill(struct med_cuda *d, const struct med_attend_args *a)
     f.heads = (int)a->heads;
     f.group = (int)(a->heads / a->kv_heads);
     f.window = (int)a->window;
+    f.heads_first = f.tile_count <= TILES_FEW;
     f.dtype = a->dtype;
     struct med_launch launch = {};
     launch.grid = dim3((unsigned)(attention->shape.prefill_tiles * a->heads));
