@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention as an op (see attend.h): its memory, its plan for a batch, and which of the two kernels run.
+ * Attention as an op (see attend.h): its memory, its plan for a batch, and which of the kernels run.
  * thread: engine.
  */
 #include "worker/cuda/attend.h"
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "worker/cuda/attend_stream.h"
 
 int64_t med_cuda_attend_window(const struct med_model_config *model)
 {
@@ -104,8 +105,10 @@ int med_cuda_attend(void *device, const struct med_attend_args *args)
         return MED_E_CUDA;
     if (args->rows == 0)
         return 0;
-    if (d->attention->shape.decode_parts > 0)
-        rc = med_cuda_attend_decode(d, args);
+    if (d->attention->shape.decode_parts > 0) {
+        rc = med_cuda_attend_stream_takes(args) ? med_cuda_attend_stream(d, args)
+                                                : med_cuda_attend_decode(d, args);
+    }
     if (rc == 0 && d->attention->shape.prefill_tiles > 0)
         rc = med_cuda_attend_prefill(d, args);
     return rc;

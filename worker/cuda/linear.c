@@ -14,10 +14,11 @@
 #include "worker/cuda/skinny.h"
 #include "worker/cuda/small.h"
 
-/* Up to how many rows each is the fastest; measured, see docs/internals/cuda.md. */
+/* Up to how many rows each is the fastest, measured on an H100 (docs/internals/cuda.md): from 9 rows on
+ * cuBLASLt's timed choice is, so skinny.cu computes what must be deterministic, and no more. */
 enum {
     SMALL_ROWS = MED_CUDA_SMALL_ROWS,
-    SKINNY_ROWS = MED_CUDA_SKINNY_ROWS
+    SKINNY_ROWS = 0
 };
 
 /* ---- scratch ---------------------------------------------------------------------------------- */
