@@ -15,6 +15,8 @@
  * a block takes less than half of a multiprocessor's shared memory, so that the next kernel's ring fills
  * while this one ends: the bus is busy over the boundary.
  *
+ * Compute capability 9.0 alone; elsewhere nothing is taken.
+ *
  * thread: engine.
  */
 #include "worker/cuda/skinny.h"
@@ -76,8 +78,11 @@ static __host__ __device__ constexpr int stages(int n)
     return (MED_SKINNY_BLOCK_BYTES - HEAD_BYTES - STAGED_BYTES) / stage_bytes(n);
 }
 
-/* ---- the cut --------------------------------------------------------------------------------------- */
+/* ---- instructions of compute capability 9.0 ------------------------------------------------------------ */
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/* The cut: a block takes units [unit_begin(block), unit_begin(block + 1)). */
 static __device__ __forceinline__ int unit_begin(int64_t units, int block)
 {
     return (int)(units * block / gridDim.x);
@@ -87,10 +92,6 @@ static __device__ __forceinline__ int block_of(int64_t units, int64_t unit)
 {
     return (int)(((unit + 1) * gridDim.x - 1) / units);
 }
-
-/* ---- instructions of compute capability 9.0 ------------------------------------------------------------ */
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 static __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
@@ -669,7 +670,7 @@ static int launch(struct med_cuda *d, const struct med_cuda_linear_args *a)
     if (rc < 0)
         return rc;
     int64_t blocks = d->facts.multiprocessors, units = (int64_t)plan.tiles * plan.k_blocks;
-    blocks = blocks < GRID_MAX ? blocks : GRID_MAX;
+    blocks = blocks < GRID_MAX ? blocks : (int64_t)GRID_MAX;
     blocks = blocks < units ? blocks : units;
     const size_t bytes = HEAD_BYTES + STAGED_BYTES + (size_t)stages(N) * stage_bytes(N);
     return med_launch_on(d, {dim3((unsigned)blocks), dim3(THREADS), bytes}, skinny_kernel<T, N>, *a,
