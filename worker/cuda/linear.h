@@ -21,7 +21,8 @@
  * W of ROPE_KV is q, k and v stacked, [(heads + 2 kv_heads) * head_dim][hidden]; of SWIGLU gate and up
  * stacked, [2 * intermediate][hidden] (load.h packs them so).  The bias is stacked alike.
  *
- * Sums are float32; y is rounded once, at the end of the epilogue.
+ * Sums are float32; y is rounded once, at the end of the epilogue; what blas.cu leaves to a kernel behind
+ * it, or adds to x, is rounded before that too.
  * thread: engine. errors: as internal.h. source: docs/internals/cuda.md.
  */
 #ifndef MED_WORKER_CUDA_LINEAR_H
