@@ -9,6 +9,10 @@
 #include "base/assert.h"
 #include "worker/cuda/attend_stream.h"
 
+enum {
+    STREAM_BLOCKS = 800 /* of attend_stream.cu, whose blocks are small: six per multiprocessor */
+};
+
 int64_t med_cuda_attend_window(const struct med_model_config *model)
 {
     for (int64_t i = 0; i < model->layers; i++) {
@@ -20,12 +24,14 @@ int64_t med_cuda_attend_window(const struct med_model_config *model)
 
 static struct med_cuda_attend_limits limits_of(const struct med_ops_sizes *s, bool deterministic)
 {
+    bool has_groups = s->model->heads > s->model->kv_heads;
     return (struct med_cuda_attend_limits){.deterministic = deterministic,
                                            .kv_heads = s->model->kv_heads,
                                            .block_tokens = s->block_tokens,
                                            .rows_max = s->rows_max,
                                            .items_max = s->items_max,
-                                           .window = med_cuda_attend_window(s->model)};
+                                           .window = med_cuda_attend_window(s->model),
+                                           .blocks = has_groups ? 0 : STREAM_BLOCKS};
 }
 
 static size_t counters_bytes(const struct med_ops_sizes *s)
@@ -106,8 +112,8 @@ int med_cuda_attend(void *device, const struct med_attend_args *args)
     if (args->rows == 0)
         return 0;
     if (d->attention->shape.decode_parts > 0) {
-        rc = med_cuda_attend_stream_takes(args) ? med_cuda_attend_stream(d, args)
-                                                : med_cuda_attend_decode(d, args);
+        rc = med_cuda_attend_stream_takes(d, args) ? med_cuda_attend_stream(d, args)
+                                                   : med_cuda_attend_decode(d, args);
     }
     if (rc == 0 && d->attention->shape.prefill_tiles > 0)
         rc = med_cuda_attend_prefill(d, args);

@@ -24,7 +24,7 @@ static int64_t divide_up(int64_t a, int64_t b)
 /* Twice as many as rows, so that the blocks that are done last are short. */
 static int64_t parts_for(const struct med_cuda_attend_limits *l, int64_t items)
 {
-    int64_t spare = divide_up(MED_CUDA_ATTEND_BLOCKS, l->kv_heads);
+    int64_t spare = divide_up(l->blocks ? l->blocks : MED_CUDA_ATTEND_BLOCKS, l->kv_heads);
     return items == 0 ? 0 : items + (items > spare ? items : spare);
 }
 

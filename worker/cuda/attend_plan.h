@@ -62,6 +62,7 @@ struct med_cuda_attend_limits {
     bool deterministic;
     int64_t kv_heads, block_tokens, rows_max, items_max;
     int64_t window; /* of every layer; 0: a layer sees all */
+    int64_t blocks; /* of a decode launch at least; 0: MED_CUDA_ATTEND_BLOCKS */
 };
 
 /* Partial results that any batch can need at a time. */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention of single rows where few query heads share a key: a stream of keys and values through
+ * Attention of single rows where no query heads share a key: a stream of keys and values through
  * registers.
  *
- * out[h] = sum_t softmax_t(scale q[h] . k[t]) v[t], for the query heads h of one kv head.
+ * out[h] = sum_t softmax_t(scale q[h] . k[t]) v[t].
  *
- * A block has one part of a row's tokens (attend_plan.h) and one kv head.  LANES neighbouring threads have
+ * A block has one part of a row's tokens (attend_plan.h) and one head.  LANES neighbouring threads have
  * one token at a time, 16 bytes of its key and of its value each; UNROLL tokens are loaded before the
- * first is used, which is what keeps the memory bus full: with one to four query heads there is too little
+ * first is used, which is what keeps the memory bus full: with one query head per key there is too little
  * to compute for tensor cores to matter, and no detour through shared memory.  Scores are summed
  * over the lanes by shuffles; each group of lanes keeps its own running softmax, merged over shared
  * memory at the end in the order of the groups.  A row of several parts leaves partial results in
@@ -26,7 +26,7 @@ enum {
     WARPS = 4,
     THREADS = WARPS * 32,
     UNROLL = 4,
-    GROUP_MAX = 4 /* query heads of a kv head */
+    PARTS_MAX = 32 /* merged at a time: one per thread of a warp */
 };
 
 struct stream {
@@ -38,7 +38,7 @@ struct stream {
     uint32_t *counters; // [..][heads]
     void *out;          // [rows][heads * head_dim]
     float scale;        /* times log2(e) */
-    int heads, kv_heads, head_dim, window;
+    int heads, head_dim, window;
     int block_shift; /* log2 of a block's tokens */
 };
 
@@ -51,7 +51,7 @@ template <typename T> static __device__ __forceinline__ void widen_eight(uint4 f
         to[i] = med_widen<T>(v[i]);
 }
 
-/* The running softmax of one query head: weights are 2 ^ (score - most). */
+/* A running softmax: weights are 2 ^ (score - most). */
 struct running {
     float most, total, sums[8];
 };
@@ -71,63 +71,83 @@ static __device__ __forceinline__ void running_add(struct running &r, float scor
 /* Where a token's 16 bytes of this lane are, in elements. */
 template <int LANES>
 static __device__ __forceinline__ size_t place_of(const struct stream &s, const int32_t *table,
-                                                  int token, int kv_head)
+                                                  int token, int head)
 {
     const int lane = threadIdx.x % LANES, block_tokens = 1 << s.block_shift;
     const size_t block = (size_t)table[token >> s.block_shift];
-    const size_t row =
-        ((block * s.kv_heads + kv_head) << s.block_shift) + (token & (block_tokens - 1));
+    const size_t row = ((block * s.heads + head) << s.block_shift) + (token & (block_tokens - 1));
     return row * s.head_dim + (lane * 8 < s.head_dim ? lane * 8 : 0);
 }
 
 /* Loads the tokens of one turn that `early` says: those in the cache before this batch, or the rest. */
 template <typename T, int LANES>
-static __device__ __forceinline__ void
-load_turn(const struct stream &s, const struct med_cuda_decode_part &p, int first, int kv_head,
-          bool early, uint4 *keys, uint4 *values)
+static __device__ __forceinline__ void load_turn(const struct stream &s,
+                                                 const struct med_cuda_decode_part &p, int first,
+                                                 int head, bool early, uint4 *keys, uint4 *values)
 {
     constexpr int TOKENS = THREADS / LANES;
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
         const int token = first + u * TOKENS + (int)threadIdx.x / LANES;
         if (token < p.end && (token < p.context) == early) {
-            const size_t at = place_of<LANES>(s, s.tables + p.table, token, kv_head);
+            const size_t at = place_of<LANES>(s, s.tables + p.table, token, head);
             keys[u] = __ldcg((const uint4 *)((const T *)s.keys + at));
             values[u] = __ldcg((const uint4 *)((const T *)s.values + at));
         }
     }
 }
 
-/* The block that is last merges the row's parts. */
+/* The block that is last merges the row's parts, up to PARTS_MAX of which are weighed at a time. */
 template <typename T>
 static __device__ void merge_parts(const struct stream &s, const struct med_cuda_decode_part &p,
-                                   int kv_head)
+                                   int head)
 {
-    const int group = s.heads / s.kv_heads, stride = s.head_dim + 2;
-    for (int i = threadIdx.x; i < group * s.head_dim; i += THREADS) {
-        const int head = kv_head * group + i / s.head_dim, element = i % s.head_dim;
-        const float *from = s.partials + ((size_t)p.merge * s.heads + head) * stride;
-        const size_t part_stride = (size_t)s.heads * stride;
-        float most = -INFINITY, total = 0, sum = 0;
-        for (int k = 0; k < p.parts; k++)
-            most = fmaxf(most, __ldcg(from + k * part_stride));
-        for (int k = 0; k < p.parts; k++) {
-            const float *part = from + k * part_stride;
-            const float weight = exp2f(__ldcg(part) - most);
-            total = fmaf(__ldcg(part + 1), weight, total);
-            sum = fmaf(__ldcg(part + 2 + element), weight, sum);
+    __shared__ float weights[PARTS_MAX + 1]; // and their total
+    const int stride = s.head_dim + 2;
+    const float *from = s.partials + ((size_t)p.merge * s.heads + head) * stride;
+    const size_t part_stride = (size_t)s.heads * stride;
+    const int e = threadIdx.x < s.head_dim ? threadIdx.x : 0;
+    float most = -INFINITY, total = 0, sum = 0;
+    for (int first = 0; first < p.parts; first += PARTS_MAX) {
+        const int count = min(p.parts - first, (int)PARTS_MAX);
+        float part_most = -INFINITY, part_total = 0, before = most;
+        if (threadIdx.x < count) {
+            part_most = __ldcg(from + (first + threadIdx.x) * part_stride);
+            part_total = __ldcg(from + (first + threadIdx.x) * part_stride + 1);
+            weights[threadIdx.x] = part_most;
         }
-        ((T *)s.out)[((size_t)p.row * s.heads + head) * s.head_dim + element] =
-            med_narrow<T>(sum / total);
+        __syncthreads();
+        for (int k = 0; k < count; k++)
+            most = fmaxf(most, weights[k]);
+        __syncthreads();
+        const float weight = part_total > 0 ? exp2f(part_most - most) : 0.0f;
+        if (threadIdx.x < count)
+            weights[threadIdx.x] = weight;
+        float totals = weight * part_total;
+        for (int other = 16; other > 0; other /= 2) // PARTS_MAX is a warp
+            totals += __shfl_xor_sync(0xFFFFFFFFu, totals, other);
+        if (threadIdx.x == 0)
+            weights[PARTS_MAX] = totals;
+        __syncthreads();
+        const float old = total > 0 ? exp2f(before - most) : 0.0f;
+        total = total * old + weights[PARTS_MAX];
+        sum *= old;
+#pragma unroll 8
+        for (int k = 0; k < count; k++)
+            sum = fmaf(__ldcg(from + (first + k) * part_stride + 2 + e), weights[k], sum);
+        __syncthreads();
     }
+    if (threadIdx.x < s.head_dim)
+        ((T *)s.out)[((size_t)p.row * s.heads + head) * s.head_dim + e] =
+            med_narrow<T>(sum / total);
 }
 
 /*
- * See above. q, out [rows][heads][head_dim] of T, keys and values [blocks][kv_heads][block_tokens][head_dim]
- * of T, 16-byte aligned; float32 sums.  grid: (parts of the plan, kv_heads); block: THREADS.
- * LANES * 8 >= head_dim, a multiple of 8; GROUP >= heads / kv_heads.
+ * See above. q, out [rows][heads][head_dim] of T, keys and values [blocks][heads][block_tokens][head_dim]
+ * of T, 16-byte aligned; float32 sums.  grid: (parts of the plan, heads); block: THREADS.
+ * LANES * 8 >= head_dim, a multiple of 8.
  */
-template <typename T, int LANES, int GROUP>
+template <typename T, int LANES>
 static __global__ void __launch_bounds__(THREADS)
     attend_stream_kernel(const __grid_constant__ struct stream s)
 {
@@ -136,7 +156,7 @@ static __global__ void __launch_bounds__(THREADS)
     __shared__ float group_most[TOKENS], group_total[TOKENS];
     __shared__ bool is_last;
     const int lane = threadIdx.x % LANES, own = threadIdx.x / LANES;
-    const int kv_head = blockIdx.y, group = s.heads / s.kv_heads;
+    const int head = blockIdx.y;
     const bool has_elements = lane * 8 < s.head_dim;
     uint4 keys[UNROLL] = {}, values[UNROLL] = {};
     med_grid_go();
@@ -147,31 +167,21 @@ static __global__ void __launch_bounds__(THREADS)
     }
     const int sees = s.window > 0 && p.position >= s.window ? p.position - s.window + 1 : 0;
     const int begin = p.begin > sees ? p.begin : sees;
-    load_turn<T, LANES>(s, p, begin, kv_head, true, keys, values);
+    load_turn<T, LANES>(s, p, begin, head, true, keys, values);
     med_grid_wait();
-    load_turn<T, LANES>(s, p, begin, kv_head, false, keys, values);
+    load_turn<T, LANES>(s, p, begin, head, false, keys, values);
 
-    float q[GROUP][8];
-    struct running r[GROUP];
-#pragma unroll
-    for (int g = 0; g < GROUP; g++) {
-        const size_t head = (size_t)p.row * s.heads + kv_head * group + (g < group ? g : 0);
-        uint4 raw = make_uint4(0, 0, 0, 0);
-        if (has_elements && g < group)
-            raw = __ldcg((const uint4 *)((const T *)s.q + head * s.head_dim + lane * 8));
-        widen_eight<T>(raw, q[g]);
-        r[g].most = -INFINITY;
-        r[g].total = 0;
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            q[g][i] *= s.scale;
-            r[g].sums[i] = 0;
-        }
-    }
+    const size_t row_head = (size_t)p.row * s.heads + head;
+    uint4 raw = make_uint4(0, 0, 0, 0);
+    float q[8];
+    struct running r = {-INFINITY, 0, {}};
+    if (has_elements)
+        raw = __ldcg((const uint4 *)((const T *)s.q + row_head * s.head_dim + lane * 8));
+    widen_eight<T>(raw, q);
     for (int first = begin; first < p.end; first += TOKENS * UNROLL) {
         if (first > begin) {
-            load_turn<T, LANES>(s, p, first, kv_head, true, keys, values);
-            load_turn<T, LANES>(s, p, first, kv_head, false, keys, values);
+            load_turn<T, LANES>(s, p, first, head, true, keys, values);
+            load_turn<T, LANES>(s, p, first, head, false, keys, values);
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -179,54 +189,44 @@ static __global__ void __launch_bounds__(THREADS)
             float key[8], value[8];
             widen_eight<T>(keys[u], key);
             widen_eight<T>(values[u], value);
+            float score = 0;
 #pragma unroll
-            for (int g = 0; g < GROUP; g++) {
-                float score = 0;
+            for (int i = 0; i < 8; i++)
+                score = fmaf(q[i], key[i], score);
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    score = fmaf(q[g][i], key[i], score);
-#pragma unroll
-                for (int other = LANES / 2; other > 0; other /= 2)
-                    score += __shfl_xor_sync(0xFFFFFFFFu, score, other);
-                if (is_there)
-                    running_add(r[g], score, value);
-            }
+            for (int other = LANES / 2; other > 0; other /= 2)
+                score += __shfl_xor_sync(0xFFFFFFFFu, score, other);
+            if (is_there)
+                running_add(r, score * s.scale, value);
         }
     }
 #pragma unroll
-    for (int g = 0; g < GROUP; g++) {
-        if (g >= group)
-            break;
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            group_sums[own][lane * 8 + i] = r[g].sums[i];
-        if (lane == 0) {
-            group_most[own] = r[g].most;
-            group_total[own] = r[g].total;
-        }
-        __syncthreads();
-        float most = -INFINITY, total = 0;
+    for (int i = 0; i < 8; i++)
+        group_sums[own][lane * 8 + i] = r.sums[i];
+    if (lane == 0) {
+        group_most[own] = r.most;
+        group_total[own] = r.total;
+    }
+    __syncthreads();
+    float most = -INFINITY, total = 0;
+    for (int i = 0; i < TOKENS; i++)
+        most = fmaxf(most, group_most[i]);
+    for (int i = 0; i < TOKENS; i++) // a group that has seen no token has total 0
+        total += group_total[i] > 0 ? group_total[i] * exp2f(group_most[i] - most) : 0.0f;
+    if (threadIdx.x < s.head_dim) {
+        const int e = threadIdx.x;
+        float sum = 0;
         for (int i = 0; i < TOKENS; i++)
-            most = fmaxf(most, group_most[i]);
-        for (int i = 0; i < TOKENS; i++) // most is finite if a token is seen; else nothing counts
-            total += group_total[i] > 0 ? group_total[i] * exp2f(group_most[i] - most) : 0.0f;
-        const int head = kv_head * group + g;
-        for (int e = threadIdx.x; e < s.head_dim; e += THREADS) {
-            float sum = 0;
-            for (int i = 0; i < TOKENS; i++)
-                sum += group_total[i] > 0 ? group_sums[i][e] * exp2f(group_most[i] - most) : 0.0f;
-            if (p.parts == 1) {
-                ((T *)s.out)[((size_t)p.row * s.heads + head) * s.head_dim + e] =
-                    med_narrow<T>(sum / total);
-            } else {
-                float *to =
-                    s.partials + ((size_t)(p.merge + p.part) * s.heads + head) * (s.head_dim + 2);
-                __stcg(to + 2 + e, sum);
-                if (e == 0) {
-                    __stcg(to, most);
-                    __stcg(to + 1, total);
-                }
+            sum += group_total[i] > 0 ? group_sums[i][e] * exp2f(group_most[i] - most) : 0.0f;
+        if (p.parts == 1) {
+            ((T *)s.out)[row_head * s.head_dim + e] = med_narrow<T>(sum / total);
+        } else {
+            float *to =
+                s.partials + ((size_t)(p.merge + p.part) * s.heads + head) * (s.head_dim + 2);
+            __stcg(to + 2 + e, sum);
+            if (e == 0) {
+                __stcg(to, most);
+                __stcg(to + 1, total);
             }
         }
     }
@@ -235,7 +235,7 @@ static __global__ void __launch_bounds__(THREADS)
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        uint32_t *counter = s.counters + (size_t)p.merge * s.heads + kv_head;
+        uint32_t *counter = s.counters + (size_t)p.merge * s.heads + head;
         is_last = atomicAdd(counter, 1) == (uint32_t)p.parts - 1;
         if (is_last)
             *counter = 0;
@@ -244,34 +244,27 @@ static __global__ void __launch_bounds__(THREADS)
     if (!is_last)
         return;
     __threadfence();
-    merge_parts<T>(s, p, kv_head);
+    merge_parts<T>(s, p, head);
 }
 
 /* ---- host ------------------------------------------------------------------------------------------ */
 
-template <typename T, int LANES, int GROUP>
+template <typename T>
 static int launch(struct med_cuda *d, const struct med_attend_args *a, const struct stream &s)
 {
     const struct med_launch how = {
-        dim3((unsigned)d->attention->shape.decode_parts, (unsigned)a->kv_heads), dim3(THREADS), 0};
-    return med_launch_on(d, how, attend_stream_kernel<T, LANES, GROUP>, s);
+        dim3((unsigned)d->attention->shape.decode_parts, (unsigned)a->heads), dim3(THREADS), 0};
+    return a->head_dim <= 64 ? med_launch_on(d, how, attend_stream_kernel<T, 8>, s)
+                             : med_launch_on(d, how, attend_stream_kernel<T, 16>, s);
 }
 
-template <typename T>
-static int launch_typed(struct med_cuda *d, const struct med_attend_args *a, const struct stream &s)
-{
-    if (a->head_dim <= 64)
-        return a->heads == a->kv_heads ? launch<T, 8, 1>(d, a, s)
-                                       : launch<T, 8, GROUP_MAX>(d, a, s);
-    return a->heads == a->kv_heads ? launch<T, 16, 1>(d, a, s) : launch<T, 16, GROUP_MAX>(d, a, s);
-}
-
-extern "C" bool med_cuda_attend_stream_takes(const struct med_attend_args *a)
+extern "C" bool med_cuda_attend_stream_takes(const struct med_cuda *d,
+                                             const struct med_attend_args *a)
 {
     const int64_t tokens = a->kv.block_tokens;
-    return (a->dtype == MED_DTYPE_BF16 || a->dtype == MED_DTYPE_F16) && a->kv.dtype == a->dtype &&
-           a->heads <= GROUP_MAX * a->kv_heads && a->head_dim % 8 == 0 && a->head_dim <= 128 &&
-           (tokens & (tokens - 1)) == 0;
+    return !d->config.deterministic && (a->dtype == MED_DTYPE_BF16 || a->dtype == MED_DTYPE_F16) &&
+           a->kv.dtype == a->dtype && a->heads == a->kv_heads && a->head_dim % 8 == 0 &&
+           a->head_dim <= 128 && (tokens & (tokens - 1)) == 0;
 }
 
 extern "C" int med_cuda_attend_stream(struct med_cuda *d, const struct med_attend_args *a)
@@ -288,11 +281,9 @@ extern "C" int med_cuda_attend_stream(struct med_cuda *d, const struct med_atten
     s.out = a->out;
     s.scale = a->scale * 1.4426950408889634f;
     s.heads = (int)a->heads;
-    s.kv_heads = (int)a->kv_heads;
     s.head_dim = (int)a->head_dim;
     s.window = (int)a->window;
     while ((1 << s.block_shift) < a->kv.block_tokens)
         s.block_shift++;
-    return a->dtype == MED_DTYPE_BF16 ? launch_typed<__nv_bfloat16>(d, a, s)
-                                      : launch_typed<__half>(d, a, s);
+    return a->dtype == MED_DTYPE_BF16 ? launch<__nv_bfloat16>(d, a, s) : launch<__half>(d, a, s);
 }

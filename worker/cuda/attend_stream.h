@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention of single rows where few query heads share a key: see attend_stream.cu.
+ * Attention of single rows where no query heads share a key: see attend_stream.cu.
  * thread: engine. errors: as internal.h.
  */
 #ifndef MED_WORKER_CUDA_ATTEND_STREAM_H
@@ -12,9 +12,10 @@
 extern "C" {
 #endif
 
-/* Whether it takes them: activations and cache in the same 16-bit type, at most 4 query heads of a kv head,
- * head_dim a multiple of 8 up to 128, blocks of a power of two tokens. */
-bool med_cuda_attend_stream_takes(const struct med_attend_args *a);
+/* Whether it takes them: activations and cache in the same 16-bit type, as many kv heads as heads, head_dim a
+ * multiple of 8 up to 128, blocks of a power of two tokens; not deterministic, where a part may hold
+ * several cuts. */
+bool med_cuda_attend_stream_takes(const struct med_cuda *d, const struct med_attend_args *a);
 /* The parts of the plan at hand. */
 int med_cuda_attend_stream(struct med_cuda *d, const struct med_attend_args *a) MED_MUST_CHECK;
 
