@@ -22,6 +22,7 @@ struct shape {
     enum med_dtype dtype, kv_dtype;
     int heads, kv_heads, head_dim, block_tokens, window;
     int outlier_every; /* of queries and keys */
+    bool small_shared; /* as on a GPU with 99 KiB of shared memory per block */
 };
 
 struct items {
@@ -151,6 +152,8 @@ static struct world world_new(const struct shape *shape, const struct items *ite
                                   .model_len_max = w.stride * shape->block_tokens,
                                   .block_tokens = shape->block_tokens};
     w.d = gpu_device(&config, &sizes);
+    if (shape->small_shared)
+        w.d->shared_bytes_max = 99 * 1024;
     size_t cache = (size_t)(w.blocks * shape->kv_heads * shape->block_tokens * shape->head_dim);
     size_t row = (size_t)(shape->heads * shape->head_dim);
     w.q = gpu_random((size_t)rows_max * row, shape->dtype, 1, (size_t)shape->outlier_every);
@@ -415,38 +418,38 @@ static const struct items SHARED = {
 static void check_decodes(bool quick)
 {
     static const struct shape shapes[] = {
-        {"bf16", BF16, BF16, 4, 4, 128, 16, 0, 0},
-        {"bf16", BF16, BF16, 8, 2, 128, 16, 0, 0},
-        {"f16", F16, F16, 6, 2, 64, 16, 0, 0},
-        {"f32", F32, F32, 4, 2, 80, 16, 0, 0},
-        {"bf16", BF16, BF16, 4, 2, 64, 16, 0, 0},
-        {"bf16", BF16, BF16, 14, 2, 128, 16, 0, 0},
-        {"bf16", BF16, BF16, 16, 2, 128, 16, 0, 0},
-        {"bf16", BF16, BF16, 32, 2, 128, 16, 0, 0},
-        {"bf16", BF16, BF16, 11, 1, 64, 16, 0, 0},
-        {"bf16", BF16, BF16, 4, 4, 128, 16, 100, 0},
-        {"f16", F16, F16, 4, 1, 128, 16, 16, 0},
-        {"bf16", BF16, BF16, 4, 2, 128, 16, 1, 0},
-        {"bf16", BF16, BF16, 4, 2, 128, 32, 0, 0},
-        {"bf16", BF16, BF16, 4, 2, 128, 256, 33, 0},
-        {"bf16", BF16, BF16, 4, 2, 128, 8, 0, 0},
-        {"bf16", BF16, BF16, 4, 2, 64, 1, 40, 0},
-        {"f16", F16, F16, 4, 2, 64, 24, 0, 0},
-        {"bf16", BF16, BF16, 4, 4, 80, 16, 0, 0},
-        {"bf16", BF16, BF16, 4, 2, 96, 16, 0, 0},
-        {"f16", F16, F16, 4, 2, 256, 16, 0, 0},
-        {"bf16", BF16, BF16, 4, 2, 256, 7, 50, 0},
-        {"bf16", BF16, BF16, 4, 2, 14, 16, 0, 0},
-        {"f32", F32, F32, 4, 4, 20, 16, 9, 0},
-        {"bf16", BF16, BF16, 2, 2, 8, 16, 0, 0},
-        {"bf16_f16", BF16, F16, 4, 2, 128, 16, 0, 0},
-        {"bf16_f32", BF16, F32, 4, 2, 64, 16, 0, 0},
-        {"f32_bf16", F32, BF16, 4, 2, 128, 16, 0, 0},
-        {"f32", F32, F32, 4, 1, 256, 5, 33, 0},
-        {"f32", F32, F32, 4, 4, 128, 16, 0, 0},
-        {"bf16_outliers", BF16, BF16, 8, 2, 128, 16, 0, 97},
-        {"f16_outliers", F16, F16, 4, 4, 64, 16, 0, 97},
-        {"f32_outliers", F32, F32, 4, 4, 64, 16, 0, 97},
+        {"bf16", BF16, BF16, 4, 4, 128, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 8, 2, 128, 16, 0, 0, false},
+        {"f16", F16, F16, 6, 2, 64, 16, 0, 0, false},
+        {"f32", F32, F32, 4, 2, 80, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 64, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 14, 2, 128, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 16, 2, 128, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 32, 2, 128, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 11, 1, 64, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 4, 128, 16, 100, 0, false},
+        {"f16", F16, F16, 4, 1, 128, 16, 16, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 128, 16, 1, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 128, 32, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 128, 256, 33, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 128, 8, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 64, 1, 40, 0, false},
+        {"f16", F16, F16, 4, 2, 64, 24, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 4, 80, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 96, 16, 0, 0, false},
+        {"f16", F16, F16, 4, 2, 256, 16, 0, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 256, 7, 50, 0, false},
+        {"bf16", BF16, BF16, 4, 2, 14, 16, 0, 0, false},
+        {"f32", F32, F32, 4, 4, 20, 16, 9, 0, false},
+        {"bf16", BF16, BF16, 2, 2, 8, 16, 0, 0, false},
+        {"bf16_f16", BF16, F16, 4, 2, 128, 16, 0, 0, false},
+        {"bf16_f32", BF16, F32, 4, 2, 64, 16, 0, 0, false},
+        {"f32_bf16", F32, BF16, 4, 2, 128, 16, 0, 0, false},
+        {"f32", F32, F32, 4, 1, 256, 5, 33, 0, false},
+        {"f32", F32, F32, 4, 4, 128, 16, 0, 0, false},
+        {"bf16_outliers", BF16, BF16, 8, 2, 128, 16, 0, 97, false},
+        {"f16_outliers", F16, F16, 4, 4, 64, 16, 0, 97, false},
+        {"f32_outliers", F32, F32, 4, 4, 64, 16, 0, 97, false},
     };
     size_t count = quick ? 4 : sizeof shapes / sizeof *shapes;
     for (size_t i = 0; i < count; i++) {
@@ -460,9 +463,9 @@ static void check_decodes(bool quick)
 /* A long one beside many short ones, and batches of one item. */
 static void check_long(void)
 {
-    static const struct shape mha = {"long", BF16, BF16, 4, 4, 128, 16, 0, 0};
-    static const struct shape gqa = {"long", F16, F16, 8, 1, 64, 16, 0, 0};
-    static const struct shape windowed = {"long", BF16, BF16, 8, 2, 128, 16, 4096, 0};
+    static const struct shape mha = {"long", BF16, BF16, 4, 4, 128, 16, 0, 0, false};
+    static const struct shape gqa = {"long", F16, F16, 8, 1, 64, 16, 0, 0, false};
+    static const struct shape windowed = {"long", BF16, BF16, 8, 2, 128, 16, 4096, 0, false};
     struct items one = {.count = 1, .padded = 1, .context = {16384}, .rows = {1}};
     struct items many = {.count = 70, .padded = 72, .context = {16384}, .rows = {1}};
     for (int i = 1; i < many.count; i++) {
@@ -480,23 +483,24 @@ static void check_long(void)
 static void check_mixed(bool quick)
 {
     static const struct shape shapes[] = {
-        {"mixed_bf16", BF16, BF16, 4, 2, 128, 16, 0, 0},
-        {"mixed_f16", F16, F16, 4, 4, 64, 16, 0, 0},
-        {"mixed_f32", F32, F32, 4, 2, 64, 16, 0, 0},
-        {"mixed_bf16", BF16, BF16, 3, 1, 128, 16, 100, 0},
-        {"mixed_f16", F16, F16, 4, 1, 128, 16, 0, 0},
-        {"mixed_bf16", BF16, BF16, 2, 2, 64, 32, 40, 0},
-        {"mixed_bf16", BF16, BF16, 2, 2, 128, 5, 0, 0},
-        {"mixed_bf16", BF16, BF16, 2, 1, 80, 16, 0, 0},
-        {"mixed_bf16", BF16, BF16, 2, 1, 96, 16, 64, 0},
-        {"mixed_f16", F16, F16, 2, 1, 256, 16, 0, 0},
-        {"mixed_bf16", BF16, BF16, 2, 1, 14, 16, 0, 0},
-        {"mixed_f32", F32, F32, 4, 2, 20, 16, 30, 0},
-        {"mixed_bf16", BF16, BF16, 2, 1, 24, 16, 0, 0},
-        {"mixed_bf16_f32", BF16, F32, 2, 1, 64, 16, 17, 0},
-        {"mixed_f32_f16", F32, F16, 2, 1, 128, 16, 0, 0},
-        {"mixed_outliers", BF16, BF16, 4, 2, 128, 16, 0, 97},
-        {"mixed_window1", BF16, BF16, 2, 1, 128, 16, 1, 0},
+        {"mixed_bf16", BF16, BF16, 4, 2, 128, 16, 0, 0, false},
+        {"mixed_f16", F16, F16, 4, 4, 64, 16, 0, 0, false},
+        {"mixed_f32", F32, F32, 4, 2, 64, 16, 0, 0, false},
+        {"mixed_bf16", BF16, BF16, 3, 1, 128, 16, 100, 0, false},
+        {"mixed_f16", F16, F16, 4, 1, 128, 16, 0, 0, false},
+        {"mixed_bf16", BF16, BF16, 2, 2, 64, 32, 40, 0, false},
+        {"mixed_bf16", BF16, BF16, 2, 2, 128, 5, 0, 0, false},
+        {"mixed_bf16", BF16, BF16, 2, 1, 80, 16, 0, 0, false},
+        {"mixed_bf16", BF16, BF16, 2, 1, 96, 16, 64, 0, false},
+        {"mixed_f16", F16, F16, 2, 1, 256, 16, 0, 0, false},
+        {"mixed_shared", BF16, BF16, 4, 2, 128, 16, 0, 0, true},
+        {"mixed_bf16", BF16, BF16, 2, 1, 14, 16, 0, 0, false},
+        {"mixed_f32", F32, F32, 4, 2, 20, 16, 30, 0, false},
+        {"mixed_bf16", BF16, BF16, 2, 1, 24, 16, 0, 0, false},
+        {"mixed_bf16_f32", BF16, F32, 2, 1, 64, 16, 17, 0, false},
+        {"mixed_f32_f16", F32, F16, 2, 1, 128, 16, 0, 0, false},
+        {"mixed_outliers", BF16, BF16, 4, 2, 128, 16, 0, 97, false},
+        {"mixed_window1", BF16, BF16, 2, 1, 128, 16, 1, 0, false},
     };
     size_t count = quick ? 3 : sizeof shapes / sizeof *shapes;
     for (size_t i = 0; i < count; i++)
@@ -513,9 +517,9 @@ static void check_mixed(bool quick)
 int main(void)
 {
     bool quick = getenv("GPU_QUICK") != NULL;
-    static const struct shape mha = {"bf16", BF16, BF16, 4, 4, 128, 16, 0, 0};
-    static const struct shape gqa = {"f16", F16, F16, 8, 2, 64, 16, 100, 0};
-    static const struct shape plain = {"f32", F32, F32, 4, 2, 80, 16, 0, 0};
+    static const struct shape mha = {"bf16", BF16, BF16, 4, 4, 128, 16, 0, 0, false};
+    static const struct shape gqa = {"f16", F16, F16, 8, 2, 64, 16, 100, 0, false};
+    static const struct shape plain = {"f32", F32, F32, 4, 2, 80, 16, 0, 0, false};
     check_decodes(quick);
     if (!quick)
         check_long();

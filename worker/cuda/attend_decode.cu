@@ -32,6 +32,9 @@
 #ifndef MED_DECODE_RESIDENT
 # define MED_DECODE_RESIDENT 3 /* blocks of a multiprocessor */
 #endif
+#ifndef MED_DECODE_MERGED
+# define MED_DECODE_MERGED 4
+#endif
 #ifndef MED_DECODE_EARLY
 # define MED_DECODE_EARLY 1
 #endif
@@ -41,10 +44,10 @@ enum {
     THREADS = WARPS * 32,
     ROUND = 16, /* tokens of a warp at a time */
     DEPTH = MED_DECODE_DEPTH,
-    MEMBERS = 8,       /* query heads of a block */
-    PLAIN_MEMBERS = 2, /* of the plain kernel's */
-    SOFTS = 32,        /* parts whose largest score and total are read at a time */
-    MERGED = 4,        /* and whose sums */
+    MEMBERS = 8,                /* query heads of a block */
+    PLAIN_MEMBERS = 2,          /* of the plain kernel's */
+    SOFTS = 32,                 /* parts whose largest score and total are read at a time */
+    MERGED = MED_DECODE_MERGED, /* and whose sums; divides SOFTS */
     CUT_NONE = 1 << 30
 };
 
@@ -114,25 +117,49 @@ template <int COUNT> static __device__ __forceinline__ void merged_clear(struct 
     }
 }
 
-/* The warps' sums (barrier before), merged in the order of warps, then into `to`. */
+/* A row's result from one cut to the next: in shared memory, so that no register waits for it. */
+template <int COUNT>
+static __device__ __forceinline__ void merged_keep(const struct merged<COUNT> &m, float *kept)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        float *at = kept + 3 * i * THREADS + threadIdx.x;
+        at[0] = m.soft[i].most;
+        at[THREADS] = m.soft[i].total;
+        at[2 * THREADS] = m.sum[i];
+    }
+}
+
+/* The warps' sums (barrier before) as one, with what was kept merged before it; NULL: nothing was. */
 template <int COUNT>
 static __device__ __forceinline__ void merge_warps(const struct sums &s, int elements, int head_dim,
-                                                   struct merged<COUNT> *to)
+                                                   const float *kept, struct merged<COUNT> *to)
 {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
         const int e = threadIdx.x + i * THREADS;
-        if (e < elements) {
-            struct med_soft soft = {-INFINITY, 0.0f};
-            float sum = 0.0f;
-            const int member = e / head_dim, place = e % head_dim;
+        if (i * THREADS < elements) {
+            const int member = min(e, elements - 1) / head_dim, place = e % head_dim;
+            float most = -INFINITY, total = 0.0f, sum = 0.0f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+                most = fmaxf(most, s.most[w * MEMBERS + member]);
+            const float subtract = most == -INFINITY ? 0.0f : most;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) {
                 const int at = w * MEMBERS + member;
-                med_soft_merge(&soft, &sum, {s.most[at], s.total[at]},
-                               s.sum[at * head_dim + place]);
+                const float weight = med_power(s.most[at] - subtract);
+                total = __fmaf_rn(s.total[at], weight, total);
+                sum = __fmaf_rn(s.sum[at * head_dim + place], weight, sum);
             }
-            med_soft_merge(&to->soft[i], &to->sum[i], soft, sum);
+            to->soft[i] = {most, total};
+            to->sum[i] = sum;
+            if (kept) {
+                const float *at = kept + 3 * i * THREADS + threadIdx.x;
+                to->soft[i] = {at[0], at[THREADS]};
+                to->sum[i] = at[2 * THREADS];
+                med_soft_merge(&to->soft[i], &to->sum[i], {most, total}, sum);
+            }
         }
     }
 }
@@ -172,43 +199,88 @@ static __device__ __forceinline__ void sums_read(const struct decode &d, const s
     }
 }
 
-/* By the row's last block: all parts in their order.  Reads are under way before anything waits. */
+/* By the row's last block: all parts in their order, as many as lanes at a time.  Reads are under way before
+ * anything waits. */
 template <int COUNT>
 static __device__ __forceinline__ void parts_merge(const struct decode &d, const struct place &p,
                                                    int head_dim, struct merged<COUNT> &m)
 {
-    __shared__ struct med_soft softs[SOFTS][MEMBERS];
-    const int elements = p.members * head_dim, stride = head_dim + 2;
+    __shared__ float weights[SOFTS][MEMBERS];
+    __shared__ struct med_soft softs[MEMBERS];
+    const int elements = p.members * head_dim, stride = head_dim + 2, lane = threadIdx.x % 32;
     const float *all = d.partials + ((int64_t)p.part.merge * d.heads + p.head) * stride;
     merged_clear(&m);
     for (int chunk = 0; chunk < p.part.parts; chunk += SOFTS) {
         const int count = min((int)SOFTS, p.part.parts - chunk);
         float sum[MERGED][COUNT];
         sums_read(d, p, head_dim, chunk, sum);
-        for (int n = threadIdx.x; n < count * MEMBERS; n += THREADS) {
-            if (n % MEMBERS < p.members) {
-                const float *at =
-                    all + ((int64_t)(chunk + n / MEMBERS) * d.heads + n % MEMBERS) * stride +
-                    head_dim;
-                softs[n / MEMBERS][n % MEMBERS] = {__ldcg(at), __ldcg(at + 1)};
+        for (int q = threadIdx.x / 32; q < p.members; q += WARPS) { /* a lane has a part */
+            struct med_soft soft = {-INFINITY, 0.0f};
+            if (lane < count) {
+                const float *at = all + ((int64_t)(chunk + lane) * d.heads + q) * stride + head_dim;
+                soft = {__ldcg(at), __ldcg(at + 1)};
             }
+            float most = soft.most;
+#pragma unroll
+            for (int other = 16; other > 0; other /= 2)
+                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, other));
+            const float weight = med_power(soft.most - (most == -INFINITY ? 0.0f : most));
+            float total = soft.total * weight;
+#pragma unroll
+            for (int other = 16; other > 0; other /= 2)
+                total += __shfl_xor_sync(0xffffffffu, total, other);
+            weights[lane][q] = weight;
+            if (lane == 0)
+                softs[q] = {most, total};
         }
         __syncthreads();
+        float mixed[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; i++)
+            mixed[i] = 0.0f;
         for (int from = 0; from < count; from += MERGED) {
             if (from > 0)
                 sums_read(d, p, head_dim, chunk + from, sum);
 #pragma unroll
-            for (int n = 0; n < MERGED; n++) {
+            for (int i = 0; i < COUNT; i++) {
+                const int member = min((int)threadIdx.x + i * THREADS, elements - 1) / head_dim;
+                if (i * THREADS < elements) {
 #pragma unroll
-                for (int i = 0; i < COUNT; i++) {
-                    const int e = threadIdx.x + i * THREADS;
-                    if (e < elements && from + n < count)
-                        med_soft_merge(&m.soft[i], &m.sum[i], softs[from + n][e / head_dim],
-                                       sum[n][i]);
+                    for (int n = 0; n < MERGED; n++)
+                        mixed[i] = __fmaf_rn(sum[n][i], weights[from + n][member], mixed[i]);
                 }
             }
         }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const int e = threadIdx.x + i * THREADS;
+            if (e < elements)
+                med_soft_merge(&m.soft[i], &m.sum[i], softs[e / head_dim], mixed[i]);
+        }
         __syncthreads();
+    }
+    result_put(d, p, head_dim, elements, m);
+}
+
+/* The same for deterministic rows: bit for bit what one block does that goes from cut to cut. */
+template <int COUNT>
+static __device__ __forceinline__ void cuts_merge(const struct decode &d, const struct place &p,
+                                                  int head_dim, struct merged<COUNT> &m)
+{
+    const int elements = p.members * head_dim, stride = head_dim + 2;
+    const float *all = d.partials + ((int64_t)p.part.merge * d.heads + p.head) * stride;
+    merged_clear(&m);
+    for (int n = 0; n < p.part.parts; n++, all += (int64_t)d.heads * stride) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const int e = threadIdx.x + i * THREADS;
+            if (e < elements) {
+                const float *at = all + e / head_dim * stride;
+                med_soft_merge(&m.soft[i], &m.sum[i],
+                               {__ldcg(at + head_dim), __ldcg(at + head_dim + 1)},
+                               __ldcg(at + e % head_dim));
+            }
+        }
     }
     result_put(d, p, head_dim, elements, m);
 }
@@ -247,8 +319,11 @@ static __device__ __forceinline__ void part_finish(const struct decode &d, const
             *counter = 0;
     }
     __syncthreads();
-    if (is_last)
+    if (is_last && d.cut == CUT_NONE) {
         parts_merge(d, p, head_dim, m);
+    } else if (is_last) {
+        cuts_merge(d, p, head_dim, m);
+    }
 }
 
 /* ---- tensor cores ------------------------------------------------------------------------------- */
@@ -486,6 +561,7 @@ static __global__ void __launch_bounds__(THREADS, MED_DECODE_RESIDENT)
     w.table = d.cache.tables + p.part.table;
     w.ring = med_shared_at(shared) + warp * DEPTH * ring<HEAD_DIM>::BYTES;
     const struct sums sums = sums_in((float *)shared);
+    float *kept = (float *)(shared + WARPS * DEPTH * ring<HEAD_DIM>::BYTES);
     bool waited = false;
     uint4 query[HEAD_DIM / 32];
     struct merged<COUNT> m;
@@ -534,7 +610,9 @@ static __global__ void __launch_bounds__(THREADS, MED_DECODE_RESIDENT)
         __syncthreads();
         state_put(&s, sums);
         __syncthreads();
-        merge_warps(sums, p.members * HEAD_DIM, HEAD_DIM, &m);
+        merge_warps(sums, p.members * HEAD_DIM, HEAD_DIM, begin > p.first ? kept : NULL, &m);
+        if (w.last < p.last)
+            merged_keep(m, kept);
         __syncthreads();
     }
     med_grid_wait(); /* of a part without tokens */
@@ -556,6 +634,7 @@ static __global__ void __launch_bounds__(THREADS, 4) decode_plain_kernel(const s
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head_dim = d.cache.head_dim;
     const int32_t *table = d.cache.tables + p.part.table;
     const struct sums sums = sums_in((float *)shared);
+    float *kept = (float *)shared + WARPS * MEMBERS * (head_dim + 2);
     struct merged<COUNT> m;
     merged_clear(&m);
     for (int begin = p.first, end; begin < p.last; begin = end) {
@@ -581,7 +660,9 @@ static __global__ void __launch_bounds__(THREADS, 4) decode_plain_kernel(const s
             }
         }
         __syncthreads();
-        merge_warps(sums, p.members * head_dim, head_dim, &m);
+        merge_warps(sums, p.members * head_dim, head_dim, begin > p.first ? kept : NULL, &m);
+        if (end < p.last)
+            merged_keep(m, kept);
         __syncthreads();
     }
     part_finish(d, p, head_dim, m);
@@ -594,12 +675,19 @@ static size_t sums_bytes(int head_dim)
     return (size_t)(WARPS * MEMBERS * (head_dim + 2)) * sizeof(float);
 }
 
+static size_t kept_bytes(int count)
+{
+    return (size_t)(3 * count * THREADS) * sizeof(float);
+}
+
 template <typename T, int HEAD_DIM>
 static int launch_fast(struct med_cuda *cuda, const struct decode &d, struct med_launch launch)
 {
-    const size_t ring_bytes = (size_t)(WARPS * DEPTH * ring<HEAD_DIM>::BYTES),
-                 end = sums_bytes(HEAD_DIM);
-    launch.shared_bytes = ring_bytes > end ? ring_bytes : end;
+    constexpr size_t RING = WARPS * DEPTH * ring<HEAD_DIM>::BYTES;
+    static_assert(RING >= WARPS * MEMBERS * (HEAD_DIM + 2) * sizeof(float), "sums lie in the ring");
+    launch.shared_bytes = RING;
+    if (d.cut != CUT_NONE)
+        launch.shared_bytes += kept_bytes(MEMBERS * HEAD_DIM / THREADS);
     MED_CUDA_OP_TRY(cudaFuncSetAttribute(decode_kernel<T, HEAD_DIM>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          (int)launch.shared_bytes),
@@ -642,7 +730,7 @@ int med_cuda_attend_decode(struct med_cuda *cuda, const struct med_attend_args *
         return a->dtype == MED_DTYPE_F16 ? launch_typed<__half>(cuda, d, launch)
                                          : launch_typed<__nv_bfloat16>(cuda, d, launch);
     }
-    launch.shared_bytes = sums_bytes((int)a->head_dim);
+    launch.shared_bytes = sums_bytes((int)a->head_dim) + kept_bytes(PLAIN_MEMBERS * 256 / THREADS);
     return med_with_type(a->kv.dtype, [&](auto type) {
         return med_launch_on(cuda, launch, decode_plain_kernel<decltype(type)>, d);
     });

@@ -41,8 +41,8 @@ struct prefill {
     void *out;     // the same
     float scale;   /* times log2(e) */
     int tile_count, heads, group, window;
-    bool
-        heads_first; /* blocks: tile 0 of all heads, tile 1 ...; else head 0's tiles, head 1's ... */
+    bool two_stages;      /* the next tokens are on their way while these are worked on */
+    bool heads_first;     /* blocks: tile 0 of all heads, tile 1 ...; else head by head */
     enum med_dtype dtype; /* of q and out, for the plain kernel */
 };
 
@@ -70,7 +70,8 @@ template <int HEAD_DIM> struct layout {
     static constexpr int QUERIES = 0;
     static constexpr int STAGES = ROWS * ROW; /* keys, values; keys, values */
     static constexpr int BYTES = STAGES + 4 * TILE;
-    static constexpr int PIECES = HEAD_DIM / 8; /* of 16 bytes per row */
+    static constexpr int BYTES_SINGLE = STAGES + 2 * TILE; /* one stage alone */
+    static constexpr int PIECES = HEAD_DIM / 8;            /* of 16 bytes per row */
 };
 
 /* Keys and values of tokens base .. base + 63, zeros from `last` on; one group. table: where the item's
@@ -341,22 +342,30 @@ static __global__ void __launch_bounds__(THREADS, 2) prefill_kernel(const struct
         for (int e = 0; e < HEAD_DIM / 8; e++)
             s.sum[m][e][0] = s.sum[m][e][1] = s.sum[m][e][2] = s.sum[m][e][3] = 0.0f;
     }
-    for (uint32_t stage = 0; base < last; base += TOKENS, stage ^= 1) {
+    for (uint32_t stage = 0; base < last; base += TOKENS) {
         const uint32_t keys = at + L::STAGES + stage * 2 * L::TILE;
+        const bool more = base + TOKENS < last;
         med_copy_wait<0>();
         __syncthreads();
-        if (base + TOKENS < last)
-            tokens_fetch<T, HEAD_DIM>(f, table, kv_head, base + TOKENS, last,
-                                      at + L::STAGES + (stage ^ 1) * 2 * L::TILE);
-        if (base > position + MATRICES * 16 - 1)
-            continue; /* none of the warp's rows sees any */
-        float scores[MATRICES][TOKENS / 8][4];
-        scores_compute<T, HEAD_DIM>(queries, keys, scores);
-        if (base + TOKENS - 1 > position ||
-            (f.window > 0 && position + MATRICES * 16 - 1 - base >= f.window))
-            scores_mask(scores, position, base, f.window);
-        soften<HEAD_DIM>(scores, f.scale, &s);
-        values_mix<T, HEAD_DIM>(scores, keys + L::TILE, &s);
+        if (f.two_stages) {
+            stage ^= 1;
+            if (more)
+                tokens_fetch<T, HEAD_DIM>(f, table, kv_head, base + TOKENS, last,
+                                          at + L::STAGES + stage * 2 * L::TILE);
+        }
+        if (base < position + MATRICES * 16) { /* else none of the warp's rows sees any */
+            float scores[MATRICES][TOKENS / 8][4];
+            scores_compute<T, HEAD_DIM>(queries, keys, scores);
+            if (base + TOKENS - 1 > position ||
+                (f.window > 0 && position + MATRICES * 16 - 1 - base >= f.window))
+                scores_mask(scores, position, base, f.window);
+            soften<HEAD_DIM>(scores, f.scale, &s);
+            values_mix<T, HEAD_DIM>(scores, keys + L::TILE, &s);
+        }
+        if (!f.two_stages && more) {
+            __syncthreads();
+            tokens_fetch<T, HEAD_DIM>(f, table, kv_head, base + TOKENS, last, at + L::STAGES);
+        }
     }
     rows_put<T, HEAD_DIM>(
         f, f.tiles[f.heads_first ? blockIdx.x / f.heads : blockIdx.x % f.tile_count],
@@ -399,9 +408,10 @@ static __global__ void __launch_bounds__(THREADS) prefill_plain_kernel(const str
 /* ---- launch ------------------------------------------------------------------------------------- */
 
 template <typename T, int HEAD_DIM>
-static int launch_fast(struct med_cuda *d, const struct prefill &f, struct med_launch launch)
+static int launch_fast(struct med_cuda *d, struct prefill f, struct med_launch launch)
 {
-    launch.shared_bytes = layout<HEAD_DIM>::BYTES;
+    f.two_stages = layout<HEAD_DIM>::BYTES <= d->shared_bytes_max; /* compute 8.6, 8.9: no */
+    launch.shared_bytes = f.two_stages ? layout<HEAD_DIM>::BYTES : layout<HEAD_DIM>::BYTES_SINGLE;
     MED_CUDA_OP_TRY(cudaFuncSetAttribute(prefill_kernel<T, HEAD_DIM>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          (int)launch.shared_bytes),
