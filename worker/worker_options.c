@@ -89,7 +89,7 @@ static const struct med_option option_table[] = {
      .max = 1023, .group = "A GPU",
      .help = "Which one, as CUDA counts those that CUDA_VISIBLE_DEVICES leaves."},
     {.name = "gpu-memory-utilization", .type = MED_OPT_NUMBER, .offset = AT(gpu_memory_utilization),
-     .unit = "SHARE", .default_text = "0.9", .min = 0.01, .max = 1,
+     .unit = "SHARE", .default_text = "0.9", .min = 0.001, .max = 1,
      .help = "Share of the GPU's memory that may be used, and never more than is free: weights, "
              "intermediate results, a reserve, and the KV cache from the rest."},
     {.name = "step-timeout", .type = MED_OPT_DURATION, .offset = AT(step_timeout_ns), .unit = "TIME",

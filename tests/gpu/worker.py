@@ -143,7 +143,7 @@ def case_refuses_a_cache_that_does_not_fit_and_names_one_that_does():
 
 
 def case_refuses_a_share_that_is_too_small():
-    return refused("--gpu-memory-utilization", "--gpu-memory-utilization", 0.01)
+    return refused("--gpu-memory-utilization", "--gpu-memory-utilization", 0.002)
 
 
 def case_refuses_options_of_the_cpu():

@@ -37,7 +37,8 @@ enum {
     PIECES = 4,           /* of 16 bytes: what a thread multiplies of a chunk */
     GROUP = 4,            /* tiles whose sums wait in shared memory */
     DEPTH_COPY = 4,       /* stages of the ring without bulk copies */
-    DEPTH_MAX = 16,       /* and with: as many as there is room for */
+    UNDER_WAY = 8,  /* stages asked for at a time: enough for the bus, and the rows wait less */
+    DEPTH_MAX = 16, /* and with: as many as there is room for */
     ROW_BYTES = STEP * 2 +
                 64, /* of a stage with bulk copies; 64 more keep rows out of each other's banks */
     STAGE_BYTES_BULK = 16 * ROW_BYTES,
@@ -245,44 +246,78 @@ static __device__ __forceinline__ uint4 normed(uint4 piece, uint4 weight, float 
                       narrow_two<T>(y[4], y[5]), narrow_two<T>(y[6], y[7]));
 }
 
-/* scales[m] = 1 / sqrt(mean(row m ^ 2) + eps); reads the rows where they lie in shared memory if all of
- * their columns do. */
-template <typename T>
-static __device__ void norm_scales(const struct med_cuda_linear_args &a, const struct plan &plan,
-                                   const T *rows, float *partials, float *scales)
+/* Columns of chunks [begin, end) of rows first_row .. + ROWS - 1 to `rows` (unless NULL), by the threads that
+ * multiply: they find them in the cache, and do not stand behind the weights that were asked for before.
+ * PIECES_AT_ONCE loads per row are under way.  partials: the sums of squares of each warp, or NULL. */
+template <typename T, int ROWS, int PIECES_AT_ONCE>
+static __device__ __forceinline__ void fetch_some(const struct med_cuda_linear_args &a,
+                                                  const struct plan &plan, int begin, int end,
+                                                  int first_row, T *rows, float *partials)
 {
-    enum {
-        AT_ONCE = 4
-    };
-    const bool here = plan.phase_chunks >= plan.chunks;
-    const int pieces = plan.columns / 8, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int m = 0; m < plan.rows; m += AT_ONCE) {
-        float sum[AT_ONCE] = {};
-        const uint4 *from[AT_ONCE];
+    const int first = begin * (CHUNK / 8), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int count = min(end * (CHUNK / 8), plan.columns / 8) - first;
+    const uint4 *from[ROWS];
+    float sum[ROWS] = {};
 #pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (m + k < plan.rows)
-                from[k] = here ? (const uint4 *)(rows + (m + k) * plan.x_stride)
-                               : row_pieces<T>(a, m + k);
-        }
-#pragma unroll 2
-        for (int i = threadIdx.x; i < pieces; i += THREADS) {
+    for (int k = 0; k < ROWS; k++)
+        from[k] = row_pieces<T>(a, min(first_row + k, plan.rows - 1)) + first;
+    for (int i = threadIdx.x; i < count; i += PIECES_AT_ONCE * THREADS) {
+        uint4 x[PIECES_AT_ONCE][ROWS];
 #pragma unroll
-            for (int k = 0; k < AT_ONCE; k++) {
-                if (m + k < plan.rows)
-                    sum[k] += squares<T>(from[k][i]);
+        for (int p = 0; p < PIECES_AT_ONCE; p++) {
+#pragma unroll
+            for (int k = 0; k < ROWS; k++) {
+                x[p][k] = make_uint4(0, 0, 0, 0);
+                if (i + p * THREADS < count && first_row + k < plan.rows)
+                    x[p][k] = __ldcg(from[k] + i + p * THREADS);
             }
         }
 #pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (m + k >= plan.rows)
-                break;
-            for (int other = 16; other > 0; other /= 2)
-                sum[k] += __shfl_xor_sync(0xFFFFFFFFu, sum[k], other);
-            if (lane == 0)
-                partials[warp * MED_CUDA_SMALL_ROWS + m + k] = sum[k];
+        for (int p = 0; p < PIECES_AT_ONCE; p++) {
+#pragma unroll
+            for (int k = 0; k < ROWS; k++) {
+                if (rows && i + p * THREADS < count && first_row + k < plan.rows)
+                    *((uint4 *)(rows + (first_row + k) * plan.x_stride) + i + p * THREADS) =
+                        x[p][k];
+                if (partials)
+                    sum[k] += squares<T>(x[p][k]);
+            }
         }
     }
+    if (!partials)
+        return;
+    for (int other = 16; other > 0; other /= 2) {
+#pragma unroll
+        for (int k = 0; k < ROWS; k++)
+            sum[k] += __shfl_xor_sync(0xFFFFFFFFu, sum[k], other);
+    }
+    if (lane == 0) {
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            if (first_row + k < plan.rows)
+                partials[warp * MED_CUDA_SMALL_ROWS + first_row + k] = sum[k];
+        }
+    }
+}
+
+template <typename T>
+static __device__ __forceinline__ void fetch_rows(const struct med_cuda_linear_args &a,
+                                                  const struct plan &plan, int begin, int end,
+                                                  T *rows, float *partials)
+{
+    if (plan.rows == 1) {
+        fetch_some<T, 1, 8>(a, plan, begin, end, 0, rows, partials);
+    } else {
+        for (int m = 0; m < plan.rows; m += 4)
+            fetch_some<T, 4, 2>(a, plan, begin, end, m, rows, partials);
+    }
+}
+
+/* scales[m] = 1 / sqrt(mean(row m ^ 2) + eps), from the warps' sums of squares. */
+static __device__ __forceinline__ void norm_scales(const struct med_cuda_linear_args &a,
+                                                   const struct plan &plan, const float *partials,
+                                                   float *scales)
+{
     workers_sync();
     if (threadIdx.x < plan.rows) {
         float sum = 0;
@@ -310,10 +345,19 @@ static __device__ __forceinline__ void norm_rows(const struct med_cuda_linear_ar
         const int i = (int)threadIdx.x + n * THREADS;
         if (i < count) {
             const uint4 weight = begin == 0 ? ahead[n] : __ldg((const uint4 *)a.norm + first + i);
-#pragma unroll 4
-            for (int m = 0; m < plan.rows; m++) {
-                uint4 *x = (uint4 *)(rows + m * plan.x_stride) + i;
-                *x = normed<T>(*x, weight, scales[m]);
+            for (int m = 0; m < plan.rows; m += 4) {
+                uint4 x[4];
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    if (m + k < plan.rows)
+                        x[k] = normed<T>(*((const uint4 *)(rows + (m + k) * plan.x_stride) + i),
+                                         weight, scales[m + k]);
+                }
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    if (m + k < plan.rows)
+                        *((uint4 *)(rows + (m + k) * plan.x_stride) + i) = x[k];
+                }
             }
         }
     }
@@ -323,40 +367,6 @@ static __device__ __forceinline__ void norm_rows(const struct med_cuda_linear_ar
         for (int m = 0; m < plan.rows; m++) {
             uint4 *x = (uint4 *)(rows + m * plan.x_stride) + i;
             *x = normed<T>(*x, weight, scales[m]);
-        }
-    }
-}
-
-/* Columns of chunks [begin, end) of all rows to `rows`, by the threads that multiply: they find them in the
- * cache, and do not stand behind the weights that were asked for before. */
-template <typename T>
-static __device__ void fetch_rows(const struct med_cuda_linear_args &a, const struct plan &plan,
-                                  int begin, int end, T *rows)
-{
-    enum {
-        AT_ONCE = 8
-    };
-    const int first = begin * (CHUNK / 8);
-    const int count = min(end * (CHUNK / 8), plan.columns / 8) - first;
-    int m = 0, i = (int)threadIdx.x;
-    while (m < plan.rows) {
-        uint4 x[AT_ONCE];
-        uint4 *to[AT_ONCE];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            for (; i >= count && m < plan.rows; m++)
-                i -= count;
-            to[k] = NULL;
-            if (m < plan.rows) {
-                to[k] = (uint4 *)(rows + m * plan.x_stride) + i;
-                x[k] = __ldcg(row_pieces<T>(a, m) + first + i);
-            }
-            i += THREADS;
-        }
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            if (to[k])
-                *to[k] = x[k];
         }
     }
 }
@@ -467,8 +477,9 @@ static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const s
     const int lane = threadIdx.x % 32;
     const uint64_t policy = read_once_policy();
     const size_t row_bytes = (size_t)a.columns * sizeof(T);
-    int stage = 0, asked = 0, rows_asked = 0;
-    uint32_t parity = 1;
+    const int under_way = min((int)UNDER_WAY, plan.depth);
+    int stage = 0, asked = 0, rows_asked = 0, arrived = 0; // `arrived`: the oldest stage under way
+    uint32_t parity = 1, arrived_parity = 0;
     bool waited = false;
     for (int group = 0; group < tiles; group += GROUP) {
         const int group_end = min(group + GROUP, tiles);
@@ -493,9 +504,16 @@ static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const s
                     const uint32_t bytes =
                         (uint32_t)min((int)STEP, end - column) * (uint32_t)sizeof(T);
                     const uint32_t full = at.full + (uint32_t)stage * 8;
-                    if (!waited && asked++ == plan.depth) {
+                    if (!waited && asked == plan.depth) {
                         wait_for_the_kernel_before();
                         waited = true;
+                    }
+                    if (asked++ >= under_way) {
+                        barrier_wait(at.full + (uint32_t)arrived * 8, arrived_parity);
+                        if (++arrived == plan.depth) {
+                            arrived = 0;
+                            arrived_parity ^= 1;
+                        }
                     }
                     barrier_wait(at.empty + (uint32_t)stage * 8, parity);
                     if (lane == 0)
@@ -628,12 +646,17 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                                  (uint32_t)((rows_count - 1) / 2) % 2);
                 } else {
                     workers_sync(); // nobody reads the phase before any more
-                    fetch_rows<T>(a, plan, phase, end, here);
-                    workers_sync();
+                    fetch_rows<T>(a, plan, phase, end, here,
+                                  a.norm && group + phase == 0 && !phased ? partials : NULL);
+                    if (!a.norm || phased)
+                        workers_sync();
                 }
                 if (a.norm) {
-                    if (group + phase == 0)
-                        norm_scales<T>(a, plan, here, partials, scales);
+                    if (group + phase == 0) {
+                        if (phased)
+                            fetch_rows<T>(a, plan, 0, plan.chunks, NULL, partials);
+                        norm_scales(a, plan, partials, scales);
+                    }
                     norm_rows<T>(a, plan, phase, end, here, scales, ahead);
                     workers_sync();
                 }
