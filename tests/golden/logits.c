@@ -157,9 +157,8 @@ static int run(struct driver *d, int argc, char **argv, struct med_err *err)
     d->chunk = strtoll(argv[4], NULL, 10);
     while (d->count < SEQUENCES_MAX && read_sequence(d, &d->sequences[d->count]))
         d->count++;
-    const struct med_device_config device = {.backend = argc > 5 ? argv[5] : "cpu",
-                                             .deterministic = argc > 6,
-                                             .cpu = {.threads = 2}};
+    const struct med_device_config device = {
+        .backend = argc > 5 ? argv[5] : "cpu", .deterministic = argc > 6, .cpu = {.threads = 2}};
     rc = med_device_init(&d->device, &device, err);
     if (rc < 0)
         return rc;
@@ -196,7 +195,8 @@ static int run(struct driver *d, int argc, char **argv, struct med_err *err)
 int main(int argc, char **argv)
 {
     if (argc < 5 || argc > 7)
-        return fail("usage: golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK [BACKEND [deterministic]]");
+        return fail(
+            "usage: golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK [BACKEND [deterministic]]");
     struct driver d = {0};
     struct med_err err = {0};
     int rc = run(&d, argc, argv, &err);

@@ -207,7 +207,7 @@ static int value_next(struct reader *r, const char *word, const char **ret_value
 
 static int number_next(struct reader *r, const char *word, int64_t *ret)
 {
-    const char *value = NULL;
+    const char *value = "";
     int rc = value_next(r, word, &value);
     if (rc < 0)
         return rc;
@@ -218,7 +218,7 @@ static int number_next(struct reader *r, const char *word, int64_t *ret)
 
 static int identity_read(struct reader *r, struct med_blas_identity *ret)
 {
-    const char *value = NULL;
+    const char *value = "";
     int64_t version = 0;
     int rc = number_next(r, "medley-blas", &version);
     if (rc < 0)

@@ -53,40 +53,48 @@ static struct med_cuda_attend_limits limits(int64_t kv_heads)
         .kv_heads = kv_heads, .block_tokens = 16, .rows_max = 8192, .items_max = 256};
 }
 
-/* The parts of rows that are decodes cover what they see, in order, one row's side by side.  Returns the
- * longest part. */
+/* The parts of row r of item i, from staging[at] on, cover what the row sees, in order.  Returns the first
+ * part behind them; *longest grows. */
+static int64_t row_check(const struct med_cuda_attend_limits *l, const struct batch *b, int64_t i,
+                         int64_t r, int64_t table, int64_t at, int64_t *longest)
+{
+    int64_t position = b->contexts[i] + r, merge = at;
+    int64_t first = l->window && position >= l->window ? position - l->window + 1 : 0;
+    CHECK(staging[at].begin <= first);
+    for (int64_t next = staging[at].begin; next < position + 1; at++) {
+        const struct med_cuda_decode_part *p = &staging[at];
+        REQUIRE(at < PARTS_MAX);
+        CHECK_INT(p->row, b->item_rows[i] + r);
+        CHECK_INT(p->item, i);
+        CHECK_INT(p->begin, next);
+        CHECK(p->end > p->begin);
+        CHECK_INT(p->begin % 16, 0);
+        CHECK_INT(p->merge, merge);
+        CHECK_INT(p->part, at - merge);
+        CHECK_INT(p->table, table);
+        CHECK_INT(p->position, position);
+        CHECK_INT(p->context, b->contexts[i]);
+        *longest = p->end - p->begin > *longest ? p->end - p->begin : *longest;
+        next = p->end;
+    }
+    CHECK_INT(staging[at - 1].end, position + 1);
+    for (int64_t p = merge; p < at; p++)
+        CHECK_INT(staging[p].parts, at - merge);
+    return at;
+}
+
+/* The same for all rows that are decodes, side by side.  Returns the longest part. */
 static int64_t parts_check(const struct med_cuda_attend_limits *l, const struct batch *b,
                            int64_t count)
 {
     int64_t at = 0, longest = 0, table = 0;
     for (int64_t i = 0; i < b->items; i++) {
         int64_t rows = b->item_rows[i + 1] - b->item_rows[i];
-        for (int64_t r = 0; r < rows && (rows == 1 || l->deterministic); r++) {
-            int64_t position = b->contexts[i] + r, merge = at;
-            int64_t first = l->window && position >= l->window ? position - l->window + 1 : 0;
-            CHECK(staging[at].begin <= first);
-            for (int64_t next = staging[at].begin; next < position + 1; at++) {
-                const struct med_cuda_decode_part *p = &staging[at];
-                REQUIRE(at < count);
-                CHECK_INT(p->row, b->item_rows[i] + r);
-                CHECK_INT(p->item, i);
-                CHECK_INT(p->begin, next);
-                CHECK(p->end > p->begin);
-                CHECK_INT(p->begin % 16, 0);
-                CHECK_INT(p->merge, merge);
-                CHECK_INT(p->part, at - merge);
-                CHECK_INT(p->table, table);
-                CHECK_INT(p->position, position);
-                CHECK_INT(p->context, b->contexts[i]);
-                longest = p->end - p->begin > longest ? p->end - p->begin : longest;
-                next = p->end;
-            }
-            CHECK_INT(staging[at - 1].end, position + 1);
-            for (int64_t p = merge; p < at; p++)
-                CHECK_INT(staging[p].parts, at - merge);
-        }
+        for (int64_t r = 0; r < rows && (rows == 1 || l->deterministic); r++)
+            at = row_check(l, b, i, r, table, at, &longest);
         table += (b->contexts[i] + rows + l->block_tokens - 1) / l->block_tokens;
     }
+    CHECK(at <= count);
     for (; at < count; at++)
         CHECK_INT(staging[at].row, -1);
     return longest;
