@@ -35,9 +35,6 @@
 #ifndef MED_DECODE_MERGED
 # define MED_DECODE_MERGED 4
 #endif
-#ifndef MED_DECODE_EARLY
-# define MED_DECODE_EARLY 1
-#endif
 
 enum {
     WARPS = 4,
@@ -546,9 +543,6 @@ static __global__ void __launch_bounds__(THREADS, MED_DECODE_RESIDENT)
     extern __shared__ __align__(16) char shared[];
     constexpr int COUNT = MEMBERS * HEAD_DIM / THREADS;
     med_grid_go();
-#if !MED_DECODE_EARLY
-    med_grid_wait();
-#endif
     const struct place p = place_of(d);
     if (p.part.row < 0) {
         med_grid_wait();

@@ -27,6 +27,7 @@
 #include "worker/cuda/small.h"
 
 #include "worker/cuda/epilogue.cuh"
+#include "worker/cuda/instructions.cuh"
 #include "worker/cuda/launch.cuh"
 
 enum {
@@ -75,16 +76,6 @@ static __device__ __forceinline__ void copy_16(uint32_t to, const void *from, bo
         "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(to),
         "l"(from), "r"(there ? 16 : 0), "l"(policy)
         : "memory");
-}
-
-static __device__ __forceinline__ void copy_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int PENDING> static __device__ __forceinline__ void copy_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
 /* Barriers in shared memory (mbarrier); `turn` counts how often the one at hand has been completed. */
@@ -167,39 +158,6 @@ static __device__ __forceinline__ void barriers_publish(void)
 static __device__ __forceinline__ void workers_sync(void)
 {
     asm volatile("bar.sync 1, %0;" ::"n"((int)THREADS) : "memory");
-}
-
-static __device__ __forceinline__ uint4 read_shared(uint32_t from)
-{
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(from)
-                 : "memory");
-    return v;
-}
-
-template <typename T>
-static __device__ __forceinline__ void multiply(float *sums, uint32_t a0, uint32_t a1, uint32_t a2,
-                                                uint32_t a3, uint32_t b0, uint32_t b1);
-template <>
-__device__ __forceinline__ void multiply<__nv_bfloat16>(float *sums, uint32_t a0, uint32_t a1,
-                                                        uint32_t a2, uint32_t a3, uint32_t b0,
-                                                        uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-template <>
-__device__ __forceinline__ void multiply<__half>(float *sums, uint32_t a0, uint32_t a1, uint32_t a2,
-                                                 uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 /* ---- the rows of the batch ----------------------------------------------------------------------- */
@@ -428,7 +386,7 @@ copy_next(struct cursor &c, uint32_t slot, const struct med_cuda_linear_args &a,
                 cursor_at_tile<T, EPILOGUE>(c, a, plan);
         }
     }
-    copy_commit();
+    med_copy_commit();
 }
 
 /* ---- weights and rows, by a warp of its own -------------------------------------------------------- */
@@ -545,13 +503,13 @@ static __device__ __forceinline__ void multiply_chunk(float *sum, uint32_t w, ui
 {
 #pragma unroll
     for (int half = 0; half < CHUNK / 32; half++) {
-        uint4 u = read_shared(w + half * w_step);
-        uint4 v = read_shared(w_second + half * w_step);
-        uint4 y = read_shared(x + half * 32 * (uint32_t)sizeof(T));
+        uint4 u = med_read_shared(w + half * w_step);
+        uint4 v = med_read_shared(w_second + half * w_step);
+        uint4 y = med_read_shared(x + half * 32 * (uint32_t)sizeof(T));
         if (columns_left < CHUNK && half * 32 + (int)threadIdx.x % 4 * 8 >= columns_left)
             u = v = y = make_uint4(0, 0, 0, 0);
-        multiply<T>(sum, u.x, v.x, u.y, v.y, y.x, y.y);
-        multiply<T>(sum, u.z, v.z, u.w, v.w, y.z, y.w);
+        med_mma<T>(sum, u.x, v.x, u.y, v.y, y.x, y.y);
+        med_mma<T>(sum, u.z, v.z, u.w, v.w, y.z, y.w);
     }
 }
 
@@ -684,7 +642,7 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                         if (lane == 0)
                             barrier_arrive(at.empty + (uint32_t)stage * 8);
                     } else {
-                        copy_wait<DEPTH_COPY - 1>();
+                        med_copy_wait<DEPTH_COPY - 1>();
                         multiply_chunk<T>(sum, w, w + W_SECOND, W_STEP, x, left);
                         copy_next<T, EPILOGUE>(next, w, a, plan, tiles, policy);
                     }
