@@ -195,8 +195,7 @@ static int run(struct driver *d, int argc, char **argv, struct med_err *err)
 int main(int argc, char **argv)
 {
     if (argc < 5 || argc > 7)
-        return fail(
-            "usage: golden_logits MODEL_DIR DTYPE KV_DTYPE CHUNK [BACKEND [deterministic]]");
+        return fail("usage: golden_logits MODEL DTYPE KV_DTYPE CHUNK [BACKEND [deterministic]]");
     struct driver d = {0};
     struct med_err err = {0};
     int rc = run(&d, argc, argv, &err);
