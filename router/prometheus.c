@@ -7,7 +7,6 @@
 #include "base/os.h"
 #include "base/utf8.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -58,13 +57,10 @@ static void put_double(struct med_prom *prom, double value)
     }
 }
 
-/* suffix: "_bucket"; le: NULL or one more label. */
-static void put_series(struct med_prom *prom, const char *suffix,
-                       const struct med_prom_label *labels, const double *le)
+/* `{a="b",c="d"`, or nothing; what the next label is separated with. */
+static const char *put_labels(struct med_prom *prom, const struct med_prom_label *labels)
 {
     const char *separator = "{";
-    put_str(prom, prom->name);
-    put_str(prom, suffix);
     for (size_t i = 0; labels != NULL && i < MED_PROM_LABELS_MAX && labels[i].name != NULL; i++) {
         put_str(prom, separator);
         put_str(prom, labels[i].name);
@@ -73,6 +69,16 @@ static void put_series(struct med_prom *prom, const char *suffix,
         put_str(prom, "\"");
         separator = ",";
     }
+    return separator;
+}
+
+/* suffix: "_bucket"; le: NULL or one more label. */
+static void put_series(struct med_prom *prom, const char *suffix,
+                       const struct med_prom_label *labels, const double *le)
+{
+    put_str(prom, prom->name);
+    put_str(prom, suffix);
+    const char *separator = put_labels(prom, labels);
     if (le != NULL) {
         put_str(prom, separator);
         put_str(prom, "le=\"");
@@ -83,10 +89,22 @@ static void put_series(struct med_prom *prom, const char *suffix,
     put_str(prom, *separator == ',' ? "} " : " ");
 }
 
+/* By hand: a page has thousands of them. At least `digits` digits. */
+static void put_digits(struct med_prom *prom, uint64_t value, size_t digits)
+{
+    char text[24];
+    size_t at = sizeof(text);
+    while (value > 0 || sizeof(text) - at < digits) {
+        text[--at] = (char)('0' + value % 10);
+        value /= 10;
+    }
+    put(prom, text + at, sizeof(text) - at);
+}
+
 static void put_u64(struct med_prom *prom, uint64_t value)
 {
-    if (prom->rc == 0)
-        prom->rc = med_buf_printf(prom->buf, "%" PRIu64 "\n", value);
+    put_digits(prom, value, 1);
+    put(prom, "\n", 1);
 }
 
 void med_prom_init(struct med_prom *prom, struct med_buf *buf)
@@ -141,4 +159,35 @@ void med_prom_hist(struct med_prom *prom, const struct med_prom_label *labels,
     put_str(prom, "\n");
     put_series(prom, "_count", labels, NULL);
     put_u64(prom, hist->count);
+}
+
+int med_prom_print_labels(struct med_buf *out, const struct med_prom_label *labels)
+{
+    struct med_prom prom;
+    med_prom_init(&prom, out);
+    if (*put_labels(&prom, labels) == ',')
+        put_str(&prom, "}");
+    return med_prom_finish(&prom);
+}
+
+static void put_printed(struct med_prom *prom, const char *labels)
+{
+    put_str(prom, prom->name);
+    put_str(prom, labels);
+    put(prom, " ", 1);
+}
+
+void med_prom_printed_count(struct med_prom *prom, const char *labels, uint64_t value)
+{
+    put_printed(prom, labels);
+    put_u64(prom, value);
+}
+
+void med_prom_printed_ns(struct med_prom *prom, const char *labels, uint64_t ns)
+{
+    put_printed(prom, labels);
+    put_digits(prom, ns / 1000000000, 1);
+    put(prom, ".", 1);
+    put_digits(prom, ns % 1000000000, 9);
+    put(prom, "\n", 1);
 }

@@ -42,4 +42,11 @@ void med_prom_count(struct med_prom *prom, const struct med_prom_label *labels, 
 void med_prom_hist(struct med_prom *prom, const struct med_prom_label *labels,
                    const struct med_hist *hist);
 
+/* For families of thousands of samples: the labels are written once, when their series begins. */
+int med_prom_print_labels(struct med_buf *out, const struct med_prom_label *labels) MED_MUST_CHECK;
+/* labels: as print_labels wrote them. */
+void med_prom_printed_count(struct med_prom *prom, const char *labels, uint64_t value);
+/* The value in seconds, exactly. */
+void med_prom_printed_ns(struct med_prom *prom, const char *labels, uint64_t ns);
+
 #endif

@@ -379,6 +379,7 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
     row->output_row = (int16_t)predictor_median_row(&d->predictor, chances);
     row->remaining =
         llround(predictor_mean(&d->predictor, row->input_row, 0, row->output_tokens_max));
+    row->predicted_output_tokens = row->remaining;
     bool late = request->deadline_ns > 0 && request->deadline_ns <= now_ns;
     /* Those who wait come first, so the newcomer may start at once only past an empty queue. */
     bool started = !late && d->waiting.count == 0 && start(d, now_ns, lease);

@@ -213,10 +213,15 @@ struct med_dispatch_lease_view {
     size_t type;
     int input_row, output_row;                    /* the predicted bucket */
     int64_t predicted_ttft_ns, predicted_tpot_ns; /* at the pick; 0: not known */
+    int64_t predicted_output_tokens;              /* at submit */
     int64_t tokens;                               /* delivered so far */
 };
 bool med_dispatch_get_lease(const struct med_dispatch *d, uint64_t request,
                             struct med_dispatch_lease_view *ret_view);
+/* The bucket that a request would be predicted to be of, also where submit refuses it. */
+void med_dispatch_bucket_of(const struct med_dispatch *d,
+                            const struct med_dispatch_request *request, int *ret_input_row,
+                            int *ret_output_row);
 void med_dispatch_check(const struct med_dispatch *d); /* every invariant, asserted */
 
 #endif

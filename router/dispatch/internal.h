@@ -105,6 +105,7 @@ struct lease {
     int64_t tokens;      /* delivered */
     int64_t remaining;   /* predicted tokens to come, >= 1 while in flight */
     int64_t predicted_ttft_ns, predicted_tpot_ns;
+    int64_t predicted_output_tokens; /* at submit */
     uint32_t attempt;        /* of the last send; 0 before the first */
     uint32_t worker;         /* NONE: in the queue */
     uint32_t avoid;          /* the worker that failed it last, or NONE */

@@ -127,8 +127,20 @@ bool med_dispatch_get_lease(const struct med_dispatch *d, uint64_t request,
                                                  .output_row = row->output_row,
                                                  .predicted_ttft_ns = row->predicted_ttft_ns,
                                                  .predicted_tpot_ns = row->predicted_tpot_ns,
+                                                 .predicted_output_tokens =
+                                                     row->predicted_output_tokens,
                                                  .tokens = row->tokens};
     return true;
+}
+
+void med_dispatch_bucket_of(const struct med_dispatch *d,
+                            const struct med_dispatch_request *request, int *ret_input_row,
+                            int *ret_output_row)
+{
+    double chances[MED_LIMIT_EDGES];
+    *ret_input_row = predictor_input_row(&d->predictor, request->prompt_tokens);
+    predictor_distribution(&d->predictor, *ret_input_row, 0, request->output_tokens_max, chances);
+    *ret_output_row = predictor_median_row(&d->predictor, chances);
 }
 
 struct sums {
