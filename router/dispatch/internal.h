@@ -106,10 +106,10 @@ struct lease {
     int64_t remaining;   /* predicted tokens to come, >= 1 while in flight */
     int64_t predicted_ttft_ns, predicted_tpot_ns;
     int64_t predicted_output_tokens; /* at submit */
-    uint32_t attempt;        /* of the last send; 0 before the first */
-    uint32_t worker;         /* NONE: in the queue */
-    uint32_t avoid;          /* the worker that failed it last, or NONE */
-    uint32_t next, previous; /* in its worker's list, or the free list (next) */
+    uint32_t attempt;                /* of the last send; 0 before the first */
+    uint32_t worker;                 /* NONE: in the queue */
+    uint32_t avoid;                  /* the worker that failed it last, or NONE */
+    uint32_t next, previous;         /* in its worker's list, or the free list (next) */
     uint32_t hash_next;
     int16_t input_row, output_row;
     uint16_t type;

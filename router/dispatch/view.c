@@ -120,16 +120,16 @@ bool med_dispatch_get_lease(const struct med_dispatch *d, uint64_t request,
     if (lease == NONE)
         return false;
     const struct lease *row = &d->leases.rows[lease];
-    *ret_view = (struct med_dispatch_lease_view){.worker = row->worker,
-                                                 .attempt = row->attempt,
-                                                 .type = row->type,
-                                                 .input_row = row->input_row,
-                                                 .output_row = row->output_row,
-                                                 .predicted_ttft_ns = row->predicted_ttft_ns,
-                                                 .predicted_tpot_ns = row->predicted_tpot_ns,
-                                                 .predicted_output_tokens =
-                                                     row->predicted_output_tokens,
-                                                 .tokens = row->tokens};
+    *ret_view =
+        (struct med_dispatch_lease_view){.worker = row->worker,
+                                         .attempt = row->attempt,
+                                         .type = row->type,
+                                         .input_row = row->input_row,
+                                         .output_row = row->output_row,
+                                         .predicted_ttft_ns = row->predicted_ttft_ns,
+                                         .predicted_tpot_ns = row->predicted_tpot_ns,
+                                         .predicted_output_tokens = row->predicted_output_tokens,
+                                         .tokens = row->tokens};
     return true;
 }
 
