@@ -50,7 +50,8 @@ enum med_link_ending {
     MED_LINK_CANCELLED,
     MED_LINK_ERROR,
     MED_LINK_REFUSED,
-    MED_LINK_FAILED /* this request cannot be computed, here or elsewhere */
+    MED_LINK_FAILED,  /* this request cannot be computed, here or elsewhere */
+    MED_LINK_RETURNED /* the worker stops: what it has said stands, the rest may be had elsewhere */
 };
 
 /* Of one token. */

@@ -92,6 +92,9 @@ int med_link_send_generate(struct med_link *link, const struct med_req *req, uin
     generate.attempt = attempt;
     generate.n_prompt = query->prompt_count;
     generate.prompt = query->prompt;
+    /* What other workers have said of it stands: this one goes on behind that. */
+    generate.n_output = req->output_count;
+    generate.output = req->output;
     generate.max_tokens = query->tokens_max;
     generate.emulated_output_tokens = query->emulated_output_tokens;
     generate.request_id = lend(query->request_id);
@@ -262,9 +265,10 @@ static void on_finish(struct med_link *link, const Medley__Link__Finish *finish)
         [MEDLEY__LINK__ENDING__ENDING_ERROR] = MED_LINK_ERROR,
         [MEDLEY__LINK__ENDING__ENDING_REFUSED] = MED_LINK_REFUSED,
         [MEDLEY__LINK__ENDING__ENDING_FAILED] = MED_LINK_FAILED,
+        [MEDLEY__LINK__ENDING__ENDING_RETURNED] = MED_LINK_RETURNED,
     };
     int ending = (int)finish->ending;
-    if (ending <= 0 || ending > (int)MEDLEY__LINK__ENDING__ENDING_FAILED) {
+    if (ending <= 0 || ending > (int)MEDLEY__LINK__ENDING__ENDING_RETURNED) {
         med_link_broken(link, "a Finish with an ending that this version does not know");
         return;
     }

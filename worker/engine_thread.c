@@ -158,6 +158,7 @@ static void take_submit(struct med_engine *engine, struct med_engine_request *re
     struct med_sequence_spec spec = {.id = request->serial,
                                      .prompt_tokens = request->sequence.prompt_tokens,
                                      .output_tokens_max = request->output_tokens_max,
+                                     .output_tokens = request->output_tokens,
                                      .user = request,
                                      .arrival_ns = request->arrival_ns,
                                      .tokens = request->tokens};
@@ -211,9 +212,9 @@ static void count_end_locked(struct med_engine_stats *stats, const struct med_en
     med_hist_add(&stats->queue, seconds(r->scheduled_ns - r->arrival_ns));
     med_hist_add(&stats->prefill, seconds(r->first_token_ns - r->scheduled_ns));
     med_hist_add(&stats->decode, seconds(now_ns - r->first_token_ns));
-    if (r->generated > 1) {
-        med_hist_add(&stats->tpot,
-                     seconds(now_ns - r->first_token_ns) / (double)(r->generated - 1));
+    int64_t here = r->generated - r->output_tokens; /* not elsewhere */
+    if (here > 1) {
+        med_hist_add(&stats->tpot, seconds(now_ns - r->first_token_ns) / (double)(here - 1));
     }
 }
 
@@ -229,7 +230,7 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
     if (event->position >= 0) {
         MED_ASSERT(event->position == request->generated);
         request->generated++;
-        if (event->position == 0) {
+        if (event->position == request->output_tokens) {
             request->first_token_ns = now_ns;
             request->cached_prompt_tokens = event->cached_prompt_tokens;
             med_hist_add(&stats->ttft, seconds(now_ns - request->arrival_ns));
@@ -528,7 +529,8 @@ int med_engine_submit(struct med_engine *engine, struct med_engine_request *requ
         room = c->model_len_max;
     int64_t prompt = request->sequence.prompt_tokens;
     if (prompt < 1 || prompt > room || request->output_tokens_max < 1 ||
-        request->output_tokens_max > room - prompt)
+        request->output_tokens_max > room - prompt || request->output_tokens < 0 ||
+        request->output_tokens >= request->output_tokens_max)
         return MED_E_INVALID;
     if (engine->with_engine >= c->table_max)
         return MED_E_AGAIN;
@@ -538,14 +540,14 @@ int med_engine_submit(struct med_engine *engine, struct med_engine_request *requ
     request->cancelling = false;
     request->submit =
         (struct med_engine_command){.kind = MED_ENGINE_COMMAND_SUBMIT, .request = request};
-    request->generated = 0;
+    request->generated = request->output_tokens;
     request->cached_prompt_tokens = 0;
     request->end = MED_ENGINE_GOES_ON;
     request->cancel_taken = false;
     request->failing = false;
     request->scheduled_ns = request->first_token_ns = request->last_token_ns = 0;
     request->next = request->prev = NULL;
-    atomic_init(&request->shared.state, 0);
+    atomic_init(&request->shared.state, (uint64_t)request->generated);
     atomic_init(&request->shared.at_ns, 0);
     post(engine, &request->submit);
     return 0;
@@ -585,7 +587,8 @@ void med_engine_take_events(struct med_engine *engine,
             .at_ns = atomic_load_explicit(&request->shared.at_ns, memory_order_relaxed),
             .end = (enum med_engine_end)((state >> END_SHIFT) & END_MASK),
         };
-        if (event.generated > 0) /* ordered by the exchange that announced a token */
+        if (event.generated >
+            request->output_tokens) /* ordered by the exchange that announced a token */
             event.cached_prompt_tokens = request->cached_prompt_tokens;
         /* The engine will still take the cancel out of its mailbox, and announce that. */
         if (request->cancelling && !(state & STATE_CANCEL_TAKEN))

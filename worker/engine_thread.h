@@ -66,6 +66,8 @@ struct med_engine_request {
     /* The loop fills these before submit; constant afterwards. */
     struct med_backend_sequence sequence;
     uint32_t *tokens; /* sequence.prompt_tokens + output_tokens_max; owned by the request */
+    int64_t
+        output_tokens; /* of the output, those that are in `tokens` at submit; < output_tokens_max */
     struct med_engine_logprobs logprobs; /* what the arrays hold is announced as the tokens are */
     int64_t output_tokens_max;
     int64_t arrival_ns; /* fleet time */
@@ -96,7 +98,8 @@ struct med_engine_request {
 /* What an event says, read by the loop. */
 struct med_engine_event {
     struct med_engine_request *request;
-    int64_t generated; /* so far; tokens[prompt_tokens .. + generated) may be read */
+    int64_t
+        generated; /* so far, with those of before; tokens[prompt_tokens .. + generated) may be read */
     int64_t at_ns;
     int64_t cached_prompt_tokens; /* of the prompt, found in the prefix cache; 0 before a token */
     enum med_engine_end end;

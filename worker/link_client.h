@@ -47,6 +47,8 @@ struct med_uplink_generate {
     uint32_t attempt;
     const uint32_t *prompt;
     size_t prompt_count;
+    const uint32_t *output; // [output_count]: what was said of the answer already, elsewhere
+    size_t output_count;
     uint32_t tokens_max, tokens_min;
     bool has_temperature, has_top_p, has_top_k, has_min_p, has_repetition_penalty, has_seed,
         has_logprobs;
@@ -83,7 +85,8 @@ enum med_uplink_ending {
     MED_UPLINK_LENGTH,
     MED_UPLINK_CANCELLED,
     MED_UPLINK_ERROR,
-    MED_UPLINK_FAILED, /* of this request alone: nobody else can compute it either */
+    MED_UPLINK_FAILED,   /* of this request alone: nobody else can compute it either */
+    MED_UPLINK_RETURNED, /* not done, because the worker stops: the rest may be had elsewhere */
     MED_UPLINK_REFUSED
 };
 

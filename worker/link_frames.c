@@ -149,6 +149,7 @@ void med_uplink_send_finish(struct med_uplink *link, const struct med_uplink_fin
         [MED_UPLINK_CANCELLED] = MEDLEY__LINK__ENDING__ENDING_CANCELLED,
         [MED_UPLINK_ERROR] = MEDLEY__LINK__ENDING__ENDING_ERROR,
         [MED_UPLINK_FAILED] = MEDLEY__LINK__ENDING__ENDING_FAILED,
+        [MED_UPLINK_RETURNED] = MEDLEY__LINK__ENDING__ENDING_RETURNED,
         [MED_UPLINK_REFUSED] = MEDLEY__LINK__ENDING__ENDING_REFUSED,
     };
     if (link->state != MED_UPLINK_STATE_UP)
@@ -218,6 +219,8 @@ static int take_generate(struct med_uplink *link, const Medley__Link__Generate *
         .attempt = g->attempt,
         .prompt = g->prompt,
         .prompt_count = g->n_prompt,
+        .output = g->output,
+        .output_count = g->n_output,
         .tokens_max = g->max_tokens,
         .tokens_min = g->min_tokens,
         .has_temperature =

@@ -20,6 +20,20 @@
 
 /* ---- checks before anything is allocated ------------------------------------------------------ */
 
+static int check_ids(const char *field, const uint32_t *ids, size_t count,
+                     const struct med_request_rules *rules, struct med_err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] >= rules->vocab_tokens) {
+            return med_err_set(err, MED_E_INVALID,
+                               "%s[%zu]: is %" PRIu32 ", expected 0 to %" PRId64
+                               ", the model's vocabulary",
+                               field, i, ids[i], rules->vocab_tokens - 1);
+        }
+    }
+    return 0;
+}
+
 static int check_tokens(const struct med_uplink_generate *g, const struct med_request_rules *rules,
                         struct med_err *err)
 {
@@ -39,15 +53,13 @@ static int check_tokens(const struct med_uplink_generate *g, const struct med_re
                            "min_tokens: is %" PRIu32 ", expected at most max_tokens (%" PRIu32 ")",
                            g->tokens_min, g->tokens_max);
     }
-    for (size_t i = 0; i < g->prompt_count; i++) {
-        if (g->prompt[i] >= rules->vocab_tokens) {
-            return med_err_set(err, MED_E_INVALID,
-                               "prompt[%zu]: is %" PRIu32 ", expected 0 to %" PRId64
-                               ", the model's vocabulary",
-                               i, g->prompt[i], rules->vocab_tokens - 1);
-        }
+    if (g->output_count >= g->tokens_max) {
+        return med_err_set(err, MED_E_INVALID,
+                           "output: has %zu tokens, expected fewer than max_tokens (%" PRIu32 ")",
+                           g->output_count, g->tokens_max);
     }
-    return 0;
+    int rc = check_ids("prompt", g->prompt, g->prompt_count, rules, err);
+    return rc < 0 ? rc : check_ids("output", g->output, g->output_count, rules, err);
 }
 
 /* That the arrays agree and have a size worth an allocation; med_sampling_check does the rest. */
@@ -126,6 +138,8 @@ static void lay_out(struct med_request *r, const struct med_uplink_generate *g, 
     if (g->stop_count > 0)
         memcpy(stops, g->stop_ids, g->stop_count * word);
     memcpy(r->engine.tokens, g->prompt, g->prompt_count * word);
+    if (g->output_count > 0)
+        memcpy(r->engine.tokens + g->prompt_count, g->output, g->output_count * word);
     sampling->biases = biases;
     sampling->bias_count = g->bias_count;
     sampling->stop_ids = stops;
@@ -159,6 +173,38 @@ static struct med_sampling sampling_of(const struct med_uplink_generate *g,
     return s;
 }
 
+/* ---- what others began --------------------------------------------------------------------------- */
+
+static bool is_among(const uint32_t *ids, size_t count, uint32_t id)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] == id)
+            return true;
+    }
+    return false;
+}
+
+/* Is the last token one that the backend would have stopped at? As sampler.c and emulated.c do. */
+static bool has_stopped(const struct med_uplink_generate *g, const struct med_request_rules *rules)
+{
+    if (rules->emulated)
+        return g->emulated_output_tokens > 0 && g->output_count >= g->emulated_output_tokens;
+    if (g->output_count - 1 < g->tokens_min)
+        return false;
+    uint32_t last = g->output[g->output_count - 1];
+    return is_among(g->stop_ids, g->stop_count, last) ||
+           (!g->ignore_eos && is_among(rules->eos_ids, rules->eos_count, last));
+}
+
+int med_request_ending(const struct med_uplink_generate *g, const struct med_request_rules *rules)
+{
+    if (g->output_count == 0)
+        return 0;
+    if (has_stopped(g, rules))
+        return MED_UPLINK_STOP;
+    return g->output_count == g->tokens_max ? MED_UPLINK_LENGTH : 0;
+}
+
 /* ---- making one ------------------------------------------------------------------------------- */
 
 int med_request_new(const struct med_uplink_generate *g, const struct med_request_rules *rules,
@@ -189,6 +235,7 @@ int med_request_new(const struct med_uplink_generate *g, const struct med_reques
     r->attempt = g->attempt;
     r->engine.sequence.prompt_tokens = (int64_t)g->prompt_count;
     r->engine.output_tokens_max = g->tokens_max;
+    r->engine.output_tokens = r->sent = (int64_t)g->output_count;
     (void)snprintf(r->request_id, sizeof r->request_id, "%s", g->request_id);
     *ret_request = r;
     return 0;

@@ -20,7 +20,7 @@ struct med_request {
     uint64_t request;
     uint32_t attempt;
     size_t bytes;                    /* of memory, all in all */
-    int64_t sent;                    /* tokens sent to the router */
+    int64_t sent;                    /* tokens that the router has; at first those it came with */
     bool stopped_by_us;              /* cancelled because this worker stops */
     struct med_request *same;        /* next in its bucket */
     struct med_request *next, *prev; /* all that are held */
@@ -43,14 +43,22 @@ struct med_request_rules {
     int64_t tokens_max;           /* of prompt and output */
     int64_t vocab_tokens;         /* ids are below it */
     struct med_sampling sampling; /* without arrays */
-    bool logprobs;                /* the backend knows them; else nobody gets any */
-    size_t bytes_max;             /* of all requests that are held; 0: no maximum */
+    const uint32_t *eos_ids;      /* borrowed; what ends an answer besides its own stop ids */
+    size_t eos_count;
+    bool emulated;    /* an answer ends by its emulated_output_tokens, not by any id */
+    bool logprobs;    /* the backend knows them; else nobody gets any */
+    size_t bytes_max; /* of all requests that are held; 0: no maximum */
 };
 
 /* Bytes of a request with so many tokens of prompt and output, `top` logprobs on each of the output
  * (-1: none), and so many logit biases and stop ids. */
 size_t med_request_bytes(int64_t prompt_tokens, int64_t output_tokens, int32_t top, size_t biases,
                          size_t stops);
+
+/* How an answer that others began has ended already, if it has: its worker was lost between the last
+ * token and the Finish.  0: it goes on; else MED_UPLINK_STOP or MED_UPLINK_LENGTH. */
+int med_request_ending(const struct med_uplink_generate *generate,
+                       const struct med_request_rules *rules);
 
 /* A request with room for prompt and output, not in the table yet.  bytes_left: what it may take.
  * errors: MED_E_INVALID with a sentence, it can never be served; MED_E_NOMEM, MED_E_AGAIN over

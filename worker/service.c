@@ -107,13 +107,21 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
         refuse(service, link, g, "the worker is draining");
         return 0;
     }
+    int ending = med_request_ending(g, &service->config->rules);
+    if (ending != 0) {
+        struct med_uplink_finish answer = {
+            .request = g->request, .attempt = g->attempt, .ending = (enum med_uplink_ending)ending};
+        med_uplink_send_finish(link, &answer);
+        return 0;
+    }
     struct med_request *request;
     if (take_request(service, link, g, &request) < 0)
         return 0;
     med_requests_add(&service->requests, request);
     route->held++;
-    med_log(MED_LOG_DEBUG, request->request_id, "request %" PRIu64 ": %zu prompt tokens",
-            g->request, g->prompt_count);
+    med_log(MED_LOG_DEBUG, request->request_id,
+            "request %" PRIu64 ": %zu prompt tokens, %zu of the answer", g->request,
+            g->prompt_count, g->output_count);
     return 0;
 }
 
@@ -215,8 +223,9 @@ static void finish(struct med_service *service, struct med_request *r,
     } else if (event->end == MED_ENGINE_FAILED) {
         answer.message = "the model has no finite logit for this request";
     } else if (r->stopped_by_us) {
-        /* Without a token it may begin anew elsewhere, and the client never knows. */
-        answer.ending = r->sent == 0 ? MED_UPLINK_REFUSED : MED_UPLINK_ERROR;
+        /* It may go on elsewhere, and the client never knows. */
+        answer.ending =
+            r->sent == r->engine.output_tokens ? MED_UPLINK_REFUSED : MED_UPLINK_RETURNED;
         answer.message = "the worker is stopping";
     } else if (r->engine.cancelling) {
         answer.ending = MED_UPLINK_CANCELLED;

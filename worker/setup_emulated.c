@@ -79,7 +79,8 @@ static int settle(struct med_setup *setup, struct med_err *err)
     (void)snprintf(setup->worker_type, sizeof setup->worker_type, "%s", setup->profile.worker_type);
     (void)snprintf(setup->model, sizeof setup->model, "%s", setup->profile.model.name);
     c->rules = (struct med_request_rules){.vocab_tokens = setup->profile.model.vocab,
-                                          .sampling = med_sampling_default()};
+                                          .sampling = med_sampling_default(),
+                                          .emulated = true};
     c->rules.sampling.seed = (uint64_t)setup->options.seed;
     c->weight_bytes = setup->profile.model.weight_bytes;
     c->dtype = setup->profile.dtype;

@@ -340,6 +340,8 @@ static int settle_rules(struct med_setup *setup, struct med_err *err)
     struct med_request_rules *rules = &setup->service.rules;
     *rules = (struct med_request_rules){.vocab_tokens = c->config.vocab,
                                         .sampling = med_sampling_default(),
+                                        .eos_ids = g->eos_ids,
+                                        .eos_count = g->eos_count,
                                         .logprobs = true,
                                         .bytes_max = (size_t)setup->real->plan.request_bytes};
     rules->sampling.temperature = g->temperature;

@@ -26,6 +26,8 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
     (void)arg;
     (void)link;
     (void)err;
+    int ending = med_request_ending(g, &rules);
+    MED_ASSERT(ending == 0 || ending == MED_UPLINK_STOP || ending == MED_UPLINK_LENGTH);
     int rc = med_request_new(g, &rules, SIZE_MAX, &r, &why);
     if (rc < 0) {
         MED_ASSERT(rc == MED_E_INVALID);
@@ -42,6 +44,9 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
         MED_ASSERT(s->stop_ids[i] < VOCAB_TOKENS);
     for (int64_t i = 0; i < r->engine.sequence.prompt_tokens; i++)
         MED_ASSERT(r->engine.tokens[i] < VOCAB_TOKENS);
+    MED_ASSERT(r->engine.output_tokens < r->engine.output_tokens_max);
+    for (int64_t i = 0; i < r->engine.output_tokens; i++)
+        MED_ASSERT(r->engine.tokens[r->engine.sequence.prompt_tokens + i] < VOCAB_TOKENS);
     r->engine.tokens[r->engine.sequence.prompt_tokens + r->engine.output_tokens_max - 1] = 1;
     med_request_free(r);
     return 0;

@@ -418,7 +418,7 @@ class Stopping(unittest.TestCase):
                 process.send_signal(number)
             endings = {f.finish.request: f.finish.ending for f in link.wait_closed()
                        if f.WhichOneof("body") == "finish"}
-            self.assertEqual(endings, {1: pb.ENDING_ERROR, 2: pb.ENDING_REFUSED})
+            self.assertEqual(endings, {1: pb.ENDING_RETURNED, 2: pb.ENDING_REFUSED})
             self.assertEqual(process.wait(), 0)
 
     def test_deadline_of_the_drain_cancels_the_rest(self):

@@ -234,7 +234,8 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
 {
     int64_t room = min64(s->config.model_len_max, s->kv.blocks_total * s->config.block_tokens);
     if (spec->prompt_tokens < 1 || spec->output_tokens_max < 1 || spec->prompt_tokens > room ||
-        spec->output_tokens_max > room - spec->prompt_tokens)
+        spec->output_tokens_max > room - spec->prompt_tokens || spec->output_tokens < 0 ||
+        spec->output_tokens >= spec->output_tokens_max)
         return MED_E_INVALID;
     if (s->slot_free == MED_SLOT_NONE)
         return MED_E_AGAIN;
@@ -247,6 +248,7 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
                                .user = spec->user,
                                .prompt_tokens = spec->prompt_tokens,
                                .output_tokens_max = spec->output_tokens_max,
+                               .generated = spec->output_tokens,
                                .arrival_ns = spec->arrival_ns,
                                .lane = MED_SLOT_NONE,
                                .next = MED_SLOT_NONE,

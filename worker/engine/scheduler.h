@@ -76,9 +76,12 @@ struct med_sequence_spec {
     uint64_t id;               /* the caller's name for it; unique among those held */
     int64_t prompt_tokens;     /* >= 1 */
     int64_t output_tokens_max; /* >= 1; prompt + output <= min(model_len_max, kv capacity) */
-    int64_t arrival_ns;        /* in plan's time; read by dynamic and static batching alone */
-    /* prompt_tokens of them, and behind them room where each sampled token is written before the
-     * commit that tells of it.  Borrowed until the sequence's end.  NULL: it neither uses nor fills
+    /* Of the output, what is known already and was delivered elsewhere; < output_tokens_max. It goes on
+     * as one that was preempted after so many. */
+    int64_t output_tokens;
+    int64_t arrival_ns; /* in plan's time; read by dynamic and static batching alone */
+    /* prompt_tokens and output_tokens of them, and behind them room where each sampled token is written
+     * before the commit that tells of it.  Borrowed until the sequence's end.  NULL: it neither uses nor fills
      * the prefix cache. */
     const uint32_t *tokens;
     uint64_t salt; /* only sequences of one salt share blocks */
@@ -118,7 +121,8 @@ enum med_sequence_end {
     MED_END_CANCEL, /* cancelled; no token */
 };
 
-/* What a commit tells, in batch order; first-token times follow from position == 0. */
+/* What a commit tells, in batch order.  A sequence's first token here has position output_tokens of its
+ * spec: 0, unless it goes on from elsewhere. */
 struct med_sequence_event {
     uint64_t id;
     void *user;

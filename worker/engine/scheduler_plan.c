@@ -120,9 +120,10 @@ static void take_match(struct med_scheduler *s, struct med_sequence *q,
     if (p->admitted)
         return;
     p->admitted = true;
-    p->cached_prompt_tokens = q->cached;
+    /* Of a sequence that goes on from elsewhere, the output so far may be found too. */
+    p->cached_prompt_tokens = min64(q->cached, q->prompt_tokens);
     s->prefix_queries += (uint64_t)q->prompt_tokens;
-    s->prefix_hits += (uint64_t)q->cached;
+    s->prefix_hits += (uint64_t)p->cached_prompt_tokens;
 }
 
 /* Makes an item that was put compute `more` tokens more. */

@@ -16,7 +16,7 @@ struct ends {
     struct med_uplink_hello hello;
     int generates;
     struct med_uplink_generate got; /* arrays are not kept; see the copies */
-    uint32_t bias_ids[8], stop_ids[8];
+    uint32_t bias_ids[8], stop_ids[8], output[8];
     float biases[8];
 };
 
@@ -29,6 +29,9 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
     e->generates++;
     e->got = *g;
     REQUIRE(g->bias_id_count <= 8 && g->bias_count <= 8 && g->stop_count <= 8);
+    REQUIRE(g->output_count <= 8);
+    for (size_t i = 0; i < g->output_count; i++)
+        e->output[i] = g->output[i];
     for (size_t i = 0; i < g->bias_id_count; i++)
         e->bias_ids[i] = g->bias_ids[i];
     for (size_t i = 0; i < g->bias_count; i++)
@@ -102,13 +105,14 @@ static void test_generate_when_silent_then_nothing_is_said(void)
     CHECK_DOUBLE(e.got.frequency_penalty, 0, 0);
     CHECK_UINT(e.got.tokens_min, 0);
     CHECK_UINT(e.got.bias_id_count + e.got.bias_count + e.got.stop_count, 0);
+    CHECK_UINT(e.got.output_count, 0);
     ends_release(&e);
 }
 
 static void test_generate_when_it_says_all_then_all_arrives_even_zeros(void)
 {
     struct ends e;
-    uint32_t ids[] = {1, UINT32_MAX}, stops[] = {7, 8, 9};
+    uint32_t ids[] = {1, UINT32_MAX}, stops[] = {7, 8, 9}, said[] = {0, 5, UINT32_MAX};
     float biases[] = {-100, 0.5F};
     Medley__Link__Generate g = MEDLEY__LINK__GENERATE__INIT;
     g.temperature_value_case = MEDLEY__LINK__GENERATE__TEMPERATURE_VALUE_TEMPERATURE;
@@ -132,6 +136,8 @@ static void test_generate_when_it_says_all_then_all_arrives_even_zeros(void)
     g.n_biases = 2;
     g.stop_token_ids = stops;
     g.n_stop_token_ids = 3;
+    g.output = said;
+    g.n_output = 3;
     g.ignore_eos = 1;
     ends_init(&e);
     CHECK_INT(take_generate(&e, &g), 0);
@@ -151,6 +157,9 @@ static void test_generate_when_it_says_all_then_all_arrives_even_zeros(void)
     CHECK_DOUBLE(e.biases[0], -100, 0);
     CHECK_UINT(e.got.stop_count, 3);
     CHECK_UINT(e.stop_ids[2], 9);
+    CHECK_UINT(e.got.output_count, 3);
+    CHECK_UINT(e.output[0] + e.output[1], 5);
+    CHECK_UINT(e.output[2], UINT32_MAX);
     ends_release(&e);
 }
 

@@ -242,6 +242,18 @@ static void spoil(struct med_uplink_generate *g, int how)
     case 22:
         g->frequency_penalty = 2.5F;
         break;
+    case 23:
+        g->output = beyond;
+        g->output_count = 2;
+        break;
+    case 24:
+        g->output = many;
+        g->output_count = g->tokens_max;
+        break;
+    case 25:
+        g->output = many;
+        g->output_count = g->tokens_max + 1;
+        break;
     default:
         g->emulated_output_tokens = UINT32_MAX;
         break;
@@ -273,6 +285,9 @@ static void test_request_when_wrong_then_a_sentence_names_the_field(void)
                                         "repetition_penalty",
                                         "presence_penalty",
                                         "frequency_penalty",
+                                        "output[1]: is 100, expected 0 to 99",
+                                        "output: has 10 tokens, expected fewer than max_tokens",
+                                        "output: has 11 tokens",
                                         "emulated_output_tokens"};
     struct med_request_rules rules = rules_of_model();
     for (int i = 0; i < (int)(sizeof texts / sizeof texts[0]); i++) {
@@ -316,12 +331,78 @@ static void test_request_when_larger_than_what_is_left_then_again_and_nothing_is
     (void)med_alloc_fail_nth(0);
 }
 
+static void test_request_when_others_began_it_then_it_holds_what_they_said(void)
+{
+    static const uint32_t said[] = {41, 42, 43};
+    struct med_request_rules rules = rules_of_model();
+    struct med_uplink_generate g = generate_of(4, 10);
+    g.output = said;
+    g.output_count = 3;
+    g.tokens_min = 5;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+    struct med_request *r = make(&g, &rules);
+    CHECK_INT(r->engine.sequence.prompt_tokens, 4);
+    CHECK_INT(r->engine.output_tokens_max, 10);
+    CHECK_INT(r->engine.output_tokens, 3);
+    CHECK_INT(r->sent, 3);
+    CHECK_INT(r->engine.tokens[3], 99);
+    CHECK_INT(r->engine.tokens[4], 41);
+    CHECK_INT(r->engine.tokens[6], 43);
+    CHECK_INT(r->engine.sequence.sampling.tokens_min, 5); /* of the whole answer */
+    CHECK_UINT(r->bytes, med_request_bytes(4, 10, -1, 0, 0));
+    r->engine.tokens[4 + 9] = 1;
+    med_request_free(r);
+}
+
+static void test_ending_when_the_last_token_ended_it_already_then_says_how(void)
+{
+    static const uint32_t said[] = {41, 42, 43}, stops[] = {9, 43}, eos[] = {42, 7};
+    struct med_request_rules rules = rules_of_model();
+    struct med_uplink_generate g = generate_of(4, 10);
+    rules.eos_ids = eos;
+    rules.eos_count = 2;
+    CHECK_INT(med_request_ending(&g, &rules), 0); /* nothing was said */
+    g.output = said;
+    g.output_count = 3;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+    g.stop_ids = stops;
+    g.stop_count = 2;
+    CHECK_INT(med_request_ending(&g, &rules), MED_UPLINK_STOP);
+    g.tokens_min = 2; /* as many stood before it */
+    CHECK_INT(med_request_ending(&g, &rules), MED_UPLINK_STOP);
+    g.tokens_min = 3;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+    g.tokens_max = 3;
+    CHECK_INT(med_request_ending(&g, &rules), MED_UPLINK_LENGTH);
+    g.tokens_min = 0;
+    CHECK_INT(med_request_ending(&g, &rules), MED_UPLINK_STOP); /* as the scheduler would say */
+    g.tokens_max = 10;
+    g.stop_count = 0;
+    g.output_count = 2; /* ends with an end of sequence */
+    CHECK_INT(med_request_ending(&g, &rules), MED_UPLINK_STOP);
+    g.ignore_eos = true;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+    /* The emulated backend knows no ids that end an answer. */
+    g.ignore_eos = false;
+    rules.emulated = true;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+    g.emulated_output_tokens = 3;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+    g.emulated_output_tokens = 2;
+    CHECK_INT(med_request_ending(&g, &rules), MED_UPLINK_STOP);
+    rules.emulated = false;
+    g.ignore_eos = true;
+    CHECK_INT(med_request_ending(&g, &rules), 0);
+}
+
 int main(void)
 {
     RUN(test_request_when_silent_then_the_models_defaults);
     RUN(test_request_when_it_speaks_then_its_values_even_zeros);
     RUN(test_request_when_backend_knows_no_logprobs_then_none);
     RUN(test_request_when_wrong_then_a_sentence_names_the_field);
+    RUN(test_request_when_others_began_it_then_it_holds_what_they_said);
+    RUN(test_ending_when_the_last_token_ended_it_already_then_says_how);
     RUN(test_request_when_larger_than_what_is_left_then_again_and_nothing_is_taken);
     return check_finish();
 }

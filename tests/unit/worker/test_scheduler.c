@@ -272,6 +272,40 @@ static void test_decode_when_no_block_is_free_then_newest_is_recomputed_without_
     med_scheduler_free(s);
 }
 
+static void test_add_when_it_goes_on_from_elsewhere_then_all_is_prefilled_and_positions_go_on(void)
+{
+    struct med_scheduler *s = make(&small);
+    const struct med_sequence_event *events;
+    struct med_sequence_spec spec = {
+        .id = 7, .prompt_tokens = 10, .output_tokens_max = 9, .output_tokens = 9};
+    CHECK_INT(med_scheduler_add(s, &spec), MED_E_INVALID); /* nothing is left */
+    spec.output_tokens = -1;
+    CHECK_INT(med_scheduler_add(s, &spec), MED_E_INVALID);
+    spec.output_tokens = 7;
+    CHECK_INT(med_scheduler_add(s, &spec), 0);
+    const struct med_batch *batch = med_scheduler_plan(s, 0);
+    REQUIRE(batch->count == 1);
+    CHECK(batch->items[0].prefill);
+    CHECK_INT(batch->items[0].tokens, 16); /* the whole budget */
+    CHECK(!batch->items[0].samples);
+    CHECK_INT((int64_t)med_scheduler_commit(s, NULL, &events), 0);
+    batch = med_scheduler_plan(s, 0);
+    REQUIRE(batch->count == 1);
+    CHECK_INT(batch->items[0].tokens, 1); /* of 10 + 7 */
+    CHECK(batch->items[0].samples);
+    REQUIRE(med_scheduler_commit(s, NULL, &events) == 1);
+    CHECK_INT(events[0].position, 7);
+    CHECK_INT(events[0].end, MED_END_NONE);
+    REQUIRE(step(s, &events) == 1);
+    CHECK_INT(events[0].position, 8);
+    CHECK_INT(events[0].end, MED_END_LENGTH);
+    struct med_scheduler_stats stats;
+    med_scheduler_get_stats(s, &stats);
+    CHECK_UINT(stats.generated_tokens_total, 2); /* what was delivered here */
+    CHECK_UINT(stats.prompt_tokens_total, 17);   /* what was computed */
+    med_scheduler_free(s);
+}
+
 static void test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_return(void)
 {
     struct med_scheduler *s = make(&small);
@@ -606,10 +640,17 @@ static void model_add(struct model *m)
     int want = prompt + output > room           ? MED_E_INVALID
                : m->held == m->config.table_max ? MED_E_AGAIN
                                                 : 0;
-    int rc = add(m->s, m->added, prompt, output);
+    /* Some go on from elsewhere. */
+    int64_t said = med_rng_below(&m->rng, 4) == 0 ? med_rng_below(&m->rng, (uint32_t)output) : 0;
+    struct med_sequence_spec spec = {.id = m->added,
+                                     .prompt_tokens = prompt,
+                                     .output_tokens_max = output,
+                                     .output_tokens = said};
+    int rc = med_scheduler_add(m->s, &spec);
     CHECK_INT(rc, want);
     if (rc == 0) {
-        m->requests[m->added++] = (struct model_request){.prompt = prompt, .output = output};
+        m->requests[m->added++] =
+            (struct model_request){.prompt = prompt, .output = output, .delivered = said};
         m->held++;
     }
 }
@@ -806,6 +847,7 @@ int main(void)
     RUN(test_plan_when_decodes_and_prefills_compete_then_decodes_come_first);
     RUN(test_admission_when_head_does_not_fit_then_nobody_overtakes);
     RUN(test_decode_when_no_block_is_free_then_newest_is_recomputed_without_repeats);
+    RUN(test_add_when_it_goes_on_from_elsewhere_then_all_is_prefilled_and_positions_go_on);
     RUN(test_cancel_when_running_then_ends_with_the_next_commit_and_blocks_return);
     RUN(test_commit_when_backend_says_stop_then_ends_early);
     RUN(test_prefill_when_chunks_are_limited_then_short_ones_do_not_wait_for_a_long_one);
