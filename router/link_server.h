@@ -124,6 +124,12 @@ int med_link_send_generate(struct med_link *link, const struct med_req *req,
 /* Best effort; a worker that cannot even take this is closed as stalled. */
 void med_link_send_cancel(struct med_link *link, uint64_t request, uint32_t attempt);
 
+/* Asks the worker to leave: it takes no more requests from here, finishes what it has, and closes.
+ * Best effort, as a cancel. */
+void med_link_send_drain(struct med_link *link);
+/* Ends a link; `closed` follows from the loop, with this reason. */
+void med_link_close(struct med_link *link, const char *reason);
+
 struct med_link_view {
     const char *peer; /* "127.0.0.1:40000" or "unix" */
     size_t unsent_bytes;

@@ -119,6 +119,21 @@ void med_link_send_cancel(struct med_link *link, uint64_t request, uint32_t atte
     small_send(link, &frame);
 }
 
+void med_link_send_drain(struct med_link *link)
+{
+    Medley__Link__Drain drain = MEDLEY__LINK__DRAIN__INIT;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_DRAIN;
+    frame.drain = &drain;
+    small_send(link, &frame);
+}
+
+void med_link_close(struct med_link *link, const char *reason)
+{
+    med_link_end(link, "%s", reason);
+}
+
 static void send_ping(struct med_link *link, uint64_t nonce, bool reply)
 {
     Medley__Link__Ping ping = MEDLEY__LINK__PING__INIT;

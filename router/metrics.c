@@ -192,6 +192,9 @@ static void write_workers(struct med_prom *prom, const struct med_router_metrics
             {"worker_type", med_dispatch_type_name(view->dispatch, worker.type)}};
         med_prom_count(prom, labels, (uint64_t)worker.in_flight);
     }
+    family(prom, FAMILY_DEPARTED);
+    count_of(prom, "how", "lost", view->metrics->departed[0]);
+    count_of(prom, "how", "drained", view->metrics->departed[1]);
     single_count(prom, FAMILY_LINKS_REFUSED, view->links_refused);
     single_count(prom, FAMILY_LINKS_BROKEN, view->links_broken);
 }

@@ -34,6 +34,7 @@
     X(WORKERS, "medley_router_workers", "gauge", "worker_type,state", "Connected workers.") \
     X(WORKER_STATE, "medley_router_worker_state", "gauge", "worker,worker_type,state", "1 for the state that a worker is in.") \
     X(WORKER_IN_FLIGHT, "medley_router_worker_in_flight", "gauge", "worker,worker_type", "Requests that this worker has.") \
+    X(DEPARTED, "medley_router_workers_departed_total", "counter", "how", "Workers that left: drained with no request left, or lost.") \
     X(LINKS_REFUSED, "medley_router_links_refused_total", "counter", "", "Workers that were refused at Hello.") \
     X(LINKS_BROKEN, "medley_router_links_broken_total", "counter", "", "Links that ended because the worker broke the protocol.") \
     X(PROMPT_TOKENS, "medley_router_prompt_tokens_total", "counter", "", "Prompt tokens of accepted requests.") \
@@ -81,6 +82,7 @@ struct med_compared {
 
 struct med_router_metrics {
     uint64_t refused[MED_REFUSAL_COUNT]; /* by the router itself; dispatch counts its own */
+    uint64_t departed[2];                /* lost, drained */
     uint64_t prompt_tokens;
     uint64_t output_tokens[MED_LIMIT_WORKER_TYPES];
     struct med_hist ttft, tpot, itl, e2e, e2e_per_token, loop_delay;

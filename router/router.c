@@ -102,6 +102,7 @@ static void on_watch(uv_timer_t *timer)
     if (late_s * 1000 > LOOP_DELAY_LOG_MS)
         MED_WARN("the loop was %.0f ms late", late_s * 1000);
     router->watch_due_ns = now_ns + (uint64_t)WATCH_MS * 1000000;
+    med_router_look_at_drains(router);
     med_router_look(router);
 }
 

@@ -7,6 +7,7 @@
  * router_encode.c     prompts that the thread pool encodes
  * router_requests.c   slots, dispatch's callbacks, tokens
  * router_links.c      from worker links to dispatch
+ * router_drain.c      workers that leave
  * router_pages.c      the HTTP door's pages
  */
 #ifndef MED_ROUTER_ROUTER_INTERNAL_H
@@ -36,10 +37,27 @@ struct med_router_worker {
     char type_name[MED_LIMIT_NAME_BYTES + 1];
     char backend[32], program_version[32];
     size_t type;
-    bool draining;        // it said that it leaves
-    uint64_t beat;        // the worker's own clock, as last told
-    int64_t beat_seen_ns; // fleet time when `beat` last changed
+    bool draining;           // it leaves: it said so, or an operator wants it to
+    bool drain_asked;        // an operator does
+    uint64_t drain_until_ns; // uv_hrtime when its requests go elsewhere; 0: never
+    bool drain_over;         // that time has come: its link is closing
+    bool drained;            // it has none any more
+    uint64_t beat;           // the worker's own clock, as last told
+    int64_t beat_seen_ns;    // fleet time when `beat` last changed
     struct med_link_stats stats;
+};
+
+/* A worker that has left. */
+struct med_router_departed {
+    char id[MED_LIMIT_NAME_BYTES + 1];
+    char type_name[MED_LIMIT_NAME_BYTES + 1];
+    bool drained;          // nothing of it was left: it may be deleted
+    int64_t requests_left; // that had to go elsewhere, or ended
+    int64_t at_unix_ns;
+};
+
+enum {
+    MED_ROUTER_DEPARTED_MAX = 64 // as many are remembered
 };
 
 enum med_router_state {
@@ -68,6 +86,8 @@ struct med_router {
     uint32_t boot;                     // makes request ids differ between starts
     struct med_router_worker *workers; // [workers_max]
     size_t worker_count;
+    struct med_router_departed departed[MED_ROUTER_DEPARTED_MAX]; // a ring
+    uint64_t departed_count;                                      // that ever were
     struct med_router_worker joining; // while dispatch takes a worker in
     uint32_t joining_index;           // UINT32_MAX: nobody joins
     size_t workers_ready;             // as of the last look
@@ -127,6 +147,24 @@ void med_router_tokens(struct med_router *router, struct med_req *req,
 extern const struct med_link_ops MED_ROUTER_LINK_OPS;
 /* The worker with dispatch's index, also while it joins; NULL: none. */
 struct med_router_worker *med_router_worker_at(struct med_router *router, uint32_t worker);
+
+/* router_drain.c */
+/* Takes a worker out of service: no new requests; those it has end there, or, when timeout_ns of real
+ * time are over (0: at once; negative: never), go on elsewhere. It is told to leave.  Again: the newer
+ * time counts. errors: MED_E_NOT_FOUND, with a sentence. */
+int med_router_drain_worker(struct med_router *router, const char *worker_id, int64_t timeout_ns,
+                            struct med_err *err) MED_MUST_CHECK;
+/* Whose requests have ended, and whose time is over. Now and then. */
+void med_router_look_at_drains(struct med_router *router);
+/* Its link has closed; requests_left: what it had then. */
+void med_router_worker_departs(struct med_router *router, const struct med_router_worker *worker,
+                               int64_t requests_left, const char *reason);
+/* The newest departure of a worker of this name; NULL: none is remembered. */
+const struct med_router_departed *med_router_find_departed(const struct med_router *router,
+                                                           const char *worker_id);
+struct med_json_writer;
+/* "departed" of /admin/state, newest first. */
+void med_router_put_departed(struct med_json_writer *w, const struct med_router *router);
 
 /* router_pages.c: handler of the HTTP door, self is the router */
 int med_router_page(void *self, const char *path, struct med_http_answer *answer);

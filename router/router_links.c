@@ -91,6 +91,28 @@ static int check_hello(const struct med_router *router, const struct med_link_he
     return 0;
 }
 
+/* A worker that came back while the connection of the process before it is still open, and silent: that
+ * one is closed, and the newcomer, refused once more, dials again at once. */
+static bool replaces_silent(struct med_router *router, const struct med_link_hello *hello,
+                            struct med_err *err)
+{
+    struct med_dispatch_worker_view view;
+    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+        struct med_router_worker *worker = &router->workers[i];
+        if (worker->link == NULL || strcmp(worker->id, hello->worker_id) != 0)
+            continue;
+        if (!med_dispatch_get_worker(router->dispatch, i, &view) || view.state != MED_WORKER_GONE)
+            return false;
+        (void)med_err_set(err, MED_E_AGAIN,
+                          "worker id %s is still connected, and silent: that connection is closed; "
+                          "dial again",
+                          worker->id);
+        med_link_close(worker->link, "silent, and another process has come under its name");
+        return true;
+    }
+    return false;
+}
+
 static int on_hello(void *self, struct med_link *link, const struct med_link_hello *hello,
                     struct med_err *err)
 {
@@ -99,6 +121,8 @@ static int on_hello(void *self, struct med_link *link, const struct med_link_hel
     if (rc < 0)
         return rc;
     int64_t now_ns = med_clock_now_ns(&router->clock);
+    if (replaces_silent(router, hello, err))
+        return MED_E_AGAIN;
     struct med_router_worker *joining = &router->joining;
     *joining = (struct med_router_worker){.link = link, .beat_seen_ns = now_ns};
     joining->type = (size_t)type_of(router, hello->worker_type);
@@ -229,13 +253,9 @@ static void on_closed(void *self, struct med_link *link, const char *reason)
     struct med_router_worker *worker = &router->workers[index];
     MED_ASSERT(worker->link == link);
     struct med_dispatch_worker_view view;
-    bool idle = med_dispatch_get_worker(router->dispatch, index, &view) && view.in_flight == 0;
-    if (worker->draining && idle) {
-        MED_INFO("worker %s has left after draining", worker->id);
-    } else {
-        med_log(router->state == MED_ROUTER_RUNNING ? MED_LOG_WARN : MED_LOG_INFO, NULL,
-                "worker %s is gone: %s", worker->id, reason);
-    }
+    bool known = med_dispatch_get_worker(router->dispatch, index, &view);
+    MED_ASSERT(known);
+    med_router_worker_departs(router, worker, view.in_flight, reason);
     worker->link = NULL;
     router->worker_count--;
     med_dispatch_worker_gone(router->dispatch, med_clock_now_ns(&router->clock), index);

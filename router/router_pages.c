@@ -127,6 +127,7 @@ static void put_workers(struct med_json_writer *w, const struct med_router *rout
         med_json_put_string(w, "worker", worker->id);
         med_json_put_string(w, "worker_type", worker->type_name);
         med_json_put_string(w, "state", med_worker_state_name(view.state));
+        med_json_put_bool(w, "drained", worker->drained);
         med_json_put_string(w, "backend", worker->backend);
         med_json_put_string(w, "version", worker->program_version);
         med_json_put_string(w, "peer", link.peer);
@@ -208,6 +209,7 @@ static int page_admin(struct med_router *router, struct med_http_answer *answer)
     med_json_put_integer(&w, "heap_bytes", med_alloc_bytes_live());
     put_types(&w, router);
     put_workers(&w, router);
+    med_router_put_departed(&w, router);
     put_requests(&w, router);
     med_json_end_object(&w);
     return med_json_writer_finish(&w);
