@@ -42,11 +42,12 @@ struct med_grpc_call {
     struct med_grpc_call *next, *prev; // in server->calls
     const struct med_grpc_method *method;
     grpc_call *call;
-    int64_t deadline_ns; // fleet time; 0: none
-    int64_t timeout_ns;  // deadline less arrival, fleet time; 0: none
-    int tags_out;        // batches whose tags have not come back
-    bool cancelled;      // gRPC says that the client will not see more
-    bool finishing;      // the status is on its way
+    int64_t deadline_ns;     // fleet time; 0: none
+    int64_t timeout_ns;      // deadline less arrival, fleet time; 0: none
+    grpc_status_code status; // how it ends
+    int tags_out;            // batches whose tags have not come back
+    bool cancelled;          // gRPC says that the client will not see more
+    bool finishing;          // the status is on its way
     bool headers_sent;
     bool writing;            // a message is on its way
     uint64_t write_since_ms; // uv_now when the batch out was started
@@ -101,7 +102,8 @@ struct med_grpc_server {
     int accepts_out;
     struct med_grpc_call *calls;
     size_t call_count;
-    size_t request_count; // calls that have a request
+    size_t request_count;                 // calls that have a request
+    uint64_t ended[MED_GRPC_CALL_COUNTS]; // [method][code]
     struct med_grpc_call *watchers;
     bool serving;
     struct med_buf scratch;             // one message being packed

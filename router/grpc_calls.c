@@ -112,6 +112,7 @@ void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_endi
     ops[n].data.send_status_from_server.trailing_metadata_count = call->trailing_count;
     ops[n].data.send_status_from_server.trailing_metadata = call->trailing;
     call->finishing = true;
+    call->status = ending->status;
     call->write_since_ms = uv_now(call->server->loop);
     start_batch(call, ops, n + 1, &call->finished_tag);
     grpc_slice_unref(details);
@@ -119,12 +120,68 @@ void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_endi
 
 void med_grpc_call_abort(struct med_grpc_call *call, grpc_status_code status, const char *text)
 {
+    call->status = status;
     (void)grpc_call_cancel_with_status(call->call, status, text, NULL); // OK, or over already
 }
 
 void med_grpc_call_ignore(struct med_grpc_call *call)
 {
     (void)call;
+}
+
+/* ---- how calls end ---- */
+
+static const char *const code_names[] = {
+    [GRPC_STATUS_OK] = "OK",
+    [GRPC_STATUS_CANCELLED] = "CANCELLED",
+    [GRPC_STATUS_UNKNOWN] = "UNKNOWN",
+    [GRPC_STATUS_INVALID_ARGUMENT] = "INVALID_ARGUMENT",
+    [GRPC_STATUS_DEADLINE_EXCEEDED] = "DEADLINE_EXCEEDED",
+    [GRPC_STATUS_NOT_FOUND] = "NOT_FOUND",
+    [GRPC_STATUS_ALREADY_EXISTS] = "ALREADY_EXISTS",
+    [GRPC_STATUS_PERMISSION_DENIED] = "PERMISSION_DENIED",
+    [GRPC_STATUS_RESOURCE_EXHAUSTED] = "RESOURCE_EXHAUSTED",
+    [GRPC_STATUS_FAILED_PRECONDITION] = "FAILED_PRECONDITION",
+    [GRPC_STATUS_ABORTED] = "ABORTED",
+    [GRPC_STATUS_OUT_OF_RANGE] = "OUT_OF_RANGE",
+    [GRPC_STATUS_UNIMPLEMENTED] = "UNIMPLEMENTED",
+    [GRPC_STATUS_INTERNAL] = "INTERNAL",
+    [GRPC_STATUS_UNAVAILABLE] = "UNAVAILABLE",
+    [GRPC_STATUS_DATA_LOSS] = "DATA_LOSS",
+    [GRPC_STATUS_UNAUTHENTICATED] = "UNAUTHENTICATED",
+};
+enum {
+    CODES = sizeof(code_names) / sizeof(code_names[0]),
+    METHODS = sizeof(methods) / sizeof(methods[0]), /* and one row more for calls of none */
+};
+_Static_assert((METHODS + 1) * CODES == MED_GRPC_CALL_COUNTS,
+               "a row per method, a column per code");
+
+static void count_end(const struct med_grpc_call *call)
+{
+    size_t row = 0;
+    while (row < METHODS && methods[row] != call->method)
+        row++;
+    size_t code = (size_t)call->status < CODES ? (size_t)call->status : GRPC_STATUS_UNKNOWN;
+    call->server->ended[row * CODES + code]++;
+}
+
+/* "/medley.v1.Inference/Generate" -> "medley.v1.Inference/Generate" */
+size_t med_grpc_server_get_counts(const struct med_grpc_server *server,
+                                  struct med_grpc_call_count *ret_counts, size_t max)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < MED_GRPC_CALL_COUNTS && count < max; i++) {
+        if (server->ended[i] == 0)
+            continue;
+        size_t row = i / CODES;
+        ret_counts[count++] = (struct med_grpc_call_count){
+            .method = row < METHODS ? methods[row]->path + 1 : "other",
+            .code = code_names[i % CODES],
+            .count = server->ended[i],
+        };
+    }
+    return count;
 }
 
 /* ---- a call's life ---- */
@@ -135,6 +192,7 @@ void med_grpc_call_maybe_free(struct med_grpc_call *call)
     if (call->tags_out > 0)
         return;
     call->method->release(call);
+    count_end(call);
     if (call->prev != NULL) {
         call->prev->next = call->next;
     } else {
@@ -282,6 +340,7 @@ void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept 
     const struct med_grpc_method *method = method_find(accept->details.method);
     call->server = server;
     call->call = accept->call;
+    call->status = GRPC_STATUS_CANCELLED; // unless it is finished or aborted
     call->method = method != NULL ? method : &unknown_method;
     call->closed_tag = (struct med_grpc_tag){.on_done = on_closed, .owner = call};
     call->received_tag = (struct med_grpc_tag){.on_done = on_received, .owner = call};

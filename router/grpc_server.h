@@ -45,6 +45,16 @@ void med_grpc_server_set_serving(struct med_grpc_server *server, bool serving);
 size_t med_grpc_server_calls(const struct med_grpc_server *server);
 /* Those of them that have a request: its answer has not been written whole. */
 size_t med_grpc_server_requests(const struct med_grpc_server *server);
+/* Calls that have ended, by method and status: those above 0; how many of at most `max`. */
+struct med_grpc_call_count {
+    const char *method, *code; /* static: "medley.v1.Inference/Generate", "OK" */
+    uint64_t count;
+};
+enum {
+    MED_GRPC_CALL_COUNTS = 7 * 17 /* methods, and calls of none, by codes */
+};
+size_t med_grpc_server_get_counts(const struct med_grpc_server *server,
+                                  struct med_grpc_call_count *ret_counts, size_t max);
 /* NULL server: nothing, on_closed is not called. */
 void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(void *arg), void *arg);
 

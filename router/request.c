@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/clock.h"
 
 #include <string.h>
 
@@ -16,7 +17,11 @@ enum {
 
 struct med_query *med_query_new(void)
 {
-    return med_calloc(1, sizeof(struct med_query));
+    static const struct med_clock real = {.scale = 1};
+    struct med_query *query = med_calloc(1, sizeof(*query));
+    if (query != NULL)
+        query->received_ns = med_clock_now_ns(&real);
+    return query;
 }
 
 static void free_strings(char **strings, size_t count)

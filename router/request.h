@@ -107,6 +107,8 @@ struct med_req {
     char worker_id[MED_LIMIT_NAME_BYTES + 1];
     size_t type;                                  /* index of worker_type */
     int64_t predicted_ttft_ns, predicted_tpot_ns; /* 0: not known */
+    int64_t predicted_output_tokens;              /* at submit; 0: not known */
+    int input_row, output_row;                    /* its predicted bucket, dispatch's */
     uint32_t attempts;
     uint32_t cached_tokens; /* as its worker said at the end */
 
@@ -135,7 +137,8 @@ struct med_query {
     void *door_call; /* the door's own */
 
     /* The router's. */
-    bool taken; /* submit took it, and it has not ended */
+    bool taken;          /* submit took it, and it has not ended */
+    int64_t received_ns; /* real time of a monotonic clock: when it was made */
     int64_t arrived_ns;
     void *encoding;                /* while its prompt is encoded in the pool */
     struct med_req *choices;       /* owned; [choice_count], NULL until it is accepted */
@@ -155,6 +158,7 @@ enum {
     MED_REQ_TOKENS_MAX_DEFAULT = 16
 };
 
+/* A door makes it before it parses, so that the router's own time counts from there. */
 struct med_query *med_query_new(void);
 void med_query_free(struct med_query *query);
 

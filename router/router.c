@@ -41,14 +41,17 @@ enum {
 static void on_tick(uv_timer_t *timer)
 {
     struct med_router *router = timer->data;
+    uint64_t began_ns = uv_hrtime();
     router->tick_at_ns = INT64_MAX;
     med_dispatch_tick(router->dispatch, med_clock_now_ns(&router->clock));
+    med_router_job_ran(router, MED_LOOP_TICK, began_ns);
 }
 
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct med_router *router = prepare->data;
     med_router_end_doomed(router);
+    med_loop_watch_turn(&router->metrics.loop, uv_hrtime(), uv_metrics_idle_time(router->loop));
     int64_t at_ns = med_dispatch_next_tick_ns(router->dispatch);
     if (at_ns == router->tick_at_ns || router->state == MED_ROUTER_CLOSING)
         return;
@@ -90,6 +93,21 @@ void med_router_look(struct med_router *router)
         med_grpc_server_set_serving(router->grpc, ready > 0 && router->state == MED_ROUTER_RUNNING);
 }
 
+void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns)
+{
+    med_loop_watch_ran(&router->metrics.loop, job, began_ns, uv_hrtime());
+}
+
+static void spend(struct med_router *router)
+{
+    int64_t now_ns = med_clock_now_ns(&router->clock);
+    if (router->worker_count > 0) {
+        med_router_metrics_spend(&router->metrics, router->dispatch, router->workers_max,
+                                 now_ns - router->spent_until_ns);
+    }
+    router->spent_until_ns = now_ns;
+}
+
 static void on_watch(uv_timer_t *timer)
 {
     struct med_router *router = timer->data;
@@ -99,11 +117,15 @@ static void on_watch(uv_timer_t *timer)
     med_hist_add(&router->metrics.loop_delay, late_s);
     if (late_s > router->loop_delay_max_s)
         router->loop_delay_max_s = late_s;
+    struct med_loop_longest longest = med_loop_watch_take_recent(&router->metrics.loop);
     if (late_s * 1000 > LOOP_DELAY_LOG_MS)
-        MED_WARN("the loop was %.0f ms late", late_s * 1000);
+        MED_WARN("the loop was %.0f ms late; what took longest was %s, %.0f ms", late_s * 1000,
+                 med_loop_job_name(longest.job), (double)longest.ns / 1e6);
     router->watch_due_ns = now_ns + (uint64_t)WATCH_MS * 1000000;
     med_router_look_at_drains(router);
+    spend(router);
     med_router_look(router);
+    med_router_job_ran(router, MED_LOOP_LOOK, now_ns);
 }
 
 /* ---- closing ---- */
@@ -246,7 +268,7 @@ static int make_servers(struct med_router *router, struct med_err *err)
 {
     const struct med_http_handler pages = {.handle = med_router_page, .self = router};
     const struct med_grpc_host host = {
-        .submit = med_router_submit, .cancel = med_router_cancel, .self = router};
+        .submit = med_router_submit, .cancel = med_router_give_up, .self = router};
     const struct med_link_server_config links = {
         .stats_interval_ms = (uint32_t)ceil(STATS_INTERVAL_MS * router->config.time_scale),
         .hello_timeout_ms = HELLO_TIMEOUT_MS,
@@ -288,14 +310,16 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->tick_at_ns = INT64_MAX;
     router->retry_after_ms = RETRY_MS_UNKNOWN;
     med_clock_init_real(&router->clock, config->time_scale);
-    med_router_metrics_init(&router->metrics, &config->plan->slos);
+    router->spent_until_ns = med_clock_now_ns(&router->clock);
     med_rng_init(&router->rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
     router->boot = med_rng_u32(&router->rng);
     int rc = set_vocabulary(router, err);
     if (rc == 0)
         rc = make_dispatch(router, err);
     if (rc == 0) {
-        rc = make_tables(router);
+        rc = med_router_metrics_init(&router->metrics, config->plan, router->dispatch);
+        if (rc == 0)
+            rc = make_tables(router);
         if (rc < 0)
             rc = med_err_set(err, rc, "%s", med_err_text(rc));
     }
@@ -311,6 +335,7 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
         return rc;
     }
     make_handles(router);
+    (void)uv_loop_configure(loop, UV_METRICS_IDLE_TIME); // known to this libuv: cannot fail
     *ret_router = router;
     return 0;
 }
@@ -402,6 +427,7 @@ void med_router_free(struct med_router *router)
         return;
     MED_ASSERT(router->parts_open == 0);
     MED_ASSERT(router->active == 0);
+    med_router_metrics_release(&router->metrics);
     med_dispatch_free(router->dispatch);
     med_free(router->slots);
     med_free(router->workers);

@@ -92,6 +92,7 @@ struct med_router {
     uint32_t joining_index;           // UINT32_MAX: nobody joins
     size_t workers_ready;             // as of the last look
     uint32_t retry_after_ms;          // likewise
+    uint64_t submitting;              // the request that dispatch is being given; 0: none
     struct med_router_metrics metrics;
     struct med_grpc_server *grpc;
     struct med_http_server *http;
@@ -101,8 +102,9 @@ struct med_router {
     uv_timer_t tick;      // dispatch's time
     uv_timer_t watch;     // loop delay, health, retry hint
     uv_timer_t drain_timer;
-    int64_t tick_at_ns;    // INT64_MAX: not armed
-    uint64_t watch_due_ns; // uv_hrtime
+    int64_t tick_at_ns;     // INT64_MAX: not armed
+    uint64_t watch_due_ns;  // uv_hrtime
+    int64_t spent_until_ns; // fleet time up to which workers' cost is counted
     double loop_delay_max_s;
     uint64_t drain_until_ns; // uv_hrtime
     int parts_open;          // doors, links and handles that have not closed yet
@@ -110,8 +112,10 @@ struct med_router {
 
 /* router_queries.c; the first two are the doors' host, self is the router */
 int med_router_submit(void *self, struct med_query *query, struct med_err *err);
+void med_router_give_up(void *self, struct med_query *query, enum med_outcome outcome);
 /* Every choice ends with this outcome, and the query before this returns. */
-void med_router_cancel(void *self, struct med_query *query, enum med_outcome outcome);
+void med_router_cancel(struct med_router *router, struct med_query *query,
+                       enum med_outcome outcome);
 /* The pool has encoded the prompt, or says why not. */
 void med_router_encoded(struct med_router *router, struct med_query *query, int rc,
                         const struct med_err *err);
@@ -168,6 +172,9 @@ void med_router_put_departed(struct med_json_writer *w, const struct med_router 
 
 /* router_pages.c: handler of the HTTP door, self is the router */
 int med_router_page(void *self, const char *path, struct med_http_answer *answer);
+
+/* A job of the loop that began at this uv_hrtime is over. */
+void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns);
 
 /* router.c: counts ready workers and tells the health service. */
 void med_router_look(struct med_router *router);

@@ -113,10 +113,9 @@ static bool replaces_silent(struct med_router *router, const struct med_link_hel
     return false;
 }
 
-static int on_hello(void *self, struct med_link *link, const struct med_link_hello *hello,
-                    struct med_err *err)
+static int take_hello(struct med_router *router, struct med_link *link,
+                      const struct med_link_hello *hello, struct med_err *err)
 {
-    struct med_router *router = self;
     int rc = check_hello(router, hello, err);
     if (rc < 0)
         return rc;
@@ -153,9 +152,19 @@ static int on_hello(void *self, struct med_link *link, const struct med_link_hel
     return 0;
 }
 
-static int on_tokens(void *self, struct med_link *link, const struct med_link_tokens *tokens)
+static int on_hello(void *self, struct med_link *link, const struct med_link_hello *hello,
+                    struct med_err *err)
 {
     struct med_router *router = self;
+    uint64_t began_ns = uv_hrtime();
+    int rc = take_hello(router, link, hello, err);
+    med_router_job_ran(router, MED_LOOP_JOIN, began_ns);
+    return rc;
+}
+
+static int take_tokens(struct med_router *router, struct med_link *link,
+                       const struct med_link_tokens *tokens)
+{
     struct med_req *req = med_router_find(router, tokens->request);
     /* A backend that knows no logprobs sends none at all. */
     if (req != NULL && req->attempts == tokens->attempt && req->query->sampling.has_logprobs &&
@@ -173,6 +182,17 @@ static int on_tokens(void *self, struct med_link *link, const struct med_link_to
     return 0;
 }
 
+static int on_tokens(void *self, struct med_link *link, const struct med_link_tokens *tokens)
+{
+    struct med_router *router = self;
+    uint64_t began_ns = uv_hrtime();
+    int rc = take_tokens(router, link, tokens);
+    uint64_t now_ns = uv_hrtime();
+    med_hist_add(&router->metrics.token_overhead, (double)(now_ns - began_ns) / 1e9);
+    med_loop_watch_ran(&router->metrics.loop, MED_LOOP_TOKENS, began_ns, now_ns);
+    return rc;
+}
+
 /* Is it about the attempt that this worker serves now? */
 static bool is_current(const struct med_router *router, const struct med_link_finish *finish,
                        uint32_t worker)
@@ -182,9 +202,9 @@ static bool is_current(const struct med_router *router, const struct med_link_fi
            lease.worker == worker && lease.attempt == finish->attempt;
 }
 
-static int on_finish(void *self, struct med_link *link, const struct med_link_finish *finish)
+static int take_finish(struct med_router *router, struct med_link *link,
+                       const struct med_link_finish *finish)
 {
-    struct med_router *router = self;
     /* A worker that stops a request nobody cancelled has failed it; of others this is stale. */
     enum med_outcome outcome = finish->ending == MED_LINK_STOP     ? MED_OUTCOME_STOP
                                : finish->ending == MED_LINK_LENGTH ? MED_OUTCOME_LENGTH
@@ -217,11 +237,21 @@ static int on_finish(void *self, struct med_link *link, const struct med_link_fi
     return rc == MED_E_NOT_FOUND ? 0 : rc;
 }
 
+static int on_finish(void *self, struct med_link *link, const struct med_link_finish *finish)
+{
+    struct med_router *router = self;
+    uint64_t began_ns = uv_hrtime();
+    int rc = take_finish(router, link, finish);
+    med_router_job_ran(router, MED_LOOP_FINISH, began_ns);
+    return rc;
+}
+
 static void on_stats(void *self, struct med_link *link, const struct med_link_stats *stats)
 {
     struct med_router *router = self;
     uint32_t index = (uint32_t)med_link_user(link);
     struct med_router_worker *worker = &router->workers[index];
+    uint64_t began_ns = uv_hrtime();
     int64_t now_ns = med_clock_now_ns(&router->clock);
     if (stats->heartbeat_ns != worker->beat) {
         worker->beat = stats->heartbeat_ns;
@@ -234,6 +264,7 @@ static void on_stats(void *self, struct med_link *link, const struct med_link_st
                                              .kv_blocks_free = stats->kv_blocks_free,
                                              .kv_blocks_total = stats->kv_blocks_total};
     med_dispatch_worker_stats(router->dispatch, now_ns, index, &said);
+    med_router_job_ran(router, MED_LOOP_STATS, began_ns);
 }
 
 static void on_drain(void *self, struct med_link *link)
@@ -242,8 +273,10 @@ static void on_drain(void *self, struct med_link *link)
     uint32_t index = (uint32_t)med_link_user(link);
     MED_INFO("worker %s drains", router->workers[index].id);
     router->workers[index].draining = true;
+    uint64_t began_ns = uv_hrtime();
     med_dispatch_worker_drain(router->dispatch, med_clock_now_ns(&router->clock), index);
     med_router_look(router);
+    med_router_job_ran(router, MED_LOOP_LEAVE, began_ns);
 }
 
 static void on_closed(void *self, struct med_link *link, const char *reason)
@@ -251,6 +284,7 @@ static void on_closed(void *self, struct med_link *link, const char *reason)
     struct med_router *router = self;
     uint32_t index = (uint32_t)med_link_user(link);
     struct med_router_worker *worker = &router->workers[index];
+    uint64_t began_ns = uv_hrtime();
     MED_ASSERT(worker->link == link);
     struct med_dispatch_worker_view view;
     bool known = med_dispatch_get_worker(router->dispatch, index, &view);
@@ -260,6 +294,7 @@ static void on_closed(void *self, struct med_link *link, const char *reason)
     router->worker_count--;
     med_dispatch_worker_gone(router->dispatch, med_clock_now_ns(&router->clock), index);
     med_router_look(router);
+    med_router_job_ran(router, MED_LOOP_LEAVE, began_ns);
 }
 
 const struct med_link_ops MED_ROUTER_LINK_OPS = {

@@ -26,6 +26,7 @@ static double seconds(int64_t ns)
 
 static int page_metrics(struct med_router *router, struct med_http_answer *answer)
 {
+    struct med_grpc_call_count calls[MED_GRPC_CALL_COUNTS];
     const struct med_router_metrics_view view = {
         .metrics = &router->metrics,
         .dispatch = router->dispatch,
@@ -34,6 +35,8 @@ static int page_metrics(struct med_router *router, struct med_http_answer *answe
         .links_refused = med_link_server_refused(router->links),
         .links_broken = med_link_server_broken(router->links),
         .calls = med_grpc_server_calls(router->grpc),
+        .call_counts = calls,
+        .call_count_count = med_grpc_server_get_counts(router->grpc, calls, MED_GRPC_CALL_COUNTS),
         .draining = router->state != MED_ROUTER_RUNNING,
     };
     answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
@@ -215,9 +218,8 @@ static int page_admin(struct med_router *router, struct med_http_answer *answer)
     return med_json_writer_finish(&w);
 }
 
-int med_router_page(void *self, const char *path, struct med_http_answer *answer)
+static int page(struct med_router *router, const char *path, struct med_http_answer *answer)
 {
-    struct med_router *router = self;
     if (strcmp(path, "/metrics") == 0)
         return page_metrics(router, answer);
     if (strcmp(path, "/health") == 0)
@@ -227,4 +229,13 @@ int med_router_page(void *self, const char *path, struct med_http_answer *answer
     if (strcmp(path, "/admin/state") == 0 && router->http_is_loopback)
         return page_admin(router, answer);
     return MED_E_NOT_FOUND;
+}
+
+int med_router_page(void *self, const char *path, struct med_http_answer *answer)
+{
+    struct med_router *router = self;
+    uint64_t began_ns = uv_hrtime();
+    int rc = page(router, path, answer);
+    med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
+    return rc;
 }

@@ -192,9 +192,8 @@ static void cancel_choices(struct med_router *router, struct med_query *query,
     }
 }
 
-void med_router_cancel(void *self, struct med_query *query, enum med_outcome outcome)
+void med_router_cancel(struct med_router *router, struct med_query *query, enum med_outcome outcome)
 {
-    struct med_router *router = self;
     if (!query->taken)
         return;
     if (query->encoding != NULL) {
@@ -357,6 +356,7 @@ void med_router_encoded(struct med_router *router, struct med_query *query, int 
                         const struct med_err *err)
 {
     struct med_err failure = *err;
+    uint64_t began_ns = uv_hrtime();
     if (rc == 0) {
         rc = admit(router, query, &failure);
     } else if (rc == MED_E_INVALID) {
@@ -364,6 +364,7 @@ void med_router_encoded(struct med_router *router, struct med_query *query, int 
     }
     if (rc < 0)
         end_refused(router, query, rc, failure.text);
+    med_router_job_ran(router, MED_LOOP_ENCODED, began_ns);
 }
 
 static int check(struct med_router *router, struct med_query *query, struct med_err *err)
@@ -397,9 +398,8 @@ static int encode_here(struct med_router *router, struct med_query *query, struc
     return rc == MED_E_INVALID ? refuse(router, MED_REFUSAL_INVALID, rc) : rc;
 }
 
-int med_router_submit(void *self, struct med_query *query, struct med_err *err)
+static int submit(struct med_router *router, struct med_query *query, struct med_err *err)
 {
-    struct med_router *router = self;
     query->arrived_ns = med_clock_now_ns(&router->clock);
     if (query->request_id[0] == '\0') {
         (void)snprintf(query->request_id, sizeof(query->request_id), "r%08" PRIx32 "-%" PRIu64,
@@ -420,4 +420,21 @@ int med_router_submit(void *self, struct med_query *query, struct med_err *err)
     if (rc < 0)
         log_refusal(query, rc, err != NULL ? err->text : "");
     return rc;
+}
+
+int med_router_submit(void *self, struct med_query *query, struct med_err *err)
+{
+    struct med_router *router = self;
+    uint64_t began_ns = uv_hrtime();
+    int rc = submit(router, query, err);
+    med_router_job_ran(router, MED_LOOP_SUBMIT, began_ns);
+    return rc;
+}
+
+void med_router_give_up(void *self, struct med_query *query, enum med_outcome outcome)
+{
+    struct med_router *router = self;
+    uint64_t began_ns = uv_hrtime();
+    med_router_cancel(router, query, outcome);
+    med_router_job_ran(router, MED_LOOP_CANCEL, began_ns);
 }

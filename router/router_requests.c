@@ -59,17 +59,32 @@ static void slot_return(struct med_router *router, struct med_req *req)
     req->id = 0;
 }
 
+/* Also of those that were refused for want of capacity: they were wanted. */
+static void measure_demand(struct med_router *router, const struct med_dispatch_request *request,
+                           int rc)
+{
+    int input_row = 0;
+    int output_row = 0;
+    if (rc == MED_E_INVALID)
+        return;
+    med_dispatch_bucket_of(router->dispatch, request, &input_row, &output_row);
+    med_traffic_bucket_at(&router->metrics.traffic, input_row, output_row)->demand++;
+}
+
 int med_router_dispatch(struct med_router *router, struct med_req *req)
 {
     struct med_query *query = req->query;
     if (!slot_take(router, req))
         return MED_E_OVERLOAD;
-    struct med_dispatch_request request = {.request = req->id,
-                                           .prompt_tokens = (int64_t)query->prompt_count,
-                                           .output_tokens_max = query->tokens_max,
-                                           .deadline_ns = query->deadline_ns};
+    const struct med_dispatch_request request = {.request = req->id,
+                                                 .prompt_tokens = (int64_t)query->prompt_count,
+                                                 .output_tokens_max = query->tokens_max,
+                                                 .deadline_ns = query->deadline_ns};
     query->choices_open++;
+    router->submitting = req->id;
     int rc = med_dispatch_submit(router->dispatch, med_clock_now_ns(&router->clock), &request);
+    router->submitting = 0;
+    measure_demand(router, &request, rc);
     if (rc < 0) {
         slot_return(router, req);
         query->choices_open--;
@@ -81,6 +96,18 @@ int med_router_dispatch(struct med_router *router, struct med_req *req)
 
 /* ---- dispatch's callbacks ---- */
 
+static void measure_pick(struct med_router *router, struct med_req *req)
+{
+    struct med_dispatch_lease_view lease;
+    bool found = med_dispatch_get_lease(router->dispatch, req->id, &lease);
+    MED_ASSERT(found);
+    req->input_row = lease.input_row;
+    req->output_row = lease.output_row;
+    req->predicted_output_tokens = lease.predicted_output_tokens;
+    med_traffic_cell_at(&router->metrics.traffic, req->type, req->input_row, req->output_row)
+        ->picks++;
+}
+
 int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t index)
 {
     struct med_router *router = arg;
@@ -91,9 +118,14 @@ int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t i
     int rc = med_link_send_generate(worker->link, req, attempt);
     if (rc < 0)
         return rc;
+    if (request == router->submitting) {
+        med_hist_add(&router->metrics.request_overhead,
+                     seconds((int64_t)uv_hrtime() - req->query->received_ns));
+    }
     req->attempts = attempt;
     req->sent_ns = med_clock_now_ns(&router->clock);
     req->type = worker->type;
+    measure_pick(router, req);
     memcpy(req->worker_type, worker->type_name, sizeof(req->worker_type));
     memcpy(req->worker_id, worker->id, sizeof(req->worker_id));
     return 0;
@@ -109,24 +141,29 @@ void med_router_on_cancel(void *arg, uint64_t request, uint32_t attempt, uint32_
 
 static void measure_end(struct med_router *router, const struct med_req *req, int64_t now_ns)
 {
-    struct med_router_metrics *m = &router->metrics;
-    if (req->end_code < 0 || req->output_count == 0)
+    if (req->output_count == 0)
         return;
-    double e2e_s = seconds(now_ns - req->query->arrived_ns);
-    med_hist_add(&m->e2e, e2e_s);
-    med_hist_add(&m->e2e_per_token, e2e_s / (double)req->output_count);
-    if (req->output_count < 2)
+    if (req->end_code < 0) {
+        router->metrics.broken[req->outcome]++;
         return;
-    /* To the last token, not to the finish that may come in a later frame. */
-    double tpot_s =
-        seconds(req->last_token_ns - req->first_token_ns) / (double)(req->output_count - 1);
-    med_hist_add(&m->tpot, tpot_s);
-    if (req->predicted_tpot_ns > 0) {
-        struct med_compared *compared = &m->tpot_compared[req->type];
-        compared->predicted_s += seconds(req->predicted_tpot_ns);
-        compared->observed_s += tpot_s;
-        compared->count++;
     }
+    struct med_router_ended ended = {
+        .type = req->type,
+        .input_row = req->input_row,
+        .output_row = req->output_row,
+        .prompt_tokens = (int64_t)req->query->prompt_count,
+        .output_tokens = (int64_t)req->output_count,
+        .predicted_output_tokens = req->predicted_output_tokens,
+        .ttft_ns = req->first_token_ns - req->query->arrived_ns,
+        .e2e_ns = now_ns - req->query->arrived_ns,
+        .tpot_ns = -1,
+        .predicted_tpot_ns = req->predicted_tpot_ns,
+    };
+    /* To the last token, not to the finish that may come in a later frame. */
+    if (req->output_count > 1)
+        ended.tpot_ns =
+            (req->last_token_ns - req->first_token_ns) / (int64_t)(req->output_count - 1);
+    med_router_metrics_ended(&router->metrics, &ended);
 }
 
 void med_router_on_end(void *arg, uint64_t request, enum med_outcome outcome, int code)
@@ -157,12 +194,8 @@ static void measure_first(struct med_router *router, struct med_req *req, int64_
         return;
     req->predicted_ttft_ns = lease.predicted_ttft_ns;
     req->predicted_tpot_ns = lease.predicted_tpot_ns;
-    if (lease.predicted_ttft_ns > 0) {
-        struct med_compared *compared = &m->ttft_compared[req->type];
-        compared->predicted_s += seconds(lease.predicted_ttft_ns);
-        compared->observed_s += seconds(now_ns - req->sent_ns);
-        compared->count++;
-    }
+    med_traffic_compare(&m->traffic, req->type, req->input_row, req->output_row, MED_COMPARE_TTFT,
+                        lease.predicted_ttft_ns, now_ns - req->sent_ns);
 }
 
 /* Logprobs of tokens that are in req->output already, from position `first`. */
@@ -209,7 +242,7 @@ void med_router_tokens(struct med_router *router, struct med_req *req,
                           seconds(now_ns - req->last_token_ns) / (double)taken, taken);
     }
     req->last_token_ns = now_ns;
-    router->metrics.output_tokens[req->type] += taken;
+    med_traffic_type_at(&router->metrics.traffic, req->type)->output_tokens += taken;
     if (rc == 0 && med_answer_stop(&req->answer) != NULL) {
         /* The answer is whole: its worker stops, and it ends from inside this call. */
         int cancelled = med_dispatch_cancel(router->dispatch, now_ns, req->id, MED_OUTCOME_STOP);
