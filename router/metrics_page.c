@@ -124,25 +124,28 @@ static void write_picks(struct med_prom *prom, const struct med_traffic *traffic
     for (size_t t = 0; t < traffic->type_count; t++) {
         const struct med_traffic_type *type = &traffic->types[t];
         for (size_t b = 0; b < traffic->bucket_count; b++) {
-            if (type->cells[b].picks > 0)
+            if (type->cells[b].picks > 0) {
                 med_prom_printed_count(
                     prom, cell_labels(labels, sizeof(labels), type, &traffic->buckets[b]),
                     type->cells[b].picks);
+            }
         }
     }
     family(prom, FAMILY_DEMAND);
     for (size_t b = 0; b < traffic->bucket_count; b++) {
-        if (traffic->buckets[b].demand > 0)
+        if (traffic->buckets[b].demand > 0) {
             med_prom_printed_count(prom,
                                    cell_labels(labels, sizeof(labels), NULL, &traffic->buckets[b]),
                                    traffic->buckets[b].demand);
+        }
     }
     family(prom, FAMILY_COMPLETED);
     for (size_t b = 0; b < traffic->bucket_count; b++) {
-        if (traffic->buckets[b].completed > 0)
+        if (traffic->buckets[b].completed > 0) {
             med_prom_printed_count(prom,
                                    cell_labels(labels, sizeof(labels), NULL, &traffic->buckets[b]),
                                    traffic->buckets[b].completed);
+        }
     }
 }
 
@@ -276,9 +279,10 @@ static void write_cost(struct med_prom *prom, const struct med_router_metrics_vi
     family(prom, FAMILY_COST_PER_TOKENS);
     for (size_t t = 0; t < traffic->type_count; t++) {
         const struct med_traffic_type *type = &traffic->types[t];
-        if (type->output_tokens > 0)
+        if (type->output_tokens > 0) {
             number_of(prom, "worker_type", type->name,
                       type->usd / (double)type->output_tokens * 1e6);
+        }
     }
 }
 
@@ -288,9 +292,10 @@ static void write_loop(struct med_prom *prom, const struct med_router_metrics *m
     write_hist(prom, FAMILY_LOOP_DELAY, &m->loop_delay);
     write_hist(prom, FAMILY_LOOP_TURN, &loop->turns);
     family(prom, FAMILY_LOOP_BUSY);
-    for (int i = 0; i < MED_LOOP_JOBS; i++)
+    for (int i = 0; i < MED_LOOP_JOBS; i++) {
         number_of(prom, "job", med_loop_job_name((enum med_loop_job)i),
                   (double)loop->jobs[i].busy_ns / 1e9);
+    }
     family(prom, FAMILY_LOOP_RUNS);
     for (int i = 0; i < MED_LOOP_JOBS; i++)
         count_of(prom, "job", med_loop_job_name((enum med_loop_job)i), loop->jobs[i].runs);

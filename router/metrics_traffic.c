@@ -205,7 +205,7 @@ double med_traffic_worker_price(const struct med_plan *plan, const char *worker_
 int med_traffic_replan(struct med_traffic *traffic, const struct med_plan *plan,
                        const struct med_dispatch *dispatch)
 {
-    size_t type_of[MED_LIMIT_WORKER_TYPES];
+    size_t type_of[MED_LIMIT_WORKER_TYPES] = {0};
     size_t count = med_dispatch_type_count(dispatch);
     MED_ASSERT(count <= MED_LIMIT_WORKER_TYPES);
     if (traffic->types == NULL)

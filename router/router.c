@@ -118,9 +118,10 @@ static void on_watch(uv_timer_t *timer)
     if (late_s > router->loop_delay_max_s)
         router->loop_delay_max_s = late_s;
     struct med_loop_longest longest = med_loop_watch_take_recent(&router->metrics.loop);
-    if (late_s * 1000 > LOOP_DELAY_LOG_MS)
+    if (late_s * 1000 > LOOP_DELAY_LOG_MS) {
         MED_WARN("the loop was %.0f ms late; what took longest was %s, %.0f ms", late_s * 1000,
                  med_loop_job_name(longest.job), (double)longest.ns / 1e6);
+    }
     router->watch_due_ns = now_ns + (uint64_t)WATCH_MS * 1000000;
     med_router_look_at_drains(router);
     spend(router);

@@ -160,9 +160,10 @@ static void measure_end(struct med_router *router, const struct med_req *req, in
         .predicted_tpot_ns = req->predicted_tpot_ns,
     };
     /* To the last token, not to the finish that may come in a later frame. */
-    if (req->output_count > 1)
+    if (req->output_count > 1) {
         ended.tpot_ns =
             (req->last_token_ns - req->first_token_ns) / (int64_t)(req->output_count - 1);
+    }
     med_router_metrics_ended(&router->metrics, &ended);
 }
 

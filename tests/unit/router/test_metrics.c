@@ -301,9 +301,10 @@ static void test_a_page_of_a_large_fleet(void)
         int in = (int)(cell % 60 / 6);
         int out = (int)(cell % 6);
         med_traffic_cell_at(&metrics.traffic, type, in, out)->picks = cell + 1;
-        for (int what = 0; what < MED_COMPARE_COUNT; what++)
+        for (int what = 0; what < MED_COMPARE_COUNT; what++) {
             med_traffic_compare(&metrics.traffic, type, in, out, (enum med_comparison)what,
                                 1234567 + (int64_t)cell, 1234567);
+        }
         med_traffic_bucket_at(&metrics.traffic, in, out)->demand++;
     }
     struct med_buf page = page_of(&f, &metrics);
