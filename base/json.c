@@ -498,6 +498,18 @@ int med_json_array(const struct med_json_at *at, const char *key, struct med_jso
     return 0;
 }
 
+int med_json_member(const struct med_json_at *at, const char *key, struct med_json_at *ret_at,
+                    struct med_err *err)
+{
+    if (fail_unless_object(at, err) < 0)
+        return MED_E_FORMAT;
+    struct med_json_at next = child(at, key);
+    if (!next.node || cJSON_IsNull(next.node))
+        return fail_expected(&next, err, "a value");
+    *ret_at = next;
+    return 0;
+}
+
 int med_json_number_here(const struct med_json_at *at, double min, double max, double *ret_value,
                          struct med_err *err)
 {
@@ -564,6 +576,36 @@ int med_json_integer(const struct med_json_at *at, const char *key, int64_t min,
         return MED_E_FORMAT;
     struct med_json_at next = child(at, key);
     return med_json_integer_here(&next, min, max, ret_value, err);
+}
+
+int med_json_ids(const struct med_json_at *array, int64_t min, int64_t max, uint32_t **ret_ids,
+                 size_t *ret_count, struct med_err *err)
+{
+    MED_ASSERT(min >= 0);
+    MED_ASSERT(max <= UINT32_MAX);
+    if (!cJSON_IsArray(array->node))
+        return fail_expected(array, err, "an array of whole numbers");
+    size_t count = med_json_count(array);
+    uint32_t *ids = count > 0 ? med_calloc(count, sizeof(*ids)) : NULL;
+    if (count > 0 && ids == NULL)
+        return fail_memory(array->doc->file, err);
+    size_t i = 0;
+    for (const struct cJSON *node = array->node->child; node; node = node->next, i++) {
+        double value = node->valuedouble;
+        if (!cJSON_IsNumber(node) || !(value >= (double)min && value <= (double)max) ||
+            value != floor(value)) {
+            struct med_json_at at = *array;
+            int64_t unused;
+            at.node = node;
+            path_append_index(at.path, i);
+            med_free(ids);
+            return med_json_integer_here(&at, min, max, &unused, err);
+        }
+        ids[i] = (uint32_t)value;
+    }
+    *ret_ids = ids;
+    *ret_count = count;
+    return 0;
 }
 
 int med_json_bool_here(const struct med_json_at *at, bool *ret_value, struct med_err *err)

@@ -68,6 +68,9 @@ int med_json_object(const struct med_json_at *at, const char *key, struct med_js
                     struct med_err *err) MED_MUST_CHECK;
 int med_json_array(const struct med_json_at *at, const char *key, struct med_json_at *ret_at,
                    struct med_err *err) MED_MUST_CHECK;
+/* The value of a key, of any kind; missing or null is an error. */
+int med_json_member(const struct med_json_at *at, const char *key, struct med_json_at *ret_at,
+                    struct med_err *err) MED_MUST_CHECK;
 size_t med_json_count(const struct med_json_at *array); /* elements of an array or object */
 /* Element of an array. Walking in order is O(1) per step with med_json_next. */
 struct med_json_at med_json_index(const struct med_json_at *array, size_t index);
@@ -99,6 +102,10 @@ int med_json_bool_here(const struct med_json_at *at, bool *ret_value,
                        struct med_err *err) MED_MUST_CHECK;
 int med_json_string_here(const struct med_json_at *at, long max_bytes, const char **ret_value,
                          struct med_err *err) MED_MUST_CHECK;
+/* The whole array at once, without the cost of a position for each element: whole numbers in
+ * [min, max], 0 <= min, max < 2^32.  *ret_ids is med_free's; NULL for an empty array. */
+int med_json_ids(const struct med_json_at *array, int64_t min, int64_t max, uint32_t **ret_ids,
+                 size_t *ret_count, struct med_err *err) MED_MUST_CHECK;
 /* For checks across fields: "file: path: message"; path is at's path plus ".key" if key != NULL. */
 int med_json_fail(const struct med_json_at *at, const char *key, struct med_err *err,
                   const char *fmt, ...) MED_PRINTF(4, 5);

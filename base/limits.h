@@ -51,6 +51,7 @@ enum {
     MED_LIMIT_STOP_STRINGS = 16,    /* stop strings of one request */
     MED_LIMIT_STOP_BYTES = 1 << 10, /* one stop string */
     MED_LIMIT_CHOICES = 128,        /* n of one request */
+    MED_LIMIT_PROMPTS = 256,        /* prompts of one HTTP request */
     MED_LIMIT_ANSWER_LOGPROB_BYTES = 64
                                      << 20, /* of one request's answers together, in the router */
 

@@ -219,7 +219,8 @@ int med_router_model_encode(struct med_router_model *model, const struct med_inp
     if (input->kind == MED_INPUT_CHAT) {
         rc = encode_chat(model, input, ids, err);
     } else {
-        const struct med_encode_options options = {.add_special = true, .parse_special = true};
+        const struct med_encode_options options = {.add_special = !input->without_special,
+                                                   .parse_special = true};
         rc = check_text(input->text, input->text_bytes, "text", err);
         if (rc == 0) {
             rc = encode_text(model, input->text, input->text_bytes, &options, ids, err);

@@ -89,6 +89,16 @@ void med_query_free(struct med_query *query)
     med_free(query);
 }
 
+void med_query_cut_prompt(struct med_query *query)
+{
+    size_t keep = query->prompt_keep;
+    if (keep == 0 || query->prompt_count <= keep)
+        return;
+    memmove(query->prompt, query->prompt + query->prompt_count - keep,
+            keep * sizeof(*query->prompt));
+    query->prompt_count = keep;
+}
+
 /* source: the finalizer of splitmix64 (Steele, Lea and Flood 2014). */
 uint64_t med_query_choice_seed(uint64_t seed, uint32_t index)
 {

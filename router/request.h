@@ -78,6 +78,7 @@ struct med_input {
     struct med_chat_message *messages; /* owned, with their strings; MED_INPUT_CHAT */
     size_t message_count;
     bool add_generation_prompt;
+    bool without_special; /* nothing is added to the tokens of a text: no beginning of sequence */
 };
 void med_input_release(struct med_input *input);
 /* Text to be encoded, before a template is applied; 0 for token ids. */
@@ -117,6 +118,7 @@ struct med_req {
     int end_code;             /* 0 for stop and length */
     char worker_message[256]; /* a sentence, if its worker failed it */
     size_t tokens_told;       /* the door's: tokens written, */
+    size_t chars_told;        /* ... the characters that spell them, where somebody counts, */
     bool end_told;            /* ... and its end */
 };
 
@@ -127,6 +129,7 @@ struct med_query {
     struct med_input input;
     uint32_t *prompt; /* owned; the door's if the input is token ids, else the router's */
     size_t prompt_count;
+    uint32_t prompt_keep;  /* only the last tokens of a longer prompt count; 0: all */
     uint32_t tokens_max;   /* 0: a default, see med_query_check_prompt */
     uint32_t choice_count; /* 0: 1, set by check */
     bool echo;
@@ -151,7 +154,8 @@ struct med_query {
     int end_code;   /* 0: every choice ended with stop or length */
     int abort_code; /* why it was ended early: the client lags, or the drain's time is over */
     char end_text[MED_ERR_TEXT_MAX]; /* a sentence when end_code < 0 */
-    uint32_t retry_after_ms;         /* real time; 0: no hint */
+    bool too_long;           /* refused because prompt and max_tokens do not fit the context */
+    uint32_t retry_after_ms; /* real time; 0: no hint */
 };
 
 enum {
@@ -174,6 +178,8 @@ struct med_query_limits {
  * tokens; the sentence names field, value and what was expected. */
 int med_query_check(struct med_query *query, const struct med_query_limits *limits,
                     struct med_err *err) MED_MUST_CHECK;
+/* Leaves prompt_keep tokens of the prompt, its last ones. */
+void med_query_cut_prompt(struct med_query *query);
 /* The rest, when query->prompt is there; puts defaults in: max_tokens 0 is the rest of the
  * context, at most 16 if it is no chat, and what the logprobs have room for. */
 int med_query_check_prompt(struct med_query *query, const struct med_query_limits *limits,

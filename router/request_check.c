@@ -294,6 +294,7 @@ static int check_context(struct med_query *query, const struct med_dispatch_cont
     if (context->planned == 0 ||
         (int64_t)query->prompt_count + query->tokens_max <= context->planned)
         return 0;
+    query->too_long = true;
     return med_err_set(err, MED_E_INVALID,
                        "%s, max_tokens: found a prompt of %zu and at most %" PRIu32
                        " output tokens, expected at most %" PRId64 " together",
@@ -311,6 +312,7 @@ int med_query_check_prompt(struct med_query *query, const struct med_query_limit
             return med_err_set(err, MED_E_INVALID, "%s: found none, expected 1 to %d %s", field,
                                MED_LIMIT_PROMPT_TOKENS, ids);
         }
+        query->too_long = true;
         return med_err_set(err, MED_E_INVALID, "%s: found %zu, expected 1 to %d %s", field,
                            query->prompt_count, MED_LIMIT_PROMPT_TOKENS, ids);
     }

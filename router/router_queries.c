@@ -256,7 +256,7 @@ static int echo_text(const struct med_router *router, const struct med_query *qu
                      struct med_buf *out, struct med_err *err)
 {
     const struct med_input *input = &query->input;
-    int rc = input->kind == MED_INPUT_TEXT
+    int rc = input->kind == MED_INPUT_TEXT && query->prompt_keep == 0
                  ? med_buf_append(out, input->text, input->text_bytes)
                  : med_tokenizer_decode(router->config.model->tokenizer, query->prompt,
                                         query->prompt_count, !query->sampling.keep_special, out);
@@ -338,6 +338,7 @@ static int dispatch_all(struct med_router *router, struct med_query *query, stru
 static int admit(struct med_router *router, struct med_query *query, struct med_err *err)
 {
     const struct med_query_limits limits = limits_of(router);
+    med_query_cut_prompt(query);
     if (med_query_check_prompt(query, &limits, err) < 0)
         return refuse(router, MED_REFUSAL_INVALID, MED_E_INVALID);
     if (query->deadline_ns != 0 && query->deadline_ns <= med_clock_now_ns(&router->clock)) {

@@ -29,11 +29,12 @@ PARTS = {
                "allocator/formats", "http"},
     "router/dispatch": {"base", "profiles"},
     "router/tokenizer": {"base"},
+    "router/openai": {"base", "http", "router", "router/dispatch", "router/tokenizer"},
     "allocator/formats": {"base", "profiles"},
     "allocator": {"base", "profiles", "allocator/formats", "worker/engine", "router/dispatch"},
     "http": {"base"},
     "router": {"base", "proto", "profiles", "allocator", "allocator/formats", "router/dispatch",
-               "router/tokenizer", "http"},
+               "router/openai", "router/tokenizer", "http"},
     "cli": {"base"},
 }
 
