@@ -104,6 +104,23 @@ static void rename_fields(struct med_openai_error *error, const char *text)
     (void)snprintf(error->message + used, sizeof(error->message) - used, "%s", text + end);
 }
 
+/* The length of a path: up to ": " outside of the quotes of a key. */
+static size_t path_length(const char *path)
+{
+    bool quoted = false;
+    size_t n = 0;
+    for (; path[n] != '\0'; n++) {
+        if (path[n] == '\\' && path[n + 1] != '\0') {
+            n++;
+        } else if (path[n] == '"') {
+            quoted = !quoted;
+        } else if (!quoted && strncmp(path + n, ": ", 2) == 0) {
+            break;
+        }
+    }
+    return n;
+}
+
 /* Of the JSON edge's "body: $.field: sentence" or "body: line 1, column 2: sentence". */
 static void read_path(struct med_openai_error *error, const char *text)
 {
@@ -115,9 +132,7 @@ static void read_path(struct med_openai_error *error, const char *text)
         return;
     }
     const char *path = rest + (rest[1] == '.' ? 2 : 1);
-    const char *end = strstr(path, ": ");
-    size_t length = end != NULL ? (size_t)(end - path) : strlen(path);
-    (void)snprintf(error->param, sizeof(error->param), "%.*s", (int)length, path);
+    (void)snprintf(error->param, sizeof(error->param), "%.*s", (int)path_length(path), path);
     (void)snprintf(error->message, sizeof(error->message), "%s", path);
 }
 
