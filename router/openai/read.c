@@ -90,7 +90,7 @@ static int refuse_tools(const struct med_json_at *root, struct med_err *err)
 static int refuse_format(const struct med_json_at *root, struct med_err *err)
 {
     struct med_json_at format;
-    const char *type;
+    const char *type = "text";
     if (!med_json_has(root, "response_format"))
         return 0;
     int rc = med_json_object(root, "response_format", &format, err);
@@ -327,10 +327,10 @@ static int read_tokens_max(const struct med_json_at *root, enum med_openai_kind 
         rc = opt_u32(root, "max_completion_tokens", 1, MED_LIMIT_OUTPUT_TOKENS, &query->tokens_max,
                      err);
     }
-    if (rc == 0)
-        rc = opt_u32(root, "emulated_output_tokens", 0, MED_LIMIT_OUTPUT_TOKENS,
-                     &query->emulated_output_tokens, err);
-    return rc;
+    if (rc < 0)
+        return rc;
+    return opt_u32(root, "emulated_output_tokens", 0, MED_LIMIT_OUTPUT_TOKENS,
+                   &query->emulated_output_tokens, err);
 }
 
 static int read_prompt_options(const struct med_json_at *root, enum med_openai_kind kind,
@@ -455,7 +455,7 @@ void med_openai_text_release(struct med_openai_text *text)
 static int read_tokenize(const struct med_json_at *root, struct med_openai_text *text,
                          struct med_err *err)
 {
-    const char *prompt;
+    const char *prompt = "";
     bool add_special = true;
     int rc = read_model(root, &text->model, err);
     if (rc == 0)

@@ -19,7 +19,7 @@ int med_openai_no_memory(struct med_err *err)
 
 int med_openai_call_make(struct med_openai_call *call, size_t query_count)
 {
-    call->queries = med_calloc(query_count, sizeof(*call->queries));
+    call->queries = med_calloc(query_count, sizeof(struct med_query *));
     if (call->queries == NULL)
         return MED_E_NOMEM;
     for (; call->query_count < query_count; call->query_count++) {

@@ -221,7 +221,7 @@ int med_openai_write_logprobs(const struct med_openai_call *call, struct med_req
         return PUT(out, "null");
     struct spelling s = {.tokenizer = req->answer.options.tokenizer};
     s.as_ids = call->as_ids || s.tokenizer == NULL;
-    med_buf_init(&s.bytes, 2 * MED_LIMIT_TOKEN_BYTES);
+    med_buf_init(&s.bytes, (size_t)2 * MED_LIMIT_TOKEN_BYTES);
     int rc = call->kind == MED_OPENAI_CHAT ? put_chat(&s, req, from, to, out)
                                            : put_lists(&s, req, from, to, out);
     med_buf_release(&s.bytes);

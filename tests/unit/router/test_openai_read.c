@@ -351,7 +351,7 @@ static void test_large_bodies(void)
     enum {
         COUNT = 200000
     };
-    char *body = med_alloc(4 * COUNT);
+    char *body = med_alloc((size_t)4 * COUNT);
     REQUIRE(body != NULL);
     memset(body, '[', COUNT);
     struct med_openai_error error = refuse(MED_OPENAI_COMPLETIONS, body, COUNT);

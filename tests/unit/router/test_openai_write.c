@@ -41,9 +41,10 @@ static void say(struct med_req *req, const char *text, bool stop)
         REQUIRE(row != NULL);
         row[0] = (struct med_req_logprob){ids.ids[i], -0.5F};
         /* The chosen one is the second of the likeliest. */
-        for (size_t k = 1; k < rows; k++)
+        for (size_t k = 1; k < rows; k++) {
             row[k] = (struct med_req_logprob){k == 2 ? ids.ids[i] : 32 + (uint32_t)k,
                                               k == 2 ? -0.5F : -0.25F * (float)k};
+        }
     }
     req->ended = true;
     req->outcome = stop ? MED_OUTCOME_STOP : MED_OUTCOME_LENGTH;
@@ -51,7 +52,7 @@ static void say(struct med_req *req, const char *text, bool stop)
 }
 
 static void answer(struct answered *a, enum med_openai_kind kind, const char *body,
-                   const char *const *texts)
+                   const char *const *texts, size_t text_count)
 {
     struct med_err err = {0};
     *a = (struct answered){0};
@@ -60,12 +61,16 @@ static void answer(struct answered *a, enum med_openai_kind kind, const char *bo
         .call = &a->call, .id = "r\"1", .model = "m", .created_s = 1700000000};
     REQUIRE(med_openai_style_init(&a->style) == 0);
     med_buf_init(&a->out, 1 << 20);
+    size_t said = 0;
     for (size_t i = 0; i < a->call.query_count; i++) {
         struct med_query *query = a->call.queries[i];
         query->prompt_count = 3;
+        REQUIRE(query != NULL);
         REQUIRE(med_query_make_choices(query, 1) == 0);
-        for (uint32_t c = 0; c < query->choice_count; c++)
-            say(&query->choices[c], *texts++, c == 0);
+        for (uint32_t c = 0; c < query->choice_count; c++) {
+            REQUIRE(said < text_count);
+            say(&query->choices[c], texts[said++], c == 0);
+        }
         query->choices[0].cached_tokens = 2;
     }
 }
@@ -92,7 +97,7 @@ static void test_whole_answers(void)
 {
     struct answered a;
     static const char *const one[] = {"Say \"hi\"\n\t\x7f caf\xc3\xa9"};
-    answer(&a, MED_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", one);
+    answer(&a, MED_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", one, 1);
     CHECK_INT(med_openai_write_answer(&a.style, &a.out), 0);
     check_json(a.out.data, a.out.length);
     char expected[1024];
@@ -112,7 +117,8 @@ static void test_whole_answers(void)
     /* Two prompts of two choices each, one ended by a stop string. */
     static const char *const four[] = {"a", "b", "c", "d stop e"};
     answer(&a, MED_OPENAI_COMPLETIONS,
-           "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"stop\":\" stop\",\"return_token_ids\":true}", four);
+           "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"stop\":\" stop\",\"return_token_ids\":true}", four,
+           4);
     CHECK_INT(med_openai_write_answer(&a.style, &a.out), 0);
     check_json(a.out.data, a.out.length);
     CHECK_CONTAINS(a.out.data, "{\"id\":\"cmpl-r\\\"1\",\"object\":\"text_completion\",");
@@ -135,7 +141,7 @@ static void test_chunks(void)
     answer(&a, MED_OPENAI_CHAT,
            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,"
            "\"stream_options\":{\"include_usage\":true}}",
-           one);
+           one, 1);
     struct med_req *req = &a.call.queries[0]->choices[0];
     struct med_openai_chunk chunk = {.req = req, .index = 7, .text = "", .role = true};
     CHECK_INT(med_openai_write_chunk(&a.style, &chunk, &a.out), 0);
@@ -165,7 +171,7 @@ static void test_chunks(void)
     answer(&a, MED_OPENAI_COMPLETIONS,
            "{\"prompt\":\"x\",\"stream\":true,\"return_token_ids\":true,"
            "\"stream_options\":{\"continuous_usage_stats\":true}}",
-           one);
+           one, 1);
     req = &a.call.queries[0]->choices[0];
     chunk = (struct med_openai_chunk){
         .req = req, .from = 1, .to = 2, .text = " b\r\xff", .text_bytes = 4, .ends = true};
@@ -185,7 +191,7 @@ static void test_logprobs(void)
     answer(&a, MED_OPENAI_CHAT,
            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"logprobs\":true,"
            "\"top_logprobs\":2}",
-           one);
+           one, 1);
     CHECK_INT(med_openai_write_answer(&a.style, &a.out), 0);
     check_json(a.out.data, a.out.length);
     CHECK_CONTAINS(
@@ -198,7 +204,7 @@ static void test_logprobs(void)
     release(&a);
 
     static const char body[] = "{\"prompt\":\"x\",\"logprobs\":1}";
-    answer(&a, MED_OPENAI_COMPLETIONS, body, one);
+    answer(&a, MED_OPENAI_COMPLETIONS, body, one, 1);
     CHECK_INT(med_openai_write_answer(&a.style, &a.out), 0);
     check_json(a.out.data, a.out.length);
     CHECK_CONTAINS(
@@ -210,7 +216,7 @@ static void test_logprobs(void)
     release(&a);
 
     /* Half a character, two tokens of one spelling, and -inf. */
-    answer(&a, MED_OPENAI_COMPLETIONS, body, one);
+    answer(&a, MED_OPENAI_COMPLETIONS, body, one, 1);
     struct med_req *req = &a.call.queries[0]->choices[0];
     req->logprobs[0] = (struct med_req_logprob){127, -0.0F}; // byte 0xc3
     req->logprobs[1] = (struct med_req_logprob){127, -1.0F / 0.0F};
@@ -253,7 +259,7 @@ static void test_a_full_buffer_is_an_error(void)
 {
     struct answered a;
     static const char *const one[] = {"a b c"};
-    answer(&a, MED_OPENAI_COMPLETIONS, "{\"prompt\":\"x\",\"logprobs\":2}", one);
+    answer(&a, MED_OPENAI_COMPLETIONS, "{\"prompt\":\"x\",\"logprobs\":2}", one, 1);
     REQUIRE(med_openai_write_answer(&a.style, &a.out) == 0);
     size_t whole = a.out.length;
     for (size_t max = 1; max < whole; max++) {
