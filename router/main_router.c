@@ -26,6 +26,7 @@ struct options {
     double time_scale;
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
     int64_t attempts_max;
+    const char *resume;
 };
 
 #define FIELD(name) offsetof(struct options, name)
@@ -53,7 +54,12 @@ static const struct med_option option_table[] = {
      .help = "Longest wait of a request without a deadline, in fleet time."},
     {.name = "attempts-max", .type = MED_OPT_INTEGER, .offset = FIELD(attempts_max), .unit = "COUNT",
      .default_text = "3", .min = 1, .max = 100, .group = "Workers",
-     .help = "How often a request without a token is sent to a worker, the first time included."},
+     .help = "How often a request is sent to a worker, the first time included; a worker that drains "
+             "does not count."},
+    {.name = "resume", .type = MED_OPT_CHOICE, .offset = FIELD(resume), .default_text = "on",
+     .choices = "on|off",
+     .help = "Whether an answer that has begun goes on at another worker when its own is lost, hangs or "
+             "leaves; off: it ends with an error."},
     {.name = "suspect-after", .type = MED_OPT_DURATION, .offset = FIELD(suspect_after_ns),
      .unit = "TIME", .default_text = "3s", .min = 0.6, .max = 3600,
      .help = "A worker whose engine is silent this long (real time) gets no new requests."},
@@ -152,6 +158,7 @@ static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan
         .suspect_after_ns = o->suspect_after_ns,
         .gone_after_ns = o->gone_after_ns,
         .attempts_max = o->attempts_max,
+        .resume = strcmp(o->resume, "on") == 0,
         .drain_timeout_ns = o->drain_timeout_ns,
     };
     struct signals signals = {0};

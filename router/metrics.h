@@ -37,6 +37,7 @@
     X(SPILLS, "medley_router_spills_total", "counter", "", "Picks of another worker type than the plan's.") \
     X(REROUTES, "medley_router_reroutes_total", "counter", "reason", "Requests sent again to another worker.") \
     X(BROKEN, "medley_router_broken_streams_total", "counter", "outcome", "Requests that failed after their first token, other than by their client; they are in medley_router_requests_total too.") \
+    X(RESUMES, "medley_router_resumes_total", "counter", "", "Answers sent to another worker after their first token, to go on there.") \
     X(STALE, "medley_router_stale_messages_total", "counter", "", "Messages of workers about requests that they have no more.") \
     X(WORKERS, "medley_router_workers", "gauge", "worker_type,state", "Connected workers.") \
     X(WORKER_STATE, "medley_router_worker_state", "gauge", "worker,worker_type,state", "1 for the state that a worker is in.") \
@@ -112,7 +113,8 @@ enum {
 
 struct med_router_metrics {
     uint64_t refused[MED_REFUSAL_COUNT]; /* by the router itself; dispatch counts its own */
-    uint64_t departed[2];                /* lost, drained */
+    uint64_t resumes;
+    uint64_t departed[2]; /* lost, drained */
     uint64_t broken[MED_OUTCOME_COUNT];
     uint64_t prompt_tokens;
     struct med_slos slos;

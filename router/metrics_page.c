@@ -100,6 +100,7 @@ static void write_requests(struct med_prom *prom, const struct med_router_metric
         if (med_router_metrics_is_broken((enum med_outcome)i))
             count_of(prom, "outcome", med_outcome_name((enum med_outcome)i), m->broken[i]);
     }
+    single_count(prom, FAMILY_RESUMES, view->metrics->resumes);
     single_count(prom, FAMILY_STALE, totals.stale_messages);
     single_count(prom, FAMILY_PROMPT_TOKENS, m->prompt_tokens);
 }

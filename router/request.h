@@ -111,6 +111,8 @@ struct med_req {
     int64_t predicted_output_tokens;              /* at submit; 0: not known */
     int input_row, output_row;                    /* its predicted bucket, dispatch's */
     uint32_t attempts;
+    size_t output_before;   /* tokens of its output when it was last sent */
+    uint32_t resumes;       /* times that it went on elsewhere after a token */
     uint32_t cached_tokens; /* as its worker said at the end */
 
     bool ended;

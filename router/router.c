@@ -247,6 +247,7 @@ static int make_dispatch(struct med_router *router, struct med_err *err)
     config.suspect_after_ns = (int64_t)((double)c->suspect_after_ns * c->time_scale);
     config.gone_after_ns = (int64_t)((double)c->gone_after_ns * c->time_scale);
     config.attempts_max = c->attempts_max;
+    config.resume = c->resume;
     router->workers_max = (uint32_t)config.workers_max;
     rc = med_dispatch_new(&config, &ops, &router->dispatch, err);
     med_dispatch_config_release(&config);

@@ -17,6 +17,7 @@
 #include "router/model.h"
 #include "router/net.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
 
@@ -31,6 +32,7 @@ struct med_router_config {
     int64_t queue_wait_ns; /* fleet time: it belongs to the service, not to the process */
     int64_t suspect_after_ns, gone_after_ns;
     int64_t attempts_max;
+    bool resume; /* answers that have begun go on elsewhere when their worker is lost */
     int64_t drain_timeout_ns;
 };
 

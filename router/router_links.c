@@ -162,14 +162,35 @@ static int on_hello(void *self, struct med_link *link, const struct med_link_hel
     return rc;
 }
 
+/* The answer began at a worker of another kind, and cannot go on here. */
+static int end_for_logprobs(struct med_router *router, const struct med_link *link,
+                            struct med_req *req, const struct med_link_tokens *tokens)
+{
+    struct med_dispatch_lease_view lease;
+    uint32_t worker = (uint32_t)med_link_user(link);
+    if (!med_dispatch_get_lease(router->dispatch, tokens->request, &lease) ||
+        lease.worker != worker || lease.attempt != tokens->attempt)
+        return 0; // stale
+    (void)snprintf(req->worker_message, sizeof(req->worker_message),
+                   "worker %.64s, where it was to go on, %s", router->workers[worker].id,
+                   tokens->logprobs == NULL ? "knows no logprobs"
+                                            : "is of another kind: it knows logprobs");
+    return med_dispatch_cancel(router->dispatch, med_clock_now_ns(&router->clock), tokens->request,
+                               MED_OUTCOME_ERROR);
+}
+
 static int take_tokens(struct med_router *router, struct med_link *link,
                        const struct med_link_tokens *tokens)
 {
     struct med_req *req = med_router_find(router, tokens->request);
     /* A backend that knows no logprobs sends none at all. */
-    if (req != NULL && req->attempts == tokens->attempt && req->query->sampling.has_logprobs &&
-        req->output_count > 0 && (tokens->logprobs != NULL) != (req->logprobs != NULL))
+    bool differs = req != NULL && req->attempts == tokens->attempt &&
+                   req->query->sampling.has_logprobs && req->output_count > 0 &&
+                   (tokens->logprobs != NULL) != (req->logprobs != NULL);
+    if (differs && req->output_count > req->output_before)
         return MED_E_INVALID;
+    if (differs)
+        return end_for_logprobs(router, link, req, tokens);
     int rc = med_dispatch_tokens(router->dispatch, med_clock_now_ns(&router->clock),
                                  (uint32_t)med_link_user(link), tokens->request, tokens->attempt,
                                  tokens->position, (int64_t)tokens->count);

@@ -11,6 +11,7 @@
 #include "router/router_internal.h"
 
 #include "base/assert.h"
+#include "base/log.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -123,6 +124,13 @@ int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t i
                      seconds((int64_t)uv_hrtime() - req->query->received_ns));
     }
     req->attempts = attempt;
+    req->output_before = req->output_count;
+    if (req->output_count > 0) {
+        req->resumes++;
+        router->metrics.resumes++;
+        med_log(MED_LOG_INFO, req->query->request_id, "goes on at worker %s after %zu tokens",
+                worker->id, req->output_count);
+    }
     req->sent_ns = med_clock_now_ns(&router->clock);
     req->type = worker->type;
     measure_pick(router, req);
@@ -157,7 +165,8 @@ static void measure_end(struct med_router *router, const struct med_req *req, in
         .ttft_ns = req->first_token_ns - req->query->arrived_ns,
         .e2e_ns = now_ns - req->query->arrived_ns,
         .tpot_ns = -1,
-        .predicted_tpot_ns = req->predicted_tpot_ns,
+        /* A prediction knows nothing of a lost worker. */
+        .predicted_tpot_ns = req->resumes == 0 ? req->predicted_tpot_ns : 0,
     };
     /* To the last token, not to the finish that may come in a later frame. */
     if (req->output_count > 1) {

@@ -224,10 +224,12 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
             return false;
         struct worker *worker = &d->workers.rows[pick.worker];
         row->attempt++;
+        row->tries++;
         if (d->ops.send(d->ops.arg, row->request, row->attempt, pick.worker) < 0) {
             /* Nothing left this process, so it was no attempt. The pick is made again without
              * this worker, which ends because each round blocks one. */
             row->attempt--;
+            row->tries--;
             worker->blocked_until_ns = now_ns + RETRY_NS;
             d->totals.reroutes[MED_REROUTE_SEND_FAILED]++;
             continue;
@@ -301,7 +303,14 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
     bool lost = reason == MED_REROUTE_WORKER_LOST;
     if (tell)
         tell_cancel(d, row);
-    if (row->tokens > 0 || row->attempt >= d->config.attempts_max) {
+    /* One that kills its workers must not take them all; one whose workers leave may go on. */
+    if (d->workers.rows[row->worker].draining)
+        row->tries--;
+    if (row->tokens == row->output_tokens_max) {
+        dispatch_end(d, now_ns, lease, MED_OUTCOME_LENGTH, 0);
+        return;
+    }
+    if ((row->tokens > 0 && !d->config.resume) || row->tries >= d->config.attempts_max) {
         dispatch_end(d, now_ns, lease, lost ? MED_OUTCOME_WORKER_LOST : MED_OUTCOME_ERROR,
                      lost ? MED_E_WORKER_LOST : MED_E_INTERNAL);
         return;
@@ -448,7 +457,7 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     if (position != row->tokens || count < 1 || count > row->output_tokens_max - row->tokens)
         return MED_E_PROTO;
     struct worker *sender = &d->workers.rows[worker];
-    bool first = row->tokens == 0;
+    bool first = row->tokens == row->base;
     if (first)
         worker_first_token(sender, &d->leases, lease, now_ns);
     row->tokens += count;
@@ -495,8 +504,12 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
 static void expire(struct med_dispatch *d, int64_t now_ns)
 {
     const struct queue_entry *entry;
-    while ((entry = queue_first(&d->waiting)) && entry->at_ns <= now_ns)
-        dispatch_end(d, now_ns, entry->lease, MED_OUTCOME_REJECTED, MED_E_OVERLOAD);
+    while ((entry = queue_first(&d->waiting)) && entry->at_ns <= now_ns) {
+        bool begun = d->leases.rows[entry->lease].tokens > 0; /* and its worker is lost */
+        dispatch_end(d, now_ns, entry->lease,
+                     begun ? MED_OUTCOME_WORKER_LOST : MED_OUTCOME_REJECTED,
+                     begun ? MED_E_WORKER_LOST : MED_E_OVERLOAD);
+    }
     while ((entry = queue_first(&d->deadlines)) && entry->at_ns <= now_ns) {
         uint32_t lease = entry->lease;
         tell_cancel(d, &d->leases.rows[lease]);

@@ -65,6 +65,7 @@ struct med_dispatch_config {
     int64_t workers_max;
     int64_t suspect_after_ns, gone_after_ns;
     int64_t attempts_max; /* dispatches of one request, first included */
+    bool resume;          /* one that has tokens goes on elsewhere when its worker is lost */
 };
 
 enum med_outcome {

@@ -103,10 +103,12 @@ struct lease {
     int64_t prompt_tokens, output_tokens_max;
     int64_t deadline_ns; /* 0: none */
     int64_t tokens;      /* delivered */
+    int64_t base;        /* ... of which so many before the last send */
     int64_t remaining;   /* predicted tokens to come, >= 1 while in flight */
     int64_t predicted_ttft_ns, predicted_tpot_ns;
     int64_t predicted_output_tokens; /* at submit */
     uint32_t attempt;                /* of the last send; 0 before the first */
+    uint32_t tries;                  /* sends, apart from those to workers that then drained */
     uint32_t worker;                 /* NONE: in the queue */
     uint32_t avoid;                  /* the worker that failed it last, or NONE */
     uint32_t next, previous;         /* in its worker's list, or the free list (next) */

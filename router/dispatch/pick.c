@@ -60,8 +60,8 @@ static struct candidate best_of_type(const struct med_dispatch *d, const struct 
         if (!is_eligible(worker, lease, now_ns))
             continue;
         struct candidate it = {.worker = i, .avoided = i == lease->avoid};
-        it.prediction = worker_predict(worker, latency, &d->leases, now_ns, lease->prompt_tokens,
-                                       output_tokens);
+        it.prediction = worker_predict(worker, latency, &d->leases, now_ns,
+                                       lease->prompt_tokens + lease->tokens, output_tokens);
         it.in_time = is_in_time(d, &it.prediction);
         if (best.worker == NONE ||
             is_better(&it, &best, worker_in_flight(worker), best_in_flight)) {

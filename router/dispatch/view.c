@@ -157,14 +157,14 @@ static void check_list(const struct med_dispatch *d, uint32_t index, const struc
         MED_ASSERT(row->used);
         MED_ASSERT(row->worker == index);
         MED_ASSERT(row->previous == previous);
-        MED_ASSERT((row->tokens > 0) == decoding);
+        MED_ASSERT((row->tokens > row->base) == decoding);
         MED_ASSERT(row->remaining >= 1);
         MED_ASSERT(d->waiting.places[i] == NONE);
         MED_ASSERT((d->deadlines.places[i] != NONE) == (row->deadline_ns > 0));
         if (decoding) {
             sums->context_tokens += row->prompt_tokens + row->tokens;
         } else {
-            sums->prompt_tokens += row->prompt_tokens;
+            sums->prompt_tokens += row->prompt_tokens + row->base;
         }
         sums->remaining_tokens += row->remaining;
         previous = i;
@@ -218,7 +218,7 @@ void med_dispatch_check(const struct med_dispatch *d)
         used++;
         MED_ASSERT(leases_find(&d->leases, row->request) == i);
         MED_ASSERT((row->worker == NONE) == (d->waiting.places[i] != NONE));
-        MED_ASSERT((int64_t)row->attempt <= d->config.attempts_max);
+        MED_ASSERT((int64_t)row->tries <= d->config.attempts_max);
         MED_ASSERT(row->tokens >= 0 && row->tokens <= row->output_tokens_max);
     }
     queue_check(&d->waiting);

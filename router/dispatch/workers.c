@@ -138,12 +138,12 @@ void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease,
                    double added_ms)
 {
     struct lease *row = &leases->rows[lease];
-    MED_ASSERT(row->tokens == 0);
+    row->base = row->tokens;
     if (worker->prefilling.count == 0)
         worker->prefill_since_ns = now_ns;
     list_append(&worker->prefilling, leases, lease);
-    worker->prefill_tokens += row->prompt_tokens;
-    worker->prefill_pairs += pairs_of(row->prompt_tokens);
+    worker->prefill_tokens += row->prompt_tokens + row->base;
+    worker->prefill_pairs += pairs_of(row->prompt_tokens + row->base);
     worker->remaining_tokens += row->remaining;
     worker->prefill_duty = duty_at(worker, now_ns) + added_ms * 1e6 / DUTY_NS;
     worker->prefill_duty_ns = now_ns;
@@ -156,8 +156,8 @@ static void leave_prefill(struct worker *worker, struct leases *leases, uint32_t
     if (worker->prefilling.first == lease)
         worker->prefill_since_ns = now_ns;
     list_remove(&worker->prefilling, leases, lease);
-    worker->prefill_tokens -= row->prompt_tokens;
-    worker->prefill_pairs -= pairs_of(row->prompt_tokens);
+    worker->prefill_tokens -= row->prompt_tokens + row->base;
+    worker->prefill_pairs -= pairs_of(row->prompt_tokens + row->base);
     MED_ASSERT(worker->prefill_tokens >= 0);
     if (worker->prefilling.count == 0)
         worker->prefill_pairs = 0; /* no rounding is carried over */
@@ -168,14 +168,14 @@ void worker_first_token(struct worker *worker, struct leases *leases, uint32_t l
 {
     leave_prefill(worker, leases, lease, now_ns);
     list_append(&worker->decoding, leases, lease);
-    worker->context_tokens += leases->rows[lease].prompt_tokens;
+    worker->context_tokens += leases->rows[lease].prompt_tokens + leases->rows[lease].base;
 }
 
 void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns)
 {
     struct lease *row = &leases->rows[lease];
     worker->remaining_tokens -= row->remaining;
-    if (row->tokens == 0) {
+    if (row->tokens == row->base) {
         leave_prefill(worker, leases, lease, now_ns);
     } else {
         list_remove(&worker->decoding, leases, lease);
@@ -264,7 +264,7 @@ struct prediction worker_predict(const struct worker *worker, const struct med_l
     if (worker->prefilling.count > 0) {
         /* Part of the first prompt is done by now; no more than all of it. */
         const struct lease *first = &leases->rows[worker->prefilling.first];
-        double part = (double)first->prompt_tokens / (double)worker->prefill_tokens;
+        double part = (double)(first->prompt_tokens + first->base) / (double)worker->prefill_tokens;
         double elapsed = (double)(now_ns - worker->prefill_since_ns) / 1e6;
         wait -= fmin(fmax(elapsed, 0), before * part);
     } else if (held > 0) {

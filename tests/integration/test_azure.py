@@ -51,7 +51,7 @@ class Azure(unittest.TestCase):
             self.assertLess(abs(prediction["ttft_difference"]), 0.15, prediction)
             fleet.up.stop()
 
-    def test_killed_worker_at_full_load_costs_no_request_that_had_no_token(self):
+    def test_killed_worker_at_full_load_costs_no_request(self):
         with Conversation(scale=SCALE) as fleet:
             fleet.wait_ready()
             bench = fleet.bench("--requests", REQUESTS // 3, wait=False)
@@ -60,15 +60,13 @@ class Azure(unittest.TestCase):
                          key=lambda w: w["worker_type"].startswith("a100"))
             os.kill(victim["pid"], signal.SIGKILL)
             report = fleet.report(bench)
-            self.assertEqual(report["completed"] + report["failed"], REQUESTS // 3)
-            self.assertGreater(report["failed_after_first_token"], 0, "it was busy")
-            self.assertEqual(report["failed_before_first_token"], 0, report["errors"])
-            for record in fleet.records():
-                if record["status"] != "OK":
-                    self.assertLess(record["end_s"] - record["last_token_s"], 1.0 * SCALE)
+            self.assertEqual(report["completed"], REQUESTS // 3, report["errors"])
+            self.assertEqual((report["tokens_lost"], report["tokens_duplicated"]), (0, 0))
+            samples = harness.metrics(fleet.state()["http"])
+            self.assertGreater(samples["medley_router_resumes_total"], 0, "it was busy")
             outcomes = fleet.outcomes()
             self.assertEqual(sum(outcomes.values()), report["sent"])
-            self.assertEqual(outcomes["worker_lost"], report["failed"])
+            self.assertEqual(outcomes["worker_lost"], 0)
             fleet.up.stop()
 
 

@@ -367,8 +367,8 @@ class LostWorkers(RouterTest):
         self.assertEqual(outcomes(self.http)["length"], 20)
         self.stop()
 
-    def test_after_the_first_token_it_ends_with_unavailable(self):
-        self.start()
+    def test_after_the_first_token_it_ends_with_unavailable_if_nothing_is_resumed(self):
+        self.start("--resume", "off")
         worker = self.worker("w1")
         call = self.client.stream(request())
         generate = worker.next_generate()
@@ -615,7 +615,7 @@ class Draining(RouterTest):
         self.stop()
 
     def test_a_worker_that_leaves_while_it_drains_is_a_warning(self):
-        self.start()
+        self.start("--resume", "off")
         worker = self.worker("w1")
         call = self.client.stream(request())
         worker.tokens(worker.next_generate(), 0, [1])
@@ -692,7 +692,8 @@ class RealWorkers(RouterTest):
 
     def test_kill_in_mid_stream(self):
         # Heartbeats must not help: what ends the calls is the lost connection, at once.
-        self.start("--time-scale", "10", "--suspect-after", "1h", "--gone-after", "1h")
+        self.start("--time-scale", "10", "--suspect-after", "1h", "--gone-after", "1h",
+                   "--resume", "off")
         workers = self.start_workers(2, 10)
         first, ended, lock = {}, {}, threading.Lock()
 

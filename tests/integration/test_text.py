@@ -425,7 +425,7 @@ class Refusals(TextTest):
         self.stop()
 
     def test_workers_that_lie_about_logprobs(self):
-        self.start_text()
+        self.start_text("--resume", "off")
         good = logprob_of(5, 2)
         nan = link_pb.TokenLogprobs(logprob=float("nan"))
         odd = link_pb.TokenLogprobs(logprob=-1, top_ids=[1, 2], top_logprobs=[-1])
@@ -457,7 +457,7 @@ class Refusals(TextTest):
         self.assertEqual(len(call.result().choices[0].logprobs), 0)
         worker.close()
         worker = self.worker("boaster")
-        call = self.client.generate.future(text_request("x", 1))
+        call = self.client.generate.future(text_request("x", 2))
         generate = worker.next_generate()
         worker.tokens(generate, 0, [5])
         worker.finish(generate, cached_tokens=99)

@@ -78,10 +78,6 @@ class Fleet:
         bench.check_clean()
         return json.loads("\n".join(bench.stdout))
 
-    def records(self):
-        return [json.loads(line) for line in
-                (self.path / "requests.jsonl").read_text().splitlines()]
-
     def outcomes(self):
         """{outcome: count} as the router counts its requests."""
         found = {}
@@ -163,7 +159,7 @@ class Life(unittest.TestCase):
 
 
 class Faults(unittest.TestCase):
-    def test_killed_worker_costs_no_request_that_had_no_token(self):
+    def test_killed_worker_costs_no_request(self):
         with Fleet() as fleet:
             fleet.wait_ready()
             bench = fleet.bench("--requests", 250, wait=False)
@@ -172,16 +168,11 @@ class Faults(unittest.TestCase):
             os.kill(victim["pid"], signal.SIGKILL)
             report = fleet.report(bench)
             self.assertEqual(report["sent"], 250)
-            self.assertEqual(report["completed"] + report["failed"], 250)
-            self.assertEqual(report["failed_before_first_token"], 0, report["errors"])
+            self.assertEqual(report["completed"], 250, report["errors"])
             self.assertEqual((report["tokens_lost"], report["tokens_duplicated"]), (0, 0))
             self.assertEqual(report["not_ended"], 0)
-            for record in fleet.records():
-                if record["status"] != "OK":
-                    self.assertEqual(record["status"], "UNAVAILABLE")
             outcomes = fleet.outcomes()
             self.assertEqual(sum(outcomes.values()), 250)
-            self.assertEqual(outcomes["worker_lost"], report["failed"])
             self.assertEqual(outcomes["stop"] + outcomes["length"], report["completed"])
             # It comes back under its name, and serves.
             fleet.up.wait_line(rf"{victim['worker_id']} ended: signal 9 .*starting it again")
