@@ -35,7 +35,7 @@ static char program_name[PROGRAM_MAX] = "medley"; // set by med_log_init before 
 static atomic_int level_min = MED_LOG_INFO;
 static atomic_int line_format = MED_LOG_TEXT;
 
-static const char *const level_names[] = {"debug", "info", "warn", "error"};
+static const char *const level_names[] = {"debug", "info", "warn", "error", "off"};
 
 void med_log_init(const char *program, enum med_log_level level, enum med_log_format format)
 {
@@ -47,6 +47,16 @@ void med_log_init(const char *program, enum med_log_level level, enum med_log_fo
 void med_log_set_level(enum med_log_level level)
 {
     atomic_store(&level_min, (int)level);
+}
+
+enum med_log_level med_log_level(void)
+{
+    return (enum med_log_level)atomic_load(&level_min);
+}
+
+const char *med_log_level_name(enum med_log_level level)
+{
+    return level_names[level];
 }
 
 bool med_log_enabled(enum med_log_level level)

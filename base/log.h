@@ -28,6 +28,8 @@ enum med_log_format {
 
 void med_log_init(const char *program, enum med_log_level level, enum med_log_format format);
 void med_log_set_level(enum med_log_level level);
+enum med_log_level med_log_level(void);
+const char *med_log_level_name(enum med_log_level level); /* "debug" ... "error", "off" */
 bool med_log_enabled(enum med_log_level level);
 
 /* request_id may be NULL. */

@@ -21,7 +21,7 @@
 /* thread: main, which is the loop's */
 struct options {
     const char *grpc_listen, *http_listen, *link_listen, *link_socket;
-    const char *model;
+    const char *model, *admin;
     int64_t queue_max, queue_wait_ns;
     double time_scale;
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
@@ -38,11 +38,15 @@ static const struct med_option option_table[] = {
      .help = "Where clients call medley.v1.Inference; port 0 lets the system choose."},
     {.name = "http-listen", .type = MED_OPT_STRING, .offset = FIELD(http_listen), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7071",
-     .help = "Where /metrics, /health and /version are; on a loopback address also /admin/state."},
+     .help = "Where /metrics, /health and /version are."},
     {.name = "link-listen", .type = MED_OPT_STRING, .offset = FIELD(link_listen), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7072", .help = "Where workers dial in."},
     {.name = "link-socket", .type = MED_OPT_STRING, .offset = FIELD(link_socket), .unit = "PATH",
      .help = "A Unix socket on which workers may dial in too."},
+    {.name = "admin", .type = MED_OPT_STRING, .offset = FIELD(admin), .unit = "auto|off|HOST:PORT",
+     .default_text = "auto",
+     .help = "Where the admin view /admin is, loopback only; auto: with --http-listen, if that is on "
+             "a loopback address."},
     {.name = "model", .type = MED_OPT_STRING, .offset = FIELD(model), .unit = "DIR", .group = "Text",
      .help = "The model's folder as its publisher left it; tokenizer.json and the chat template are "
              "read. Default: the plan's model path, if a tokenizer.json is there."},
@@ -136,9 +140,10 @@ static void signals_close(struct signals *signals)
 
 static void print_ready(const struct med_router_addresses *a, const struct options *o)
 {
-    (void)fprintf(stderr, "READY grpc=%s http=%s link=%s%s%s\n", a->grpc, a->http, a->link,
+    (void)fprintf(stderr, "READY grpc=%s http=%s link=%s%s%s%s%s\n", a->grpc, a->http, a->link,
                   o->link_socket != NULL ? " link_socket=" : "",
-                  o->link_socket != NULL ? o->link_socket : "");
+                  o->link_socket != NULL ? o->link_socket : "",
+                  a->admin[0] != '\0' ? " admin=" : "", a->admin);
 }
 
 /* Returns when everything has closed. */
@@ -152,6 +157,7 @@ static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan
         .http_listen = o->http_listen,
         .link_listen = o->link_listen,
         .link_socket = o->link_socket,
+        .admin = o->admin,
         .time_scale = o->time_scale,
         .queue_max = o->queue_max,
         .queue_wait_ns = o->queue_wait_ns,

@@ -109,6 +109,34 @@ bool med_router_metrics_is_broken(enum med_outcome outcome)
     }
 }
 
+const char *med_router_refusal_name(enum med_router_refusal reason)
+{
+    static const char *const names[MED_REFUSAL_COUNT] = {
+        [MED_REFUSAL_OVERLOAD] = "overload",   [MED_REFUSAL_NO_WORKER] = "no_worker",
+        [MED_REFUSAL_INVALID] = "invalid",     [MED_REFUSAL_NOT_FOUND] = "not_found",
+        [MED_REFUSAL_DEADLINE] = "deadline",   [MED_REFUSAL_DRAINING] = "draining",
+        [MED_REFUSAL_CANCELLED] = "cancelled",
+    };
+    return names[reason];
+}
+
+uint64_t med_router_metrics_refused(const struct med_router_metrics *metrics,
+                                    const struct med_dispatch_totals *totals,
+                                    enum med_router_refusal reason)
+{
+    uint64_t count = metrics->refused[reason];
+    switch (reason) {
+    case MED_REFUSAL_OVERLOAD:
+        return count + totals->refused_overload;
+    case MED_REFUSAL_NO_WORKER:
+        return count + totals->refused_no_worker;
+    case MED_REFUSAL_INVALID:
+        return count + totals->refused_invalid;
+    default:
+        return count;
+    }
+}
+
 static double seconds(int64_t ns)
 {
     return (double)ns / (double)MED_NS_PER_S;

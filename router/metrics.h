@@ -111,6 +111,8 @@ enum {
     MED_OBJECTIVE_ALL = MED_OBJECTIVES - 1
 };
 
+const char *med_router_refusal_name(enum med_router_refusal reason); /* "overload" */
+
 struct med_router_metrics {
     uint64_t refused[MED_REFUSAL_COUNT]; /* by the router itself; dispatch counts its own */
     uint64_t resumes;
@@ -142,6 +144,10 @@ void med_router_metrics_release(struct med_router_metrics *metrics);
  * changed start anew, since their bounds have. */
 int med_router_metrics_replan(struct med_router_metrics *metrics, const struct med_plan *plan,
                               const struct med_dispatch *dispatch) MED_MUST_CHECK;
+/* The router's refusals of a kind, dispatch's included. */
+uint64_t med_router_metrics_refused(const struct med_router_metrics *metrics,
+                                    const struct med_dispatch_totals *totals,
+                                    enum med_router_refusal reason);
 /* Of enum med_slo_metric, or MED_OBJECTIVE_ALL. */
 bool med_router_metrics_has_objective(const struct med_router_metrics *metrics, int objective);
 /* Ends that a client which had tokens already sees as a broken stream. */

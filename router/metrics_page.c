@@ -60,28 +60,19 @@ static void number_of(struct med_prom *prom, const char *label, const char *valu
 
 static void write_requests(struct med_prom *prom, const struct med_router_metrics_view *view)
 {
-    static const char *const refusal_names[MED_REFUSAL_COUNT] = {
-        [MED_REFUSAL_OVERLOAD] = "overload",   [MED_REFUSAL_NO_WORKER] = "no_worker",
-        [MED_REFUSAL_INVALID] = "invalid",     [MED_REFUSAL_NOT_FOUND] = "not_found",
-        [MED_REFUSAL_DEADLINE] = "deadline",   [MED_REFUSAL_DRAINING] = "draining",
-        [MED_REFUSAL_CANCELLED] = "cancelled",
-    };
     const struct med_router_metrics *m = view->metrics;
     struct med_dispatch_totals totals;
     med_dispatch_get_totals(view->dispatch, &totals);
-    uint64_t refused[MED_REFUSAL_COUNT];
-    memcpy(refused, m->refused, sizeof(refused));
-    refused[MED_REFUSAL_OVERLOAD] += totals.refused_overload;
-    refused[MED_REFUSAL_NO_WORKER] += totals.refused_no_worker;
-    refused[MED_REFUSAL_INVALID] += totals.refused_invalid;
-
     family(prom, FAMILY_REQUESTS);
     for (int i = 0; i < MED_OUTCOME_COUNT; i++)
         count_of(prom, "outcome", med_outcome_name((enum med_outcome)i), totals.outcomes[i]);
     single_count(prom, FAMILY_ACCEPTED, totals.accepted);
     family(prom, FAMILY_REFUSED);
-    for (int i = 0; i < MED_REFUSAL_COUNT; i++)
-        count_of(prom, "reason", refusal_names[i], refused[i]);
+    for (int i = 0; i < MED_REFUSAL_COUNT; i++) {
+        enum med_router_refusal reason = (enum med_router_refusal)i;
+        count_of(prom, "reason", med_router_refusal_name(reason),
+                 med_router_metrics_refused(m, &totals, reason));
+    }
     single_count(prom, FAMILY_IN_FLIGHT, (uint64_t)totals.in_flight);
     single_count(prom, FAMILY_QUEUE_DEPTH, (uint64_t)totals.queued);
     single_count(prom, FAMILY_CALLS, view->calls);

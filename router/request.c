@@ -70,6 +70,8 @@ void med_query_free(struct med_query *query)
     if (query == NULL)
         return;
     MED_ASSERT(!query->taken); // the router does not hold it any more
+    if (query->on_free != NULL)
+        query->on_free(query);
     MED_ASSERT(query->encoding == NULL);
     MED_ASSERT(!query->doomed);
     for (uint32_t i = 0; query->choices != NULL && i < query->choice_count; i++) {

@@ -96,7 +96,7 @@ struct med_req {
     uint32_t index;
     uint64_t seed;
     uint64_t id; /* dispatch's name for it; 0: not submitted or ended */
-    int64_t sent_ns, first_token_ns, last_token_ns;
+    int64_t first_sent_ns, sent_ns, first_token_ns, last_token_ns, ended_ns; /* 0: not yet */
     uint32_t *output; /* owned; position i is output token i */
     size_t output_count, output_capacity;
     /* owned; if the query asks for them and the worker knows them: 1 + sampling.logprobs rows for each output token, the
@@ -145,9 +145,12 @@ struct med_query {
     bool taken;          /* submit took it, and it has not ended */
     int64_t received_ns; /* real time of a monotonic clock: when it was made */
     int64_t arrived_ns;
-    void *encoding;                /* while its prompt is encoded in the pool */
-    struct med_req *choices;       /* owned; [choice_count], NULL until it is accepted */
-    size_t choices_open;           /* that dispatch has */
+    int64_t admitted_ns; /* all checks passed, dispatch has it; 0: it never had */
+    void (*on_free)(struct med_query *query); /* of the router; NULL: none */
+    void *router;                             /* its argument */
+    void *encoding;                           /* while its prompt is encoded in the pool */
+    struct med_req *choices;                  /* owned; [choice_count], NULL until it is accepted */
+    size_t choices_open;                      /* that dispatch has */
     struct med_query *doomed_next; /* in the router's list of those whose choices are to end */
     bool doomed;
 

@@ -163,6 +163,9 @@ static void close_all(struct med_router *router)
     struct med_http_server *http = router->http;
     router->http = NULL;
     med_http_server_close(http, on_part_closed, router);
+    http = router->admin_http;
+    router->admin_http = NULL;
+    med_http_server_close(http, on_part_closed, router);
     med_grpc_server_close(router->grpc, on_grpc_closed, router);
     uv_close((uv_handle_t *)&router->prepare, on_handle_closed);
     uv_close((uv_handle_t *)&router->tick, on_handle_closed);
@@ -312,6 +315,7 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->tick_at_ns = INT64_MAX;
     router->retry_after_ms = RETRY_MS_UNKNOWN;
     med_clock_init_real(&router->clock, config->time_scale);
+    router->started_unix_ns = med_clock_unix_ns();
     router->spent_until_ns = med_clock_now_ns(&router->clock);
     med_rng_init(&router->rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
     router->boot = med_rng_u32(&router->rng);
@@ -320,6 +324,8 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
         rc = make_dispatch(router, err);
     if (rc == 0) {
         rc = med_router_metrics_init(&router->metrics, config->plan, router->dispatch);
+        if (rc == 0)
+            rc = med_recent_init(&router->recent);
         if (rc == 0)
             rc = make_tables(router);
         if (rc < 0)
@@ -372,7 +378,42 @@ static int listen_http(struct med_router *router, struct med_router_addresses *a
     }
     med_http_server_address(router->http, &address);
     med_net_format(&address, addresses->http);
-    router->http_is_loopback = med_net_is_loopback(&address);
+    router->admin_on_http =
+        strcmp(router->config.admin, "auto") == 0 && med_net_is_loopback(&address);
+    if (router->admin_on_http)
+        memcpy(addresses->admin, addresses->http, sizeof(addresses->admin));
+    return 0;
+}
+
+/* A listener of the admin view's own, which must be seen from this machine only. */
+static int listen_admin(struct med_router *router, struct med_router_addresses *addresses,
+                        struct med_err *err)
+{
+    const char *text = router->config.admin;
+    struct sockaddr_storage address;
+    if (strcmp(text, "auto") == 0 || strcmp(text, "off") == 0)
+        return 0;
+    int rc = med_net_parse(text, "--admin", &address, err);
+    if (rc < 0)
+        return rc;
+    if (!med_net_is_loopback(&address)) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--admin: found %s, expected auto, off or an address of loopback, as "
+                           "127.0.0.1:7073: whoever reaches it can drain workers",
+                           text);
+    }
+    const struct med_http_handler pages = {.handle = med_router_admin_page, .self = router};
+    rc = med_http_server_new(router->loop, &pages, &router->admin_http);
+    if (rc < 0)
+        return med_err_set(err, rc, "%s", med_err_text(rc));
+    router->parts_open++;
+    rc = med_http_server_listen(router->admin_http, &address, err);
+    if (rc < 0) {
+        (void)med_err_prefix(err, "--admin %s", text);
+        return rc;
+    }
+    med_http_server_address(router->admin_http, &address);
+    med_net_format(&address, addresses->admin);
     return 0;
 }
 
@@ -407,10 +448,12 @@ int med_router_start(struct med_router *router, struct med_router_addresses *ret
                      struct med_err *err)
 {
     MED_ASSERT_THREAD(router->thread);
-    struct med_router_addresses addresses = {{0}, {0}, {0}};
+    struct med_router_addresses addresses = {{0}, {0}, {0}, {0}};
     int rc = listen_links(router, &addresses, err);
     if (rc == 0)
         rc = listen_http(router, &addresses, err);
+    if (rc == 0)
+        rc = listen_admin(router, &addresses, err);
     if (rc == 0)
         rc = listen_grpc(router, &addresses, err);
     if (rc == 0)
@@ -430,6 +473,7 @@ void med_router_free(struct med_router *router)
     MED_ASSERT(router->parts_open == 0);
     MED_ASSERT(router->active == 0);
     med_router_metrics_release(&router->metrics);
+    med_recent_release(&router->recent);
     med_dispatch_free(router->dispatch);
     med_free(router->slots);
     med_free(router->workers);

@@ -27,6 +27,7 @@ struct med_router_config {
     struct med_router_model *model;                      /* likewise; NULL: token ids only */
     const char *grpc_listen, *http_listen, *link_listen; /* "HOST:PORT" */
     const char *link_socket;                             /* NULL: none */
+    const char *admin;                                   /* "auto", "off" or "HOST:PORT" */
     double time_scale;
     int64_t queue_max;
     int64_t queue_wait_ns; /* fleet time: it belongs to the service, not to the process */
@@ -39,6 +40,7 @@ struct med_router_config {
 /* Where it listens; "" where it does not. */
 struct med_router_addresses {
     char grpc[MED_NET_TEXT_MAX], http[MED_NET_TEXT_MAX], link[MED_NET_TEXT_MAX];
+    char admin[MED_NET_TEXT_MAX]; /* the HTTP door's, or a listener's of its own */
 };
 
 struct med_router;

@@ -9,6 +9,7 @@
  * router_links.c      from worker links to dispatch
  * router_drain.c      workers that leave
  * router_pages.c      the HTTP door's pages
+ * admin_*.c           the admin view: what it shows, its actions, who may ask
  */
 #ifndef MED_ROUTER_ROUTER_INTERNAL_H
 #define MED_ROUTER_ROUTER_INTERNAL_H
@@ -20,6 +21,7 @@
 #include "router/http_server.h"
 #include "router/link_server.h"
 #include "router/metrics.h"
+#include "router/recent.h"
 #include "router/request.h"
 #include "router/router.h"
 
@@ -94,13 +96,16 @@ struct med_router {
     uint32_t retry_after_ms;          // likewise
     uint64_t submitting;              // the request that dispatch is being given; 0: none
     struct med_router_metrics metrics;
+    struct med_recent recent; // requests that have ended
+    int64_t started_unix_ns;
     struct med_grpc_server *grpc;
     struct med_http_server *http;
     struct med_link_server *links;
-    bool http_is_loopback;
-    uv_prepare_t prepare; // arms `tick` before the loop sleeps
-    uv_timer_t tick;      // dispatch's time
-    uv_timer_t watch;     // loop delay, health, retry hint
+    struct med_http_server *admin_http; // a listener of the admin view's own; NULL: none
+    bool admin_on_http;                 // the HTTP door has the admin view
+    uv_prepare_t prepare;               // arms `tick` before the loop sleeps
+    uv_timer_t tick;                    // dispatch's time
+    uv_timer_t watch;                   // loop delay, health, retry hint
     uv_timer_t drain_timer;
     int64_t tick_at_ns;     // INT64_MAX: not armed
     uint64_t watch_due_ns;  // uv_hrtime
@@ -170,8 +175,15 @@ struct med_json_writer;
 /* "departed" of /admin/state, newest first. */
 void med_router_put_departed(struct med_json_writer *w, const struct med_router *router);
 
+/* admin_state.c: the body of /admin/state */
+int med_router_admin_state(struct med_router *router, struct med_buf *out) MED_MUST_CHECK;
+int64_t med_router_planned(const struct med_router *router, const char *worker_type);
+const char *med_router_status_name(const struct med_router *router); /* "serving" */
+
 /* router_pages.c: handler of the HTTP door, self is the router */
 int med_router_page(void *self, const char *path, struct med_http_answer *answer);
+/* The same for a listener that has the admin view alone. */
+int med_router_admin_page(void *self, const char *path, struct med_http_answer *answer);
 
 /* A job of the loop that began at this uv_hrtime is over. */
 void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns);

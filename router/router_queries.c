@@ -304,6 +304,14 @@ static int make_answers(struct med_router *router, struct med_query *query, stru
     return rc;
 }
 
+/* Its door has written its answer, or dropped it. */
+static void on_query_free(struct med_query *query)
+{
+    struct med_router *router = query->router;
+    int64_t received_ns = (int64_t)((double)query->received_ns * router->clock.scale);
+    med_recent_add(&router->recent, query, received_ns, med_clock_now_ns(&router->clock));
+}
+
 /* Gives every choice to dispatch, or none stays there. */
 static int dispatch_all(struct med_router *router, struct med_query *query, struct med_err *err)
 {
@@ -314,6 +322,9 @@ static int dispatch_all(struct med_router *router, struct med_query *query, stru
     bool was_taken = query->taken;
     int rc = 0;
     query->taken = true;
+    query->admitted_ns = med_clock_now_ns(&router->clock);
+    query->on_free = on_query_free;
+    query->router = router;
     query->choices_open = 1; // so that choices that end at once do not end the query
     for (uint32_t i = 0; rc == 0 && query->end_code == 0 && i < query->choice_count; i++)
         rc = med_router_dispatch(router, &query->choices[i]);
@@ -329,6 +340,7 @@ static int dispatch_all(struct med_router *router, struct med_query *query, stru
     cancel_choices(router, query, MED_OUTCOME_ERROR);
     MED_ASSERT(query->choices_open == 1);
     query->choices_open = 0;
+    query->on_free = NULL;
     undoom(router, query);
     query->taken = was_taken;
     return rc;

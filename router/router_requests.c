@@ -132,6 +132,8 @@ int med_router_on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t i
                 worker->id, req->output_count);
     }
     req->sent_ns = med_clock_now_ns(&router->clock);
+    if (req->first_sent_ns == 0)
+        req->first_sent_ns = req->sent_ns;
     req->type = worker->type;
     measure_pick(router, req);
     memcpy(req->worker_type, worker->type_name, sizeof(req->worker_type));
@@ -187,8 +189,9 @@ void med_router_on_end(void *arg, uint64_t request, enum med_outcome outcome, in
     req->ended = true;
     req->outcome = outcome;
     req->end_code = code == 0 ? rc : code;
+    req->ended_ns = med_clock_now_ns(&router->clock);
     slot_return(router, req);
-    measure_end(router, req, med_clock_now_ns(&router->clock));
+    measure_end(router, req, req->ended_ns);
     med_router_choice_ended(router, req);
 }
 

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admin view and the metrics, asked for as browsers and Prometheus ask."""
+import json
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import unittest
+import urllib.parse
+
+import grpc
+
+import harness
+import plans
+from fake_worker import FakeWorker
+from harness import Process, http_get, metric, metrics, wait_until
+
+api = harness.proto_module("inference")
+SMALL, LARGE = "a10g-llama-2-7b-fp16", "a100-80gb-llama-2-7b-fp16"
+
+
+class AdminTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="medley-admin-")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.plan = plans.write(self.folder / "plan.json", {SMALL: 2, LARGE: 1})
+
+    def start(self, *options, http="127.0.0.1:0"):
+        self.router = Process("medley-router", "--grpc-listen", "127.0.0.1:0", "--http-listen", http,
+                              "--link-listen", "127.0.0.1:0", *options, self.plan)
+        self.addCleanup(self.router.kill)
+        self.ready = self.router.wait_ready()
+        self.http = self.ready["http"]
+
+    def worker(self, name, worker_type=SMALL, **kwargs):
+        worker = FakeWorker(self.ready["link"], name, worker_type, **kwargs)
+        self.addCleanup(worker.close)
+        return worker
+
+    def stream(self, prompt, tokens, **kwargs):
+        if not hasattr(self, "channel"):
+            self.channel = grpc.insecure_channel(self.ready["grpc"])
+            self.addCleanup(self.channel.close)
+        return self.channel.unary_stream(
+            "/medley.v1.Inference/GenerateStream", api.GenerateRequest.SerializeToString,
+            api.GenerateChunk.FromString)(
+                api.GenerateRequest(tokens=api.TokenIds(ids=prompt), max_tokens=tokens), **kwargs)
+
+    def state(self):
+        status, text = http_get(self.http, "/admin/state")
+        self.assertEqual(status, 200, text)
+        return json.loads(text)
+
+    def traffic(self):
+        """Requests of every kind of end; what clients saw: {outcome: count}."""
+        for _ in range(20):
+            list(self.stream([1] * 30, 40))
+        call = self.stream([1] * 30, 2000)
+        next(call)
+        call.cancel()
+        with self.assertRaises(grpc.RpcError):
+            list(self.stream([1] * 9, 5, timeout=1e-9))  # refused, late, or cut: never accepted twice
+        with self.assertRaises(grpc.RpcError):
+            list(self.stream([1] * 20000, 5))
+        wait_until(lambda: metric(self.http, "medley_router_in_flight") == 0, "the cancel")
+
+
+class View(AdminTest):
+    def test_what_the_state_says(self):
+        self.start("--time-scale", "10")
+        real = Process("medley-worker", "--router", self.ready["link"], "--plan", self.plan,
+                       "--worker-type", SMALL, "--worker-id", "w-1", "--time-scale", "10")
+        self.addCleanup(real.kill)
+        wait_until(lambda: self.state()["workers"], "the worker")
+        self.traffic()
+        state = self.state()
+        self.assertEqual(state["status"], "serving")
+        self.assertEqual(state["workers"][0]["worker"], "w-1")
+        self.assertEqual(state["accepted"], sum(state["outcomes"].values()))
+        self.assertEqual(state["outcomes"]["length"] + state["outcomes"]["stop"], 20)
+        types = {t["worker_type"]: t for t in state["worker_types"]}
+        self.assertEqual((types[SMALL]["planned"], types[SMALL]["connected"]), (2, 1))
+        self.assertEqual((types[LARGE]["planned"], types[LARGE]["connected"]), (1, 0))
+        self.assertEqual(types[SMALL]["usd_per_hour_each"], 1)
+        slow = state["slow_requests"]
+        self.assertGreaterEqual(len(slow), 20)
+        for row in slow:
+            self.assertAlmostEqual(sum(row["spans"].values()), row["total_s"], places=6)
+        self.assertEqual(slow, sorted(slow, key=lambda r: -r["total_s"]))
+        self.assertGreater(slow[0]["spans"]["tokens"], 0)
+        jobs = {j["job"]: j for j in state["loop"]["jobs"]}
+        self.assertGreater(jobs["tokens"]["runs"], 20)
+        self.assertGreater(jobs["submit"]["runs"], 20)
+        self.assertIn(state["loop"]["longest"]["job"], jobs)
+        self.assertEqual(sum(b["demand"] for b in state["plan"]["buckets"]), state["accepted"])
+        real.stop()
+        self.router.stop()
+
+    def test_the_page_needs_nothing_else(self):
+        self.start()
+        status, text = http_get(self.http, "/admin")
+        self.assertEqual(status, 200)
+        self.assertEqual(text, (harness.ROOT / "router/admin/index.html").read_text())
+        self.assertNotRegex(text, r"(?i)(src|href)\s*=\s*[\"']?(https?:)?//")
+        self.router.stop()
+
+    def test_a_door_that_others_reach_does_not_show_it(self):
+        self.start(http="0.0.0.0:0")
+        port = self.http.rsplit(":", 1)[1]
+        self.assertNotIn("admin", self.ready)
+        for path in ("/admin", "/admin/state"):
+            self.assertEqual(http_get(f"127.0.0.1:{port}", path)[0], 404)
+        self.assertEqual(http_get(f"127.0.0.1:{port}", "/version")[0], 200)
+        self.router.stop()
+
+    def test_a_listener_of_its_own(self):
+        self.start("--admin", "127.0.0.1:0", http="0.0.0.0:0")
+        port = self.http.rsplit(":", 1)[1]
+        self.assertEqual(http_get(f"127.0.0.1:{port}", "/admin")[0], 404)
+        self.assertEqual(http_get(self.ready["admin"], "/admin")[0], 200)
+        self.assertEqual(http_get(self.ready["admin"], "/admin/state")[0], 200)
+        self.assertEqual(http_get(self.ready["admin"], "/metrics")[0], 404)
+        self.router.stop()
+
+    def test_off(self):
+        self.start("--admin", "off")
+        self.assertNotIn("admin", self.ready)
+        self.assertEqual(http_get(self.http, "/admin")[0], 404)
+        self.router.stop()
+
+    def test_an_address_that_others_reach_is_refused(self):
+        status, _, stderr = harness.run("medley-router", "--admin", "0.0.0.0:0", "--http-listen",
+                                        "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0",
+                                        "--link-listen", "127.0.0.1:0", self.plan)
+        self.assertEqual(status, 2, stderr)
+        self.assertIn("--admin: found 0.0.0.0:0, expected auto, off or an address of loopback",
+                      stderr)
+
+
+class Numbers(AdminTest):
+    def test_counters_add_up_after_mixed_ends(self):
+        self.start("--time-scale", "10")
+        workers = [Process("medley-worker", "--router", self.ready["link"], "--plan", self.plan,
+                           "--worker-type", SMALL, "--worker-id", f"w-{i}", "--time-scale", "10")
+                   for i in range(2)]
+        for worker in workers:
+            self.addCleanup(worker.kill)
+        wait_until(lambda: len(self.state()["workers"]) == 2, "the workers")
+        self.traffic()
+        calls = [self.stream([1] * 30, 400) for _ in range(20)]
+        for call in calls:
+            next(call)
+        workers[0].kill()
+        ended = {"OK": 0}
+        for call in calls:
+            try:
+                list(call)
+                ended["OK"] += 1
+            except grpc.RpcError as error:
+                name = error.code().name
+                ended[name] = ended.get(name, 0) + 1
+        found = metrics(self.http)
+        of = lambda name, **labels: sum(  # noqa: E731
+            v for k, v in found.items() if k.split("{")[0] == name and
+            all(f'{label}="{value}"' in k for label, value in labels.items()))
+        accepted = of("medley_router_accepted_total")
+        self.assertEqual(of("medley_router_requests_total"), accepted)
+        self.assertEqual(of("medley_router_demand_requests_total"), accepted)
+        whole = sum(of("medley_router_requests_total", outcome=o) for o in ("stop", "length"))
+        self.assertEqual(whole, 20 + ended["OK"])
+        self.assertEqual(of("medley_router_completed_requests_total"), whole)
+        self.assertEqual(of("medley_router_output_compared_requests_total"), whole)
+        self.assertEqual(of("medley_router_e2e_latency_seconds_count"), whole)
+        self.assertEqual(of("medley_router_objective_requests_total", objective="ttft"), whole)
+        self.assertEqual(of("medley_router_broken_streams_total", outcome="worker_lost"),
+                         of("medley_router_requests_total", outcome="worker_lost"))
+        self.assertEqual(of("medley_router_picks_total"), accepted + sum(
+            of("medley_router_reroutes_total", reason=r)
+            for r in ("worker_lost", "worker_error", "resumed")))
+        self.assertEqual(of("medley_router_grpc_calls_total", code="OK"), whole)
+        self.assertEqual(of("medley_router_in_flight"), 0)
+        self.assertEqual(of("medley_router_queue_depth"), 0)
+        for name in ("ttft", "tpot"):
+            ratio = of(f"medley_router_{name}_observed_seconds_total") / of(
+                f"medley_router_{name}_predicted_seconds_total")
+            self.assertGreater(ratio, 0)
+        workers[1].stop()
+        self.router.stop()
+
+    @unittest.skipUnless(shutil.which("promtool"), "no promtool here; ./check brings it")
+    def test_the_guide_s_alerts_are_rules(self):
+        guide = (harness.ROOT / "docs/guide/metrics.md").read_text()
+        rules = self.folder / "rules.yml"
+        rules.write_text(guide.split("```yaml\n")[1].split("```")[0])
+        done = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True,
+                              check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("7 rules found", done.stdout)
+
+    @unittest.skipUnless(shutil.which("prometheus"), "no prometheus here; ./check brings it")
+    def test_prometheus_scrapes_it(self):
+        self.start()
+        self.worker("w-1", auto=True)
+        for _ in range(5):
+            list(self.stream([1] * 30, 20))
+        want = metrics(self.http)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            listen = f"127.0.0.1:{s.getsockname()[1]}"
+        config = self.folder / "prometheus.yml"
+        config.write_text(json.dumps({
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [{"job_name": "router",
+                                "static_configs": [{"targets": [self.http]}]}]}))
+        log = (self.folder / "prometheus.log").open("w+")
+        self.addCleanup(log.close)
+        prometheus = subprocess.Popen(
+            ["prometheus", f"--config.file={config}", f"--web.listen-address={listen}",
+             f"--storage.tsdb.path={self.folder / 'data'}"], stdout=log, stderr=log)
+        self.addCleanup(prometheus.wait)
+        self.addCleanup(prometheus.kill)
+
+        def query(text):
+            try:
+                status, answer = http_get(
+                    listen, "/api/v1/query?query=" + urllib.parse.quote(text))
+            except OSError:
+                return []
+            return json.loads(answer)["data"]["result"] if status == 200 else []
+        found = wait_until(lambda: query("medley_router_accepted_total"), "a scrape")
+        self.assertEqual(float(found[0]["value"][1]), 5)
+        # Every sample of the page has come, and no more than those and Prometheus' own of a target.
+        series = query('count({job="router",__name__=~"medley_.*"})')
+        self.assertEqual(int(series[0]["value"][1]), len(want))
+        attained = query('sum(medley_router_objective_met_total{objective="ttft"})'
+                         ' / sum(medley_router_objective_requests_total{objective="ttft"})')
+        self.assertEqual(float(attained[0]["value"][1]), 1)
+        # The guide's queries and alerts are what people paste.
+        guide = (harness.ROOT / "docs/guide/metrics.md").read_text()
+        queries = [part.split("\n```")[0].strip()
+                   for part in guide.split("```promql\n")[1:]]
+        self.assertGreater(len(queries), 8)
+        for text in queries:
+            status, answer = http_get(listen, "/api/v1/query?query=" + urllib.parse.quote(text))
+            self.assertEqual(status, 200, f"{text}\n{answer}")
+            for name in set(part for part in text.replace("{", " ").replace("(", " ").replace(
+                    "[", " ").replace(")", " ").split() if part.startswith("medley_")):
+                self.assertTrue(any(k.split("{")[0] == name or
+                                    k.split("{")[0].startswith(name) for k in want),
+                                f"{name} is not on the page")
+        self.router.stop()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
