@@ -50,7 +50,7 @@ static int set_log_level(struct med_router *router, const struct med_json_at *bo
                          struct med_err *err)
 {
     static const char *const keys[] = {"level", NULL};
-    const char *name = NULL;
+    const char *name = "";
     (void)router;
     int rc = med_json_keys(body, keys, err);
     if (rc == 0)
@@ -75,7 +75,7 @@ static int drain_worker(struct med_router *router, const struct med_json_at *bod
                         struct med_err *err)
 {
     static const char *const keys[] = {"worker", "timeout_s", NULL};
-    const char *worker = NULL;
+    const char *worker = "";
     double timeout_s = -1;
     int rc = med_json_keys(body, keys, err);
     if (rc == 0)
