@@ -18,7 +18,7 @@ MED_LOGS=$MED_ROOT/build/logs
 # What the programs are built from.
 MED_PACKAGES_build=(
     build-essential cmake ninja-build pkg-config
-    libuv1-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler grpc-proto
+    libuv1-dev libssl-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler grpc-proto
     libglpk-dev libgmp-dev libcjson-dev libhttp-parser-dev libopenblas-dev
     libpcre2-dev libutf8proc-dev
     python3 python3-venv

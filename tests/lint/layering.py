@@ -41,7 +41,7 @@ PARTS = {
 # Files that belong to another part than their folder says.
 FILE_PARTS = {
     "allocator/formats": [r"allocator/(grid|slo|request_log|workload[a-z_]*|plan(_read|_write)?)\.[ch]$"],
-    "http": [r"router/(http_server[a-z_]*|net|prometheus)\.[ch]$"],
+    "http": [r"router/(http_server[a-z_]*|net|prometheus|stream|tls|keys)\.[ch]$"],
 }
 
 # third-party header -> the only files that may include it
@@ -53,6 +53,7 @@ THIRD_PARTY = {
     r"pcre2\.h": [r"router/tokenizer/regex\.c"],
     r"utf8proc\.h": [r"router/tokenizer/unicode\.c"],
     r"uv\.h": [r"router/(?!dispatch/|tokenizer/).*", r"worker/(?!engine/|emulated/|cuda/).*"],
+    r"openssl/.*": [r"router/tls\.c"],
     r"http_parser\.h": [r"router/http_server[a-z_]*\.[ch]"],
     r"(link|inference)\.pb-c\.h|grpc/(health|reflection)/.*pb-c\.h":
         [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]", r"worker/link_[a-z_]+\.[ch]"],
