@@ -82,6 +82,7 @@ void med_query_free(struct med_query *query)
     }
     med_free(query->choices);
     med_free(query->model);
+    med_free(query->user);
     med_free(query->prompt);
     med_input_release(&query->input);
     med_free(query->sampling.bias_ids);

@@ -135,6 +135,8 @@ struct med_query {
     uint32_t tokens_max;   /* 0: a default, see med_query_check_prompt */
     uint32_t choice_count; /* 0: 1, set by check */
     bool echo;
+    int32_t priority; /* lower is sooner; 0: as usual */
+    char *user;       /* owned; who asks, as the client names them; NULL: not known */
     struct med_req_sampling sampling;
     uint32_t emulated_output_tokens; /* passed on, never looked at */
     int64_t deadline_ns;             /* fleet time; 0: none */

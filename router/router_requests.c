@@ -72,6 +72,17 @@ static void measure_demand(struct med_router *router, const struct med_dispatch_
     med_traffic_bucket_at(&router->metrics.traffic, input_row, output_row)->demand++;
 }
 
+/* A name for dispatch; who sends no name is nobody, 0. source: FNV-1a, 64 bits. */
+static uint64_t hash_of(const char *user)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    if (user == NULL || user[0] == '\0')
+        return 0;
+    for (; *user != '\0'; user++)
+        hash = (hash ^ (unsigned char)*user) * UINT64_C(0x100000001b3);
+    return hash != 0 ? hash : 1;
+}
+
 int med_router_dispatch(struct med_router *router, struct med_req *req)
 {
     struct med_query *query = req->query;
@@ -80,7 +91,9 @@ int med_router_dispatch(struct med_router *router, struct med_req *req)
     const struct med_dispatch_request request = {.request = req->id,
                                                  .prompt_tokens = (int64_t)query->prompt_count,
                                                  .output_tokens_max = query->tokens_max,
-                                                 .deadline_ns = query->deadline_ns};
+                                                 .deadline_ns = query->deadline_ns,
+                                                 .priority = query->priority,
+                                                 .user = hash_of(query->user)};
     query->choices_open++;
     router->submitting = req->id;
     int rc = med_dispatch_submit(router->dispatch, med_clock_now_ns(&router->clock), &request);

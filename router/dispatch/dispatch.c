@@ -27,6 +27,7 @@
 #define RETRY_NS       (10 * MED_NS_PER_MS)
 #define START_ROUNDS   32 /* of the first balance of the shares */
 #define SCAN_MAX       16
+#define PRIORITY_MAX   1000      /* more is taken for this, either way */
 #define REQUESTS_LIMIT (1 << 24) /* of requests_max: rows are indices of 32 bits, and memory */
 
 /* ---- creation ---- */
@@ -240,6 +241,7 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
         row->predicted_tpot_ns = ns_of_ms(pick.prediction.tpot_ms);
         worker_attach(worker, &d->leases, lease, now_ns, pick.prediction.added_ms);
         count_pick(d, row, &pick);
+        (void)queue_remove(&d->deadlines, lease); /* not there: it did not wait */
         if (row->deadline_ns > 0)
             queue_push(&d->deadlines, lease, row->deadline_ns);
         d->totals.in_flight++;
@@ -251,7 +253,8 @@ static void enqueue(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 {
     const struct lease *row = &d->leases.rows[lease];
     int64_t until = row->deadline_ns > 0 ? row->deadline_ns : now_ns + d->config.queue_wait_ns;
-    queue_push(&d->waiting, lease, until);
+    queue_push(&d->waiting, lease, row->turn_ns);
+    queue_push(&d->deadlines, lease, until);
     d->totals.queued++;
     if (d->retry_at_ns == INT64_MAX)
         d->retry_at_ns = now_ns + RETRY_NS;
@@ -261,13 +264,13 @@ static void enqueue(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 static void detach(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 {
     struct lease *row = &d->leases.rows[lease];
+    (void)queue_remove(&d->deadlines, lease); /* not there: it is in flight, without a deadline */
     if (row->worker == NONE) {
         if (queue_remove(&d->waiting, lease))
             d->totals.queued--;
         return;
     }
     worker_detach(&d->workers.rows[row->worker], &d->leases, lease, now_ns);
-    (void)queue_remove(&d->deadlines, lease); /* not there: it has no deadline */
     row->worker = NONE;
     d->totals.in_flight--;
     MED_ASSERT(d->totals.in_flight >= 0);
@@ -322,6 +325,12 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
         enqueue(d, now_ns, lease);
 }
 
+/* It waits, and its time is not over. */
+static bool may_wait(const struct med_dispatch *d, uint32_t lease, int64_t now_ns)
+{
+    return d->deadlines.entries[d->deadlines.places[lease]].at_ns > now_ns;
+}
+
 void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
 {
     struct queue_entry stuck[SCAN_MAX];
@@ -329,7 +338,7 @@ void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
     while (stuck_count < SCAN_MAX && queue_first(&d->waiting)) {
         struct queue_entry entry = *queue_first(&d->waiting);
         (void)queue_remove(&d->waiting, entry.lease); /* it is the first */
-        if (entry.at_ns > now_ns && start(d, now_ns, entry.lease)) {
+        if (may_wait(d, entry.lease, now_ns) && start(d, now_ns, entry.lease)) {
             d->totals.queued--;
         } else {
             stuck[stuck_count++] = entry;
@@ -341,6 +350,24 @@ void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
 }
 
 /* ---- requests ---- */
+
+/* By deadline, or by arrival as if the longest wait were one; priority counts as time. */
+static int64_t turn_of(const struct med_dispatch *d, const struct lease *row, int64_t now_ns)
+{
+    int64_t step = d->config.priority_step_ns;
+    if (step == 0)
+        step = d->config.queue_wait_ns / 8;
+    int64_t until = row->deadline_ns > 0 ? row->deadline_ns : now_ns + d->config.queue_wait_ns;
+    int64_t shift = step * row->priority;
+    return shift > 0 && until > INT64_MAX - shift ? INT64_MAX : until + shift;
+}
+
+static int32_t clamp_priority(int32_t priority)
+{
+    if (priority > PRIORITY_MAX)
+        return PRIORITY_MAX;
+    return priority < -PRIORITY_MAX ? -PRIORITY_MAX : priority;
+}
 
 static int refuse(struct med_dispatch *d, int code)
 {
@@ -382,6 +409,9 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
     row->prompt_tokens = request->prompt_tokens;
     row->output_tokens_max = request->output_tokens_max;
     row->deadline_ns = request->deadline_ns;
+    row->priority = clamp_priority(request->priority);
+    row->user = request->user;
+    row->turn_ns = turn_of(d, row, now_ns);
     row->input_row = (int16_t)predictor_input_row(&d->predictor, request->prompt_tokens);
     double chances[MED_LIMIT_EDGES];
     predictor_distribution(&d->predictor, row->input_row, 0, row->output_tokens_max, chances);
@@ -504,16 +534,17 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
 static void expire(struct med_dispatch *d, int64_t now_ns)
 {
     const struct queue_entry *entry;
-    while ((entry = queue_first(&d->waiting)) && entry->at_ns <= now_ns) {
-        bool begun = d->leases.rows[entry->lease].tokens > 0; /* and its worker is lost */
-        dispatch_end(d, now_ns, entry->lease,
-                     begun ? MED_OUTCOME_WORKER_LOST : MED_OUTCOME_REJECTED,
-                     begun ? MED_E_WORKER_LOST : MED_E_OVERLOAD);
-    }
     while ((entry = queue_first(&d->deadlines)) && entry->at_ns <= now_ns) {
         uint32_t lease = entry->lease;
-        tell_cancel(d, &d->leases.rows[lease]);
-        dispatch_end(d, now_ns, lease, MED_OUTCOME_ABORT_DEADLINE, MED_E_DEADLINE);
+        const struct lease *row = &d->leases.rows[lease];
+        if (row->worker != NONE) {
+            tell_cancel(d, row);
+            dispatch_end(d, now_ns, lease, MED_OUTCOME_ABORT_DEADLINE, MED_E_DEADLINE);
+        } else {
+            bool begun = row->tokens > 0; /* and its worker is lost */
+            dispatch_end(d, now_ns, lease, begun ? MED_OUTCOME_WORKER_LOST : MED_OUTCOME_REJECTED,
+                         begun ? MED_E_WORKER_LOST : MED_E_OVERLOAD);
+        }
     }
 }
 
@@ -529,8 +560,6 @@ int64_t med_dispatch_next_tick_ns(const struct med_dispatch *d)
     int64_t at = d->workers.check_at_ns;
     const struct queue_entry *waiting = queue_first(&d->waiting);
     const struct queue_entry *deadline = queue_first(&d->deadlines);
-    if (waiting && waiting->at_ns < at)
-        at = waiting->at_ns;
     if (waiting && d->retry_at_ns < at)
         at = d->retry_at_ns;
     if (deadline && deadline->at_ns < at)

@@ -65,7 +65,10 @@ struct med_dispatch_config {
     int64_t workers_max;
     int64_t suspect_after_ns, gone_after_ns;
     int64_t attempts_max; /* dispatches of one request, first included */
-    bool resume;          /* one that has tokens goes on elsewhere when its worker is lost */
+    /* In the queue, each unit of priority counts as so much of waiting: one of priority p is passed only
+     * by those that come within p times this after it. 0: an eighth of queue_wait_ns. */
+    int64_t priority_step_ns;
+    bool resume; /* one that has tokens goes on elsewhere when its worker is lost */
 };
 
 enum med_outcome {
@@ -97,6 +100,8 @@ struct med_dispatch_request {
     int64_t prompt_tokens;     /* >= 1 */
     int64_t output_tokens_max; /* >= 1 */
     int64_t deadline_ns;       /* fleet time; 0: none */
+    int32_t priority;          /* lower is sooner; 0: as usual */
+    uint64_t user;             /* a hash of who asks; 0: not known */
 };
 
 /* What a worker says when it joins; limits as the worker's scheduler has them. */

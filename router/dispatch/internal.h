@@ -102,9 +102,12 @@ struct lease {
     uint64_t request;
     int64_t prompt_tokens, output_tokens_max;
     int64_t deadline_ns; /* 0: none */
-    int64_t tokens;      /* delivered */
-    int64_t base;        /* ... of which so many before the last send */
-    int64_t remaining;   /* predicted tokens to come, >= 1 while in flight */
+    int64_t turn_ns;     /* its place in the queue; what it has waited counts, also elsewhere */
+    int32_t priority;
+    uint64_t user;
+    int64_t tokens;    /* delivered */
+    int64_t base;      /* ... of which so many before the last send */
+    int64_t remaining; /* predicted tokens to come, >= 1 while in flight */
     int64_t predicted_ttft_ns, predicted_tpot_ns;
     int64_t predicted_output_tokens; /* at submit */
     uint32_t attempt;                /* of the last send; 0 before the first */
@@ -207,8 +210,8 @@ struct med_dispatch {
     struct predictor predictor;
     struct shares shares;
     struct leases leases;
-    struct queue waiting;   /* by the time until which they may wait */
-    struct queue deadlines; /* in flight, with a deadline */
+    struct queue waiting;   /* by turn */
+    struct queue deadlines; /* waiting: until when they may; in flight: those with a deadline */
     struct workers workers;
     uint64_t *picks; /* [type][row][column] */
     struct med_dispatch_totals totals;

@@ -218,6 +218,7 @@ void med_dispatch_check(const struct med_dispatch *d)
         used++;
         MED_ASSERT(leases_find(&d->leases, row->request) == i);
         MED_ASSERT((row->worker == NONE) == (d->waiting.places[i] != NONE));
+        MED_ASSERT(row->worker != NONE || d->deadlines.places[i] != NONE);
         MED_ASSERT((int64_t)row->tries <= d->config.attempts_max);
         MED_ASSERT(row->tokens >= 0 && row->tokens <= row->output_tokens_max);
     }

@@ -31,6 +31,7 @@ struct shell {
     struct shell_send *sends;
     size_t send_count, cancel_count, end_count;
     struct shell_send last_cancel;
+    int32_t priority;            /* of what is submitted next */
     bool refuses[SHELL_WORKERS]; /* send fails */
     struct {
         int ends;
@@ -173,7 +174,11 @@ CHECK_UNUSED static uint32_t shell_join(struct shell *s, const char *type, const
 CHECK_UNUSED static int shell_submit(struct shell *s, uint64_t request, int64_t prompt,
                                      int64_t output_max, int64_t deadline_ns)
 {
-    struct med_dispatch_request r = {request, prompt, output_max, deadline_ns};
+    struct med_dispatch_request r = {.request = request,
+                                     .prompt_tokens = prompt,
+                                     .output_tokens_max = output_max,
+                                     .deadline_ns = deadline_ns,
+                                     .priority = s->priority};
     int rc = med_dispatch_submit(s->d, s->now_ns, &r);
     med_dispatch_check(s->d);
     return rc;

@@ -218,6 +218,158 @@ static void test_queue_when_places_free_then_earliest_deadline_first(void)
     shell_free(s);
 }
 
+/* Order in which the requests 16 and later got places that came free one by one. */
+static void check_starts(struct shell *s, const uint64_t *order, size_t count)
+{
+    for (uint64_t r = 0; r < count; r++) {
+        size_t before = s->send_count;
+        CHECK_INT(med_dispatch_cancel(s->d, s->now_ns, r, MED_OUTCOME_ABORT_CLIENT), 0);
+        CHECK_UINT(s->send_count, before + 1);
+        CHECK_UINT(shell_last(s).request, order[r]);
+    }
+}
+
+static void cancel_all(struct shell *s, uint64_t count)
+{
+    for (uint64_t r = 0; r < count; r++)
+        (void)med_dispatch_cancel(s->d, s->now_ns, r, MED_OUTCOME_ABORT_CLIENT);
+}
+
+static void test_queue_when_priorities_differ_then_lower_first_and_waiting_counts(void)
+{
+    struct shell *s = shell_new(1);
+    s->config.priority_step_ns = MED_NS_PER_S;
+    shell_bucket(s, 1, 1, 1, 1, 0);
+    shell_start(s);
+    (void)shell_join(s, "a", "w0");
+    for (uint64_t r = 0; r < 16; r++)
+        CHECK_INT(shell_submit(s, r, 100, 10, 0), 0);
+    s->priority = 2;
+    CHECK_INT(shell_submit(s, 16, 100, 10, 0), 0);
+    s->priority = 0;
+    CHECK_INT(shell_submit(s, 17, 100, 10, 0), 0);
+    s->priority = INT32_MAX; /* taken for the largest */
+    CHECK_INT(shell_submit(s, 18, 100, 10, 0), 0);
+    shell_tick(s, s->now_ns + 5 * MED_NS_PER_S / 2);
+    s->priority = 0; /* over two steps after 16: it does not pass */
+    CHECK_INT(shell_submit(s, 19, 100, 10, 0), 0);
+    s->priority = -1; /* passes 16, not 17 */
+    CHECK_INT(shell_submit(s, 20, 100, 10, 0), 0);
+    s->priority = INT32_MIN;
+    CHECK_INT(shell_submit(s, 21, 100, 10, 0), 0);
+    static const uint64_t order[] = {21, 17, 20, 16, 19, 18};
+    check_starts(s, order, 6);
+    cancel_all(s, 22);
+    shell_free(s);
+}
+
+static void test_queue_when_priority_is_low_then_its_wait_ends_all_the_same(void)
+{
+    uint32_t w;
+    struct shell *s = new_single(&w);
+    for (uint64_t r = 0; r < 16; r++)
+        CHECK_INT(shell_submit(s, r, 100, 10, 0), 0);
+    s->priority = 50;
+    CHECK_INT(shell_submit(s, 16, 100, 10, 0), 0);
+    int64_t until = s->now_ns + s->config.queue_wait_ns;
+    shell_beat(s, w);
+    shell_tick(s, until - 1);
+    CHECK_INT(s->requests[16].ends, 0);
+    shell_beat(s, w);
+    shell_tick(s, until);
+    check_end(s, 16, MED_OUTCOME_REJECTED, MED_E_OVERLOAD);
+    cancel_all(s, 16);
+    shell_free(s);
+}
+
+/* ---- resume ---- */
+
+static struct shell *new_pair(bool resume)
+{
+    struct shell *s = shell_new(1);
+    s->config.resume = resume;
+    shell_bucket(s, 1, 1, 1, 1, 0);
+    shell_start(s);
+    (void)shell_join(s, "a", "w0");
+    (void)shell_join(s, "a", "w1");
+    return s;
+}
+
+static void test_resume_when_worker_is_lost_then_goes_on_behind_what_came(void)
+{
+    struct shell *s = new_pair(true);
+    CHECK_INT(shell_submit(s, 1, 500, 20, 0), 0);
+    struct shell_send first = shell_last(s);
+    CHECK_INT(shell_tokens(s, first, 0, 7), 0);
+    shell_gone(s, first.worker);
+    struct shell_send second = shell_last(s);
+    CHECK_UINT(second.request, 1);
+    CHECK_INT(second.attempt, 2);
+    CHECK(second.worker != first.worker);
+    CHECK_INT(s->requests[1].ends, 0);
+    struct med_dispatch_lease_view lease;
+    REQUIRE(med_dispatch_get_lease(s->d, 1, &lease));
+    CHECK_INT(lease.tokens, 7);
+    CHECK_INT(shell_tokens(s, second, 0, 1), MED_E_PROTO);
+    CHECK_INT(shell_tokens(s, second, 6, 1), MED_E_PROTO);
+    CHECK_INT(shell_tokens(s, second, 8, 1), MED_E_PROTO);
+    CHECK_INT(shell_tokens(s, second, 7, 14), MED_E_PROTO); /* more than were asked for in all */
+    CHECK_INT(shell_tokens(s, second, 7, 13), 0);
+    CHECK_INT(shell_finish(s, second, MED_OUTCOME_LENGTH), 0);
+    check_end(s, 1, MED_OUTCOME_LENGTH, 0);
+    CHECK_UINT(shell_totals(s).reroutes[MED_REROUTE_WORKER_LOST], 1);
+    shell_free(s);
+}
+
+static void test_resume_when_worker_errs_then_also(void)
+{
+    struct shell *s = new_pair(true);
+    CHECK_INT(shell_submit(s, 1, 500, 20, 0), 0);
+    struct shell_send first = shell_last(s);
+    CHECK_INT(shell_tokens(s, first, 0, 7), 0);
+    CHECK_INT(shell_finish(s, first, MED_OUTCOME_ERROR), 0);
+    struct shell_send second = shell_last(s);
+    CHECK(second.worker != first.worker);
+    /* It may stop without a token more. */
+    CHECK_INT(shell_finish(s, second, MED_OUTCOME_STOP), 0);
+    check_end(s, 1, MED_OUTCOME_STOP, 0);
+    shell_free(s);
+}
+
+static void test_resume_when_nobody_is_left_then_waits_and_is_lost_in_the_end(void)
+{
+    struct shell *s = new_pair(true);
+    for (uint64_t r = 0; r < 2; r++) {
+        CHECK_INT(shell_submit(s, r, 500, 20, 0), 0);
+        CHECK_INT(shell_tokens(s, shell_last(s), 0, 3), 0);
+    }
+    shell_gone(s, s->sends[0].worker);
+    shell_gone(s, s->sends[1].worker);
+    CHECK_INT(shell_totals(s).queued, 2);
+    uint32_t back = shell_join(s, "a", "w0");
+    CHECK_INT(shell_totals(s).queued, 0);
+    CHECK_INT(shell_last(s).worker, back);
+    shell_gone(s, back);
+    for (int64_t at; (at = med_dispatch_next_tick_ns(s->d)) < INT64_MAX;)
+        shell_tick(s, at);
+    /* Three sends are all: the first one has had them. */
+    CHECK_INT(s->requests[0].ends, 1);
+    check_end(s, 0, MED_OUTCOME_WORKER_LOST, MED_E_WORKER_LOST);
+    check_end(s, 1, MED_OUTCOME_WORKER_LOST, MED_E_WORKER_LOST);
+    shell_free(s);
+}
+
+static void test_resume_when_all_tokens_came_then_whole(void)
+{
+    struct shell *s = new_pair(true);
+    CHECK_INT(shell_submit(s, 1, 500, 20, 0), 0);
+    CHECK_INT(shell_tokens(s, shell_last(s), 0, 20), 0);
+    shell_gone(s, shell_last(s).worker);
+    check_end(s, 1, MED_OUTCOME_LENGTH, 0); /* the finish was all that was missing */
+    CHECK_UINT(s->send_count, 1);
+    shell_free(s);
+}
+
 static void test_table_when_full_then_overload(void)
 {
     struct shell *s = shell_new(1);
@@ -592,6 +744,12 @@ int main(void)
     RUN(test_deadline_when_in_flight_then_cancelled);
     RUN(test_queue_when_full_then_overload);
     RUN(test_queue_when_places_free_then_earliest_deadline_first);
+    RUN(test_queue_when_priorities_differ_then_lower_first_and_waiting_counts);
+    RUN(test_queue_when_priority_is_low_then_its_wait_ends_all_the_same);
+    RUN(test_resume_when_worker_is_lost_then_goes_on_behind_what_came);
+    RUN(test_resume_when_worker_errs_then_also);
+    RUN(test_resume_when_nobody_is_left_then_waits_and_is_lost_in_the_end);
+    RUN(test_resume_when_all_tokens_came_then_whole);
     RUN(test_table_when_full_then_overload);
     RUN(test_queue_when_a_big_one_waits_then_others_pass);
     RUN(test_worker_lost_before_first_token_then_elsewhere);
