@@ -42,6 +42,12 @@ static int64_t in_flight(const struct med_router *router, uint32_t index)
     return view.in_flight;
 }
 
+void med_router_note_drain(struct med_router *router, struct med_router_worker *worker)
+{
+    router->workers_draining += !worker->draining;
+    worker->draining = true;
+}
+
 int med_router_drain_worker(struct med_router *router, const char *worker_id, int64_t timeout_ns,
                             struct med_err *err)
 {
@@ -54,7 +60,7 @@ int med_router_drain_worker(struct med_router *router, const char *worker_id, in
         MED_INFO("worker %s: an operator drains it, with %" PRId64 " requests in flight",
                  worker->id, in_flight(router, index));
         worker->drain_asked = true;
-        worker->draining = true;
+        med_router_note_drain(router, worker);
         med_dispatch_worker_drain(router->dispatch, med_clock_now_ns(&router->clock), index);
         med_link_send_drain(worker->link);
     }
@@ -82,7 +88,7 @@ static void look_at_drain(struct med_router *router, uint32_t index)
 
 void med_router_look_at_drains(struct med_router *router)
 {
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_max && router->workers_draining > 0; i++) {
         if (router->workers[i].link != NULL && router->workers[i].draining)
             look_at_drain(router, i);
     }
@@ -96,6 +102,7 @@ void med_router_worker_departs(struct med_router *router, const struct med_route
     struct med_router_departed *row =
         &router->departed[router->departed_count++ % MED_ROUTER_DEPARTED_MAX];
     /* What was left when its time was over has gone elsewhere, as was wanted. */
+    router->workers_draining -= worker->draining;
     bool drained = worker->draining && (requests_left == 0 || worker->drain_over);
     *row = (struct med_router_departed){
         .drained = drained, .requests_left = requests_left, .at_unix_ns = med_clock_unix_ns()};

@@ -90,6 +90,7 @@ struct med_router {
     size_t worker_count;
     struct med_router_departed departed[MED_ROUTER_DEPARTED_MAX]; // a ring
     uint64_t departed_count;                                      // that ever were
+    size_t workers_draining;
     struct med_router_worker joining; // while dispatch takes a worker in
     uint32_t joining_index;           // UINT32_MAX: nobody joins
     size_t workers_ready;             // as of the last look
@@ -163,6 +164,8 @@ struct med_router_worker *med_router_worker_at(struct med_router *router, uint32
  * time counts. errors: MED_E_NOT_FOUND, with a sentence. */
 int med_router_drain_worker(struct med_router *router, const char *worker_id, int64_t timeout_ns,
                             struct med_err *err) MED_MUST_CHECK;
+/* It drains from now on. */
+void med_router_note_drain(struct med_router *router, struct med_router_worker *worker);
 /* Whose requests have ended, and whose time is over. Now and then. */
 void med_router_look_at_drains(struct med_router *router);
 /* Its link has closed; requests_left: what it had then. */

@@ -293,7 +293,7 @@ static void on_drain(void *self, struct med_link *link)
     struct med_router *router = self;
     uint32_t index = (uint32_t)med_link_user(link);
     MED_INFO("worker %s drains", router->workers[index].id);
-    router->workers[index].draining = true;
+    med_router_note_drain(router, &router->workers[index]);
     uint64_t began_ns = uv_hrtime();
     med_dispatch_worker_drain(router->dispatch, med_clock_now_ns(&router->clock), index);
     med_router_look(router);

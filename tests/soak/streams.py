@@ -51,6 +51,10 @@ def token(seed, place):
     return (x ^ (x >> 31)) % VOCAB
 
 
+class Failed(Exception):
+    """A call ended otherwise than well: (code, sentence)."""
+
+
 class Stream:
     """One client: what it has got, and how it ended."""
 
@@ -64,29 +68,110 @@ class Stream:
         self.wrong = 0
         self.finish, self.ended_at = None, None
 
-    async def run(self, call):
-        request = api.GenerateRequest(
-            tokens=api.TokenIds(ids=self.prompt),
-            max_tokens=self.total + (50 if self.stops else 0),
-            emulated_output_tokens=self.total if self.stops else 0)
-        request.sampling.seed = self.seed
+    def limit(self):
+        return self.total + (50 if self.stops else 0)
+
+    def got_tokens(self, position, ids):
+        self.wrong += len(ids) > 0 and position != self.got
+        for given in ids:
+            self.wrong += given != token(self.seed, len(self.prompt) + self.got)
+            self.got += 1
+
+    async def run(self, door):
         try:
-            async for chunk in call(request):
-                self.wrong += len(chunk.tokens.ids) > 0 and chunk.position != self.got
-                for given in chunk.tokens.ids:
-                    self.wrong += given != token(self.seed, len(self.prompt) + self.got)
-                    self.got += 1
-                if chunk.finish_reason:
-                    self.finish = chunk.finish_reason
+            await door.take(self)
             self.code = "OK"
-        except grpc.aio.AioRpcError as error:
-            self.code, self.details = error.code().name, error.details()
+        except Failed as error:
+            self.code, self.details = error.args
         self.ended_at = time.monotonic()
 
     def is_whole(self):
-        want = api.FINISH_REASON_STOP if self.stops else api.FINISH_REASON_LENGTH
         return (self.code == "OK" and self.got == self.total and self.wrong == 0
-                and self.finish == want)
+                and self.finish == ("stop" if self.stops else "length"))
+
+
+class HttpDoor:
+    """POST /v1/completions, streamed, each on a connection of its own."""
+
+    def __init__(self, address):
+        self.host, self.port = address.rsplit(":", 1)
+
+    @staticmethod
+    async def events(reader):
+        """The data of server-sent events out of a chunked body."""
+        text = b""
+        while True:
+            size = int((await reader.readline()).split(b";")[0], 16)
+            text += await reader.readexactly(size)
+            await reader.readexactly(2)
+            while b"\n\n" in text:
+                event, text = text.split(b"\n\n", 1)
+                if event.startswith(b"data: "):
+                    yield event[6:]
+            if size == 0:
+                return
+
+    async def take(self, stream):
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        body = json.dumps({
+            "model": plans.MODEL, "prompt": stream.prompt, "stream": True, "seed": stream.seed,
+            "max_tokens": stream.limit(), "return_token_ids": True,
+            **({"emulated_output_tokens": stream.total} if stream.stops else {})}).encode()
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json"
+                     b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200 "):
+                raise Failed(head.split(b"\r\n")[0].decode(), "")
+            done = False
+            async for event in self.events(reader):
+                assert not done, "an event after [DONE]"
+                if event == b"[DONE]":
+                    done = True
+                    continue
+                chunk = json.loads(event)
+                if "error" in chunk:
+                    raise Failed(f"error {chunk['error']['code']}", chunk["error"]["message"])
+                for choice in chunk["choices"]:
+                    stream.got_tokens(stream.got, choice.get("token_ids") or [])
+                    stream.finish = choice["finish_reason"] or stream.finish
+            if not done:
+                raise Failed("no [DONE]", "")
+        except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
+            raise Failed("the connection ended", repr(error)) from None
+        finally:
+            writer.close()
+
+    async def close(self):
+        pass
+
+
+class GrpcDoor:
+    """medley.v1.Inference over a few channels."""
+    REASONS = {api.FINISH_REASON_STOP: "stop", api.FINISH_REASON_LENGTH: "length"}
+
+    def __init__(self, address):
+        self.channels = [grpc.aio.insecure_channel(
+            address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(CHANNELS)]
+        self.calls = [c.unary_stream("/medley.v1.Inference/GenerateStream",
+                                     api.GenerateRequest.SerializeToString,
+                                     api.GenerateChunk.FromString) for c in self.channels]
+
+    async def take(self, stream):
+        request = api.GenerateRequest(
+            tokens=api.TokenIds(ids=stream.prompt), max_tokens=stream.limit(),
+            emulated_output_tokens=stream.total if stream.stops else 0)
+        request.sampling.seed = stream.seed
+        try:
+            async for chunk in self.calls[stream.seed % CHANNELS](request):
+                stream.got_tokens(chunk.position, chunk.tokens.ids)
+                stream.finish = self.REASONS.get(chunk.finish_reason, stream.finish)
+        except grpc.aio.AioRpcError as error:
+            raise Failed(error.code().name, error.details()) from None
+
+    async def close(self):
+        for channel in self.channels:
+            await channel.close()
 
 
 class Fleet:
@@ -229,15 +314,11 @@ class Run:
         self.report["alive_after_events"] = sum(1 for s in self.streams if s.code is None)
 
     async def run(self):
-        channels = [grpc.aio.insecure_channel(self.fleet.grpc,
-                                              options=[("grpc.use_local_subchannel_pool", 1)])
-                    for _ in range(CHANNELS)]
-        calls = [c.unary_stream("/medley.v1.Inference/GenerateStream",
-                                api.GenerateRequest.SerializeToString,
-                                api.GenerateChunk.FromString) for c in channels]
+        doors = {"grpc": [GrpcDoor(self.fleet.grpc)], "http": [HttpDoor(self.fleet.http)]}
+        doors = doors.get(self.args.door) or doors["grpc"] + doors["http"]
         await until(lambda: sum(w["state"] == "ready" for w in self.fleet.state()["workers"])
                     == self.args.workers, "the workers")
-        tasks = [asyncio.create_task(s.run(calls[i % CHANNELS]))
+        tasks = [asyncio.create_task(s.run(doors[i % len(doors)]))
                  for i, s in enumerate(self.streams)]
         try:
             await self.events()
@@ -245,8 +326,8 @@ class Run:
         finally:
             for task in tasks:
                 task.cancel()
-            for channel in channels:
-                await channel.close()
+            for door in doors:
+                await door.close()
 
     def check(self):
         """Fills the report; returns what did not hold."""
@@ -284,7 +365,7 @@ class Run:
                 wrong.append("the streams were too short to see all events")
         else:
             wrong += [f"stream {s.seed}: {s.code} {s.details}" for s in broken
-                      if s.code != "UNAVAILABLE"][:5]
+                      if s.code not in ("UNAVAILABLE", "error 503")][:5]
             if len(broken) != self.report["killed_with"]:
                 wrong.append(f"{len(broken)} streams failed")
             if not self.args.quick and self.report["failed_within_s"] > 1:
@@ -300,6 +381,7 @@ def options():
     parser.add_argument("--time-scale", default=None)
     parser.add_argument("--resume", choices=("on", "off"), default="on")
     parser.add_argument("--pause", type=float, default=None, help="seconds between events")
+    parser.add_argument("--door", choices=("grpc", "http", "both"), default="grpc")
     parser.add_argument("--quick", action="store_true", help="sizes for ./check")
     parser.add_argument("--router-option", action="append", default=[],
                         help="one word more for the router's command line")
