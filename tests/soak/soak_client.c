@@ -70,9 +70,10 @@ static void print(const struct soak *soak)
                  soak->sent, soak->ended, soak->wrong_answers, soak->tokens);
     for (int k = 0; k < SOAK_KINDS; k++) {
         (void)printf("%s\"%s\": {", k > 0 ? ", " : "", soak_kind_names[k]);
-        for (int i = 0; i < SOAK_ENDS && soak->kinds[k].ends[i].count > 0; i++)
+        for (int i = 0; i < SOAK_ENDS && soak->kinds[k].ends[i].count > 0; i++) {
             (void)printf("%s\"%s\": %" PRIu64, i > 0 ? ", " : "", soak->kinds[k].ends[i].name,
                          soak->kinds[k].ends[i].count);
+        }
         (void)printf("}");
     }
     (void)printf("}}\n");

@@ -74,9 +74,10 @@ static void on_end(struct call *call)
                        call->request.tokens, end.completion_tokens);
         soak_complain(call->soak, "an answer is not whole", text);
     }
-    if (call->request.kind == SOAK_PLAIN && end.status != 0)
+    if (call->request.kind == SOAK_PLAIN && end.status != 0) {
         (void)fprintf(stderr, "plain request failed: %s: %s\n", med_grpc_status_name(end.status),
                       end.details);
+    }
     soak_end(call->soak, &call->request, med_grpc_status_name(end.status));
     med_grpc_call_free(call->call);
     free(call);

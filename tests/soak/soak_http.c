@@ -261,6 +261,23 @@ static void step(struct soak *soak, struct conn *conn, short events, int64_t now
     }
 }
 
+/* The next request, over a new connection where the one before has closed it. */
+static void start(struct soak *soak, struct conn *conn, const struct sockaddr_in *address,
+                  int64_t now_ns)
+{
+    if (conn->fd < 0 && connect_to(conn, address) < 0) {
+        (void)fprintf(stderr, "soak_client: cannot connect: %s\n", strerror(errno));
+        exit(1);
+    }
+    begin(soak, conn, now_ns);
+}
+
+static _Noreturn void no_memory(void)
+{
+    (void)fprintf(stderr, "soak_client: no memory\n");
+    exit(1);
+}
+
 int soak_run_http(struct soak *soak)
 {
     const struct sockaddr_in address = parse_address(soak->address);
@@ -268,12 +285,12 @@ int soak_run_http(struct soak *soak)
     struct conn *conns = calloc(soak->concurrency, sizeof(*conns));
     struct pollfd *polls = calloc(soak->concurrency, sizeof(*polls));
     if (conns == NULL || polls == NULL)
-        return -1;
+        no_memory();
     for (uint32_t i = 0; i < soak->concurrency; i++) {
         conns[i].fd = -1;
         conns[i].in = malloc(IN_BYTES);
         if (conns[i].in == NULL)
-            return -1;
+            no_memory();
     }
     uint64_t ended = 0;
     int64_t moved_ns = med_clock_now_ns(&clock);
@@ -281,19 +298,16 @@ int soak_run_http(struct soak *soak)
         int64_t now_ns = med_clock_now_ns(&clock);
         for (uint32_t i = 0; i < soak->concurrency; i++) {
             struct conn *conn = &conns[i];
-            if (!conn->busy && soak->sent < soak->requests) {
-                if (conn->fd < 0 && connect_to(conn, &address) < 0) {
-                    (void)fprintf(stderr, "soak_client: cannot connect: %s\n", strerror(errno));
-                    exit(1);
-                }
-                begin(soak, conn, now_ns);
-            }
+            if (!conn->busy && soak->sent < soak->requests)
+                start(soak, conn, &address, now_ns);
             polls[i] = (struct pollfd){.fd = conn->fd, .events = POLLIN};
             if (conn->busy && conn->out_sent < conn->out_bytes)
                 polls[i].events |= POLLOUT;
         }
-        if (poll(polls, soak->concurrency, 1) < 0 && errno != EINTR)
-            return -1;
+        if (poll(polls, soak->concurrency, 1) < 0 && errno != EINTR) {
+            (void)fprintf(stderr, "soak_client: poll: %s\n", strerror(errno));
+            exit(1);
+        }
         now_ns = med_clock_now_ns(&clock);
         for (uint32_t i = 0; i < soak->concurrency; i++)
             step(soak, &conns[i], polls[i].revents, now_ns);
