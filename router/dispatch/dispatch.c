@@ -25,7 +25,6 @@
 #include <string.h>
 
 #define RETRY_NS       (10 * MED_NS_PER_MS)
-#define START_ROUNDS   32 /* of the first balance of the shares */
 #define SCAN_MAX       16
 #define PRIORITY_MAX   1000      /* more is taken for this, either way */
 #define REQUESTS_LIMIT (1 << 24) /* of requests_max: rows are indices of 32 bits, and memory */
@@ -109,7 +108,7 @@ static int check_bucket(const struct med_dispatch_config *c, size_t index, struc
     return 0;
 }
 
-static int check_config(const struct med_dispatch_config *c, struct med_err *err)
+int dispatch_check_config(const struct med_dispatch_config *c, struct med_err *err)
 {
     int rc = check_counts(c, err);
     if (rc == 0)
@@ -129,6 +128,7 @@ static int init_types(struct med_dispatch *d, const struct med_dispatch_config *
     for (size_t t = 0; t < config->type_count; t++) {
         struct type *type = &d->types[t];
         type->plan = config->types[t];
+        type->plan.retired = false;
         type->fit_tokens = INT64_MAX;
         if (type->plan.has_latency) {
             const struct med_latency *l = &type->plan.latency;
@@ -141,7 +141,7 @@ static int init_types(struct med_dispatch *d, const struct med_dispatch_config *
 int med_dispatch_new(const struct med_dispatch_config *config, const struct med_dispatch_ops *ops,
                      struct med_dispatch **ret_dispatch, struct med_err *err)
 {
-    int rc = check_config(config, err);
+    int rc = dispatch_check_config(config, err);
     if (rc < 0)
         return rc;
     struct med_dispatch *d = med_calloc(1, sizeof *d);
@@ -175,7 +175,7 @@ int med_dispatch_new(const struct med_dispatch_config *config, const struct med_
         return med_err_set(err, rc, "dispatch: no memory for %zu requests and %lld workers",
                            requests, (long long)config->workers_max);
     }
-    shares_balance(&d->shares, &d->predictor, START_ROUNDS);
+    shares_balance(&d->shares, &d->predictor, DISPATCH_START_ROUNDS);
     *ret_dispatch = d;
     return 0;
 }
@@ -185,6 +185,7 @@ void med_dispatch_free(struct med_dispatch *d)
     if (!d)
         return;
     MED_ASSERT(d->leases.count == 0);
+    dispatch_release_before(d);
     predictor_release(&d->predictor);
     shares_release(&d->shares);
     leases_release(&d->leases);
@@ -387,7 +388,10 @@ static bool fits_some_type(const struct med_dispatch *d, const struct med_dispat
         request->prompt_tokens > MED_LIMIT_PROMPT_TOKENS ||
         request->output_tokens_max > MED_LIMIT_OUTPUT_TOKENS)
         return false;
+    bool retired_too = dispatch_may_use_retired(d);
     for (size_t t = 0; t < d->config.type_count; t++) {
+        if (d->types[t].plan.retired && (!retired_too || d->workers.type_first[t] == NONE))
+            continue;
         if (request->prompt_tokens + request->output_tokens_max <= d->types[t].fit_tokens)
             return true;
     }

@@ -39,6 +39,7 @@ struct med_dispatch_type {
     struct med_latency latency; /* for predictions */
     bool has_latency;           /* false: serving points only; ranked by tokens outstanding */
     int64_t workers_planned;    /* its share follows those that are there; 0: not known */
+    bool retired;               /* a replan has left it out; ignored in a configuration */
 };
 
 /* One bucket of the plan. */
@@ -168,6 +169,23 @@ void med_dispatch_tick(struct med_dispatch *d, int64_t now_ns);
 /* When tick must be called next; INT64_MAX: nothing is pending. */
 int64_t med_dispatch_next_tick_ns(const struct med_dispatch *d);
 
+/* ---- another plan ---- */
+
+/* Puts another plan in force, with requests in flight.  Worker types are matched by name and keep their
+ * index; new ones are added; those that the plan lacks are retired: they finish what they have, and
+ * take requests that nobody else can only until the plan is complete.  What the predictor has learned,
+ * the queue and all requests stay.  requests_max and workers_max must be as they were.  Nothing is
+ * sent and nothing ends from inside.  On failure nothing has changed. */
+int med_dispatch_replan(struct med_dispatch *d, int64_t now_ns,
+                        const struct med_dispatch_config *config,
+                        struct med_err *err) MED_MUST_CHECK;
+/* Takes back the last replan; right after it, before any other call that changes something. */
+void med_dispatch_replan_undo(struct med_dispatch *d, int64_t now_ns);
+/* Every type of the plan has as many ready workers as planned (one, where that is not known). */
+bool med_dispatch_is_complete(const struct med_dispatch *d);
+/* False: a replan has left it out. It may still have workers. */
+bool med_dispatch_type_is_planned(const struct med_dispatch *d, size_t type);
+
 /* ---- what metrics, logs and tests read ---- */
 
 enum med_reroute {
@@ -209,7 +227,7 @@ void med_dispatch_get_context(const struct med_dispatch *d,
                               struct med_dispatch_context *ret_context);
 size_t med_dispatch_type_count(const struct med_dispatch *d);
 const char *med_dispatch_type_name(const struct med_dispatch *d, size_t type);
-/* Requests sent to a type for a (predicted) bucket. */
+/* Requests sent to a type for a (predicted) bucket; since the edges last changed. */
 uint64_t med_dispatch_picks(const struct med_dispatch *d, size_t type, int input_row,
                             int output_row);
 

@@ -109,6 +109,9 @@ int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
     if (rc < 0)
         return rc;
     int type = find_type(d, hello->type_name);
+    /* One that a replan has left out may come back for as long as it is still needed. */
+    if (type >= 0 && d->types[type].plan.retired && !dispatch_may_use_retired(d))
+        type = -1;
     if (type < 0) {
         return med_err_set(err, MED_E_NOT_FOUND,
                            "worker %s is of type %s, which the plan does not use", hello->worker_id,

@@ -41,6 +41,9 @@ double predictor_mean(const struct predictor *p, int input_row, int64_t delivere
                       int64_t output_tokens_max);
 int predictor_median_row(const struct predictor *p, const double chances[MED_LIMIT_EDGES]);
 void predictor_on_arrival(struct predictor *p, int input_row, int64_t output_tokens_max);
+bool predictor_has_same_edges(const struct predictor *a, const struct predictor *b);
+/* Takes over what another one has learned, by other edges perhaps. */
+void predictor_adopt(struct predictor *p, const struct predictor *from);
 /* An answer ended after `tokens`. cut: by its maximum, so that it would have been longer. */
 void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool cut);
 
@@ -203,6 +206,17 @@ struct type {
     int64_t fit_tokens; /* the most that a worker of this type holds; INT64_MAX: not known */
 };
 
+/* What follows from the plan. */
+struct plan_tables {
+    struct med_dispatch_config config;
+    struct type *types;
+    struct predictor predictor;
+    struct shares shares;
+    uint64_t *picks;
+    uint32_t *type_first;
+    size_t retired;
+};
+
 struct med_dispatch {
     struct med_dispatch_config config; /* pointers NULL: what they named is copied below */
     struct med_dispatch_ops ops;
@@ -215,7 +229,9 @@ struct med_dispatch {
     struct workers workers;
     uint64_t *picks; /* [type][row][column] */
     struct med_dispatch_totals totals;
-    int64_t retry_at_ns; /* when the queue is tried again without an event */
+    int64_t retry_at_ns;       /* when the queue is tried again without an event */
+    size_t retired;            /* types that the plan in force lacks */
+    struct plan_tables before; /* the last replan; zero: none, or it was taken back */
 };
 
 /* What the parts of dispatch.c and fleet.c do to each other. */
@@ -229,6 +245,19 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
 /* Starts what can start of those that wait. */
 void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns);
 void fleet_tick(struct med_dispatch *d, int64_t now_ns);
+
+int dispatch_check_config(const struct med_dispatch_config *config,
+                          struct med_err *err) MED_MUST_CHECK;
+
+enum {
+    DISPATCH_START_ROUNDS = 32 /* of the first balance of the shares */
+};
+
+/* ---- replan.c: another plan ---- */
+
+/* May types that have left take what nobody else can? */
+bool dispatch_may_use_retired(const struct med_dispatch *d);
+void dispatch_release_before(struct med_dispatch *d);
 
 /* ---- pick.c: which worker ---- */
 

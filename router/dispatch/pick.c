@@ -9,6 +9,7 @@
  * the objective): a prompt that is too long for the objective anywhere is not held back for it.
  * Without an objective, when there is a place and memory for it now: what would wait at a worker
  * waits here, where the order is by deadline and any worker may take it.
+ * Types that a replan has left out are asked last, and only until the plan is complete.
  * A worker that failed this request before is the last choice. O(workers). thread: loop.
  */
 #include "router/dispatch/internal.h"
@@ -86,6 +87,11 @@ static double available_of(const struct med_dispatch *d, const struct lease *lea
     return planned > 0 ? count / (double)planned : count > 0;
 }
 
+static bool is_retired(const struct med_dispatch *d, size_t type)
+{
+    return d->types[type].plan.retired;
+}
+
 struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns)
 {
     struct pick pick = {.worker = NONE};
@@ -98,8 +104,9 @@ struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease,
     if (pick.has_plan)
         pick.planned_type = shares_choose(&d->shares, lease->input_row, pick.weights);
     struct candidate best = {.worker = NONE};
+    bool retired_too = dispatch_may_use_retired(d);
     for (size_t t = 0; t < d->config.type_count; t++) {
-        if (available[t] <= 0)
+        if (available[t] <= 0 || (d->types[t].plan.retired && !retired_too))
             continue;
         struct candidate it = best_of_type(d, lease, t, now_ns, (double)lease->remaining);
         if (it.worker == NONE || !it.in_time)
@@ -108,6 +115,8 @@ struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease,
         bool take = best.worker == NONE;
         if (!take && it.avoided != best.avoided) {
             take = best.avoided;
+        } else if (!take && is_retired(d, t) != is_retired(d, pick.type)) {
+            take = is_retired(d, pick.type);
         } else if (!take && is_planned) {
             take = true;
         } else if (!take && pick.has_plan && pick.type == pick.planned_type) {

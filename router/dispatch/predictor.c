@@ -9,6 +9,9 @@
  * answer that was cut by its maximum says only "longer", so its one count is spread over the rows
  * from there on, as the histogram has them.
  *
+ * Another plan's predictor takes over what this one has learned: unchanged where the edges agree, else
+ * each cell's counts spread evenly over its tokens.
+ *
  * Pure; nothing is allocated after init. thread: loop.
  */
 #include "router/dispatch/internal.h"
@@ -182,4 +185,86 @@ void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool c
     }
     if (share == 0)
         weights[row] += 1;
+}
+
+/* How much of the tokens of row `from` are of row `to`; the last row of either goes on for ever. */
+static double covered(const double *from_edges, size_t from, const double *to_edges,
+                      size_t to_count, size_t to)
+{
+    double low = from > 0 ? from_edges[from - 1] : 0;
+    double high = from_edges[from];
+    double to_low = to > 0 ? to_edges[to - 1] : 0;
+    double to_high = to + 1 < to_count ? to_edges[to] : INFINITY;
+    return fmax(0, fmin(high, to_high) - fmax(low, to_low)) / (high - low);
+}
+
+/* Spreads the counts of one table over the cells of the other. The last column of arrivals is for those
+ * that name no maximum, whatever its edge. */
+static void spread(const struct predictor *from, const double *counts, const struct predictor *p,
+                   double *ret_counts, bool last_is_last)
+{
+    size_t last_from = from->column_count - 1;
+    size_t last = p->column_count - 1;
+    for (size_t i = 0; i < from->row_count * p->row_count; i++) {
+        size_t r0 = i / p->row_count;
+        size_t r1 = i % p->row_count;
+        double part = covered(from->input_edges, r0, p->input_edges, p->row_count, r1);
+        for (size_t j = 0; part > 0 && j < from->column_count * p->column_count; j++) {
+            size_t c0 = j / p->column_count;
+            size_t c1 = j % p->column_count;
+            double share = covered(from->output_edges, c0, p->output_edges, p->column_count, c1);
+            if (last_is_last && c0 == last_from)
+                share = c1 == last;
+            ret_counts[r1 * p->column_count + c1] +=
+                part * share * counts[r0 * from->column_count + c0];
+        }
+    }
+}
+
+static void adopt_weights(struct predictor *p, const struct predictor *from)
+{
+    double prior[MED_LIMIT_EDGES * MED_LIMIT_EDGES];
+    size_t cells = p->row_count * p->column_count;
+    memcpy(prior, p->weights, cells * sizeof *prior);
+    memset(p->weights, 0, cells * sizeof *p->weights);
+    spread(from, from->weights, p, p->weights, false);
+    /* A row of which little was seen leans on the plan, as at the start. */
+    for (size_t r = 0; r < p->row_count; r++) {
+        double *row = p->weights + r * p->column_count;
+        double seen = 0;
+        for (size_t c = 0; c < p->column_count; c++)
+            seen += row[c];
+        double lack = fmax(0, 1 - seen / PRIOR_REQUESTS);
+        for (size_t c = 0; c < p->column_count; c++)
+            row[c] += lack * prior[r * p->column_count + c];
+    }
+}
+
+static bool are_equal(const double *a, const double *b, size_t count)
+{
+    size_t i = 0;
+    while (i < count && a[i] == b[i])
+        i++;
+    return i == count;
+}
+
+bool predictor_has_same_edges(const struct predictor *a, const struct predictor *b)
+{
+    return a->row_count == b->row_count && a->column_count == b->column_count &&
+           are_equal(a->input_edges, b->input_edges, a->row_count) &&
+           are_equal(a->output_edges, b->output_edges, a->column_count);
+}
+
+void predictor_adopt(struct predictor *p, const struct predictor *from)
+{
+    size_t cells = p->row_count * p->column_count;
+    p->arrival_weight = from->arrival_weight;
+    if (predictor_has_same_edges(p, from)) {
+        memcpy(p->weights, from->weights, cells * sizeof *p->weights);
+        memcpy(p->arrivals, from->arrivals, cells * sizeof *p->arrivals);
+        return;
+    }
+    adopt_weights(p, from);
+    memset(p->arrivals, 0, cells * sizeof *p->arrivals);
+    spread(from, from->arrivals, p, p->arrivals, true);
 }

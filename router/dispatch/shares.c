@@ -101,7 +101,7 @@ static void fill_cell(struct shares *s, const struct med_dispatch_config *config
         double work = bucket->work_s[t];
         if (config->types[t].has_latency && !(exact && work > 0))
             work = ratios[t] * added_s(&config->types[t].latency, input, output);
-        s->tilted = s->tilted && work > 0;
+        s->tilted = s->tilted && (work > 0 || config->types[t].retired);
         s->planned[cell + t] = bucket->shares[t];
         s->work[cell + t] = work;
     }

@@ -76,6 +76,8 @@ void med_dispatch_get_context(const struct med_dispatch *d,
     struct med_dispatch_context context = {0};
     for (size_t t = 0; t < d->config.type_count; t++) {
         int64_t most = 0;
+        if (d->types[t].plan.retired && d->workers.type_first[t] == NONE)
+            continue;
         for (uint32_t i = d->workers.type_first[t]; i != NONE; i = d->workers.rows[i].next) {
             if (d->workers.rows[i].fit_tokens > most)
                 most = d->workers.rows[i].fit_tokens;

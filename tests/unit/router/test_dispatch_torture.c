@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Dispatch under random events, every invariant checked after each: requests, tokens, ends, errors,
- * lies, cancels, lost and late and returning workers, refused sends, deadlines, drains.  What must
+ * lies, cancels, lost and late and returning workers, refused sends, deadlines, drains, other plans.  What must
  * hold: an accepted request ends exactly once, a refused one never; tokens that dispatch passed on
  * are of the attempt that ends; the totals add up; nothing is left at the end.
  */
@@ -40,6 +40,7 @@ struct world {
     uint64_t next_request;
     size_t sends_seen;
     uint64_t joins;
+    uint64_t replans, replans_refused, joins_refused;
 };
 
 static uint32_t below(struct world *w, uint32_t bound)
@@ -146,10 +147,14 @@ static void on_worker(struct world *w)
             return;
         char id[24];
         (void)snprintf(id, sizeof id, "w%d", (int)(a - w->actors));
-        char type[2] = {(char)('a' + below(w, 2)), '\0'};
+        char type[2] = {(char)('a' + below(w, 3)), '\0'};
         uint32_t name;
-        if (shell_try_join(w->s, type, id, &name, NULL) < 0)
-            CHECK(false);
+        int rc = shell_try_join(w->s, type, id, &name, NULL);
+        if (rc < 0) {
+            CHECK_INT(rc, MED_E_NOT_FOUND); /* no plan has it, or a replan has left it out */
+            w->joins_refused++;
+            return;
+        }
         *a = (struct actor){.connected = true, .name = name};
         w->s->refuses[name] = false;
         w->joins++;
@@ -185,6 +190,46 @@ static void on_request(struct world *w)
     } else {
         on_finish(w, a, index);
     }
+}
+
+/* Types come and go, shares and edges change; now and then it is taken back, or is wrong. */
+static void on_replan(struct world *w)
+{
+    struct shell *s = w->s;
+    struct med_err err;
+    size_t first = below(w, 3);
+    size_t count = 1 + below(w, 3 - (uint32_t)first);
+    struct med_dispatch_type types[3] = {0};
+    for (size_t t = 0; t < count; t++) {
+        types[t] = s->types[first + t];
+        types[t].workers_planned = below(w, 3);
+    }
+    struct med_dispatch_config config = s->config;
+    double inputs[] = {below(w, 2) ? 100 : 300, 1000, 4000};
+    config.types = types;
+    config.type_count = count;
+    config.input_edges = inputs;
+    config.bucket_count = 0;
+    config.ttft_objective_ns = below(w, 2) * MED_NS_PER_S / 2;
+    struct med_dispatch_bucket buckets[4] = {0};
+    for (int b = 0; b < 4; b++) {
+        buckets[b] = s->buckets[b];
+        for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++)
+            buckets[b].shares[t] = t < count ? 1 / (double)count : 0;
+        config.bucket_count++;
+    }
+    config.buckets = buckets;
+    bool bad = below(w, 10) == 0;
+    if (bad)
+        buckets[below(w, 4)].shares[0] += 0.5;
+    int rc = med_dispatch_replan(s->d, s->now_ns, &config, &err);
+    CHECK_INT(rc, bad ? MED_E_INVALID : 0);
+    w->replans_refused += bad;
+    w->replans += !bad;
+    med_dispatch_check(s->d);
+    if (!bad && below(w, 4) == 0)
+        med_dispatch_replan_undo(s->d, s->now_ns);
+    med_dispatch_check(s->d);
 }
 
 static void on_cancel(struct world *w)
@@ -242,7 +287,7 @@ static void check_totals(const struct world *w)
 static void test_torture_then_each_request_ends_exactly_once(void)
 {
     static struct world w;
-    w.s = shell_new(2);
+    w.s = shell_new(3);
     shell_bucket(w.s, 0, 0, 3, 0.75, 0.25);
     shell_bucket(w.s, 0, 1, 2, 0.5, 0.5);
     shell_bucket(w.s, 1, 2, 1, 0, 1);
@@ -251,10 +296,13 @@ static void test_torture_then_each_request_ends_exactly_once(void)
     w.s->config.queue_max = 40;
     w.s->config.queue_wait_ns = 2 * MED_NS_PER_S;
     w.s->config.ttft_objective_ns = MED_NS_PER_S / 2;
+    w.s->config.type_count = 2; /* the third comes with other plans */
     shell_start(w.s);
     med_rng_init(&w.rng, check_seed(), 1);
     for (int i = 0; i < EVENTS; i++) {
         uint32_t kind = below(&w, 100);
+        if (below(&w, 300) == 0)
+            on_replan(&w);
         if (kind < 14) {
             on_submit(&w);
         } else if (kind < 70) {
@@ -274,6 +322,7 @@ static void test_torture_then_each_request_ends_exactly_once(void)
     }
     for (int64_t at; (at = med_dispatch_next_tick_ns(w.s->d)) < INT64_MAX;)
         shell_tick(w.s, at);
+    CHECK(w.replans > 50 && w.replans_refused > 5 && w.joins_refused > 5);
     check_totals(&w);
     shell_free(w.s);
 }
