@@ -88,12 +88,23 @@ static int drain_worker(struct med_router *router, const struct med_json_at *bod
     return med_router_drain_worker(router, worker, timeout_ns, err);
 }
 
+static int reload(struct med_router *router, const struct med_json_at *body, struct med_err *err)
+{
+    static const char *const keys[] = {NULL};
+    int rc = med_json_keys(body, keys, err);
+    if (rc < 0)
+        return rc;
+    MED_INFO("admin: reload");
+    return med_router_reload(router, err);
+}
+
 static const struct {
     const char *path;
     int (*run)(struct med_router *router, const struct med_json_at *body, struct med_err *err);
 } actions[] = {
     {"/admin/log-level", set_log_level},
     {"/admin/drain", drain_worker},
+    {"/admin/reload", reload},
 };
 
 static int act(struct med_router *router, size_t action, const struct med_admin_request *request,

@@ -259,8 +259,12 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
     med_json_begin_array(w, "worker_types");
     for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++) {
         const struct med_traffic_type *type = &traffic->types[traffic->type_of[t]];
+        bool in_plan = med_dispatch_type_is_planned(router->dispatch, t);
+        if (!in_plan && connected[t] == 0)
+            continue;
         med_json_begin_row_object(w, NULL);
         med_json_put_string(w, "worker_type", med_dispatch_type_name(router->dispatch, t));
+        med_json_put_bool(w, "in_plan", in_plan);
         med_json_put_integer(
             w, "planned", med_router_planned(router, med_dispatch_type_name(router->dispatch, t)));
         med_json_put_integer(w, "connected", connected[t]);
@@ -281,6 +285,19 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
     med_json_end_array(w);
 }
 
+static void put_reloads(struct med_json_writer *w, const struct med_router *router)
+{
+    const struct med_router_reload *reload = &router->reload;
+    if (router->config.plan_path != NULL)
+        med_json_put_string(w, "path", router->config.plan_path);
+    med_json_put_integer(w, "generation", (int64_t)reload->generation);
+    med_json_put_number(w, "loaded_ago_s", seconds(med_clock_unix_ns() - reload->loaded_unix_ns));
+    med_json_put_bool(w, "complete", med_dispatch_is_complete(router->dispatch));
+    med_json_put_integer(w, "reloads_refused", (int64_t)reload->refused);
+    if (reload->last_error[0] != '\0')
+        med_json_put_string(w, "last_error", reload->last_error);
+}
+
 /* The plan's buckets: who is to serve them, and what came. */
 static void put_plan(struct med_json_writer *w, const struct med_router *router)
 {
@@ -295,6 +312,7 @@ static void put_plan(struct med_json_writer *w, const struct med_router *router)
     med_json_put_string(w, "status", statuses[plan->status]);
     med_json_put_number(w, "cost_usd_per_hour", plan->cost_usd_per_hour);
     med_json_put_number(w, "rate_per_s", plan->rate_per_s);
+    put_reloads(w, router);
     med_json_begin_array(w, "buckets");
     for (size_t i = 0; i < plan->assignment_count; i++) {
         const struct med_plan_assignment *a = &plan->assignment[i];
@@ -362,6 +380,7 @@ int med_router_admin_state(struct med_router *router, struct med_buf *out)
     med_json_put_number(&w, "time_scale", router->clock.scale);
     med_json_put_string(&w, "log_level", med_log_level_name(med_log_level()));
     med_json_put_integer(&w, "heap_bytes", med_alloc_bytes_live());
+    med_json_put_bool(&w, "can_reload", router->config.plan_path != NULL);
     put_counters(&w, router);
     put_latencies(&w, router);
     put_types(&w, router);

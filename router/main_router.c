@@ -26,6 +26,7 @@ struct options {
     double time_scale;
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
     int64_t attempts_max;
+    bool drain_unplanned;
     const char *resume;
 };
 
@@ -70,6 +71,9 @@ static const struct med_option option_table[] = {
     {.name = "gone-after", .type = MED_OPT_DURATION, .offset = FIELD(gone_after_ns), .unit = "TIME",
      .default_text = "10s", .min = 0.6, .max = 3600,
      .help = "A worker whose engine is silent this long (real time) is lost: its requests go elsewhere."},
+    {.name = "drain-unplanned", .type = MED_OPT_FLAG, .offset = FIELD(drain_unplanned),
+     .help = "After a reload, drain workers of types that the new plan lacks, as soon as all workers "
+             "that it wants are ready. Default: they stay connected, without requests."},
     {.name = "time-scale", .type = MED_OPT_NUMBER, .offset = FIELD(time_scale), .unit = "FACTOR",
      .default_text = "1", .min = 0.001, .max = 1000, .group = "Run",
      .help = "Fleet seconds per real second; the same for router, workers and load generator."},
@@ -92,6 +96,9 @@ static const struct med_program program = {
         "alone.\n"
         "Workers dial in at any time; until one has, requests get UNAVAILABLE and /health says "
         "503.\n\n"
+        "SIGHUP reads PLAN again and puts it in force; requests go on, and a plan that is wrong, "
+        "or "
+        "of another model, changes nothing.\n"
         "SIGTERM and SIGINT drain: new requests get UNAVAILABLE, those that were accepted go on.\n"
         "Exit status: 0 after a signal, 1 failed, 2 wrong usage, a bad plan or a bad model "
         "folder,\n"
@@ -103,12 +110,17 @@ static const struct med_program program = {
 
 struct signals {
     struct med_router *router;
-    uv_signal_t handles[2];
+    uv_signal_t handles[3];
 };
 
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct signals *signals = handle->data;
+    if (number == SIGHUP) {
+        MED_INFO("SIGHUP received");
+        (void)med_router_reload(signals->router, NULL); // it logs why not
+        return;
+    }
     MED_INFO("%s received", number == SIGTERM ? "SIGTERM" : "SIGINT");
     med_router_drain(signals->router);
 }
@@ -116,8 +128,8 @@ static void on_signal(uv_signal_t *handle, int number)
 /* The handles do not keep the loop running: the router does. */
 static int signals_start(uv_loop_t *loop, struct signals *signals)
 {
-    static const int numbers[] = {SIGTERM, SIGINT};
-    for (size_t i = 0; i < 2; i++) {
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < 3; i++) {
         int rc = uv_signal_init(loop, &signals->handles[i]);
         if (rc < 0)
             return rc;
@@ -132,7 +144,7 @@ static int signals_start(uv_loop_t *loop, struct signals *signals)
 
 static void signals_close(struct signals *signals)
 {
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 3; i++) {
         if (signals->handles[i].loop != NULL)
             uv_close((uv_handle_t *)&signals->handles[i], NULL);
     }
@@ -147,11 +159,13 @@ static void print_ready(const struct med_router_addresses *a, const struct optio
 }
 
 /* Returns when everything has closed. */
-static int serve(uv_loop_t *loop, const struct options *o, const struct med_plan *plan,
-                 struct med_router_model *model, struct med_err *err)
+static int serve(uv_loop_t *loop, const struct options *o, const char *path,
+                 const struct med_plan *plan, struct med_router_model *model, struct med_err *err)
 {
     const struct med_router_config config = {
         .plan = plan,
+        .plan_path = path,
+        .drain_unplanned = o->drain_unplanned,
         .model = model,
         .grpc_listen = o->grpc_listen,
         .http_listen = o->http_listen,
@@ -234,7 +248,7 @@ static int run(const struct options *o, const char *path, struct med_err *err)
         med_plan_release(&plan);
         return rc;
     }
-    rc = serve(&loop, o, &plan, model, err);
+    rc = serve(&loop, o, path, &plan, model, err);
     int closed = uv_loop_close(&loop);
     MED_ASSERT(closed == 0);
     med_router_model_free(model);

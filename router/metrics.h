@@ -78,6 +78,9 @@
     X(LOOP_LONG, "medley_router_loop_long_jobs_total", "counter", "job", "Runs that took longer than 1 ms.") \
     X(DRAINING, "medley_router_draining", "gauge", "", "1 while the router takes no new requests.") \
     X(BUILD, "medley_router_build_info", "gauge", "version", "1.") \
+    X(PLAN_GENERATION, "medley_plan_generation", "gauge", "", "1 for the plan of the start, one more for each that was reloaded.") \
+    X(PLAN_LOADED, "medley_plan_loaded_timestamp_seconds", "gauge", "", "Unix time at which the plan came into force.") \
+    X(PLAN_RELOADS, "medley_plan_reloads_total", "counter", "result", "Reloads of the plan: done, or refused with the plan before kept.") \
     X(PLAN_INFO, "medley_plan_info", "gauge", "model,workload,status", "1; what the plan is for.") \
     X(PLAN_COST, "medley_plan_cost_usd_per_hour", "gauge", "", "What the planned instances cost.") \
     X(PLAN_BOUND, "medley_plan_lower_bound_usd_per_hour", "gauge", "", "No mix that meets the objectives costs less.") \
@@ -169,6 +172,9 @@ struct med_router_metrics_view {
     size_t calls;
     const struct med_grpc_call_count *call_counts; /* those above 0 */
     size_t call_count_count;
+    uint64_t plan_generation;
+    int64_t plan_loaded_unix_ns;
+    uint64_t reloads[2]; /* done, refused */
     bool draining;
 };
 

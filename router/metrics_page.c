@@ -381,6 +381,11 @@ int med_router_metrics_write(const struct med_router_metrics_view *view, struct 
     single_count(&prom, FAMILY_DRAINING, view->draining ? 1 : 0);
     family(&prom, FAMILY_BUILD);
     count_of(&prom, "version", MED_VERSION, 1);
+    single_count(&prom, FAMILY_PLAN_GENERATION, view->plan_generation);
+    single_number(&prom, FAMILY_PLAN_LOADED, (double)view->plan_loaded_unix_ns / 1e9);
+    family(&prom, FAMILY_PLAN_RELOADS);
+    count_of(&prom, "result", "done", view->reloads[0]);
+    count_of(&prom, "result", "refused", view->reloads[1]);
     write_plan(&prom, view->plan);
     return med_prom_finish(&prom);
 }

@@ -223,13 +223,23 @@ int med_traffic_replan(struct med_traffic *traffic, const struct med_plan *plan,
         rc = map_buckets(traffic, &plan->grid);
     if (rc < 0)
         return rc;
+    bool stays[MED_TRAFFIC_TYPES] = {false};
+    for (size_t t = 0; t < count; t++)
+        stays[type_of[t]] = true;
     for (size_t t = 0; t < traffic->type_count; t++) {
         traffic->types[t].planned = false;
-        traffic->types[t].usd_per_hour = med_traffic_worker_price(plan, traffic->types[t].name);
+        if (!stays[t])
+            traffic->types[t].usd_per_hour = 0;
     }
     memcpy(traffic->type_of, type_of, count * sizeof(*type_of));
-    for (size_t t = 0; t < count; t++)
-        traffic->types[type_of[t]].planned = true;
+    for (size_t t = 0; t < count; t++) {
+        struct med_traffic_type *type = &traffic->types[type_of[t]];
+        /* Workers of a type that this plan lacks go on to cost what they did. */
+        if (!med_dispatch_type_is_planned(dispatch, t))
+            continue;
+        type->planned = true;
+        type->usd_per_hour = med_traffic_worker_price(plan, type->name);
+    }
     return 0;
 }
 

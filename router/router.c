@@ -13,7 +13,6 @@
  */
 #include "router/router.h"
 
-#include "allocator/dispatch_config.h"
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -98,7 +97,7 @@ void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64
     med_loop_watch_ran(&router->metrics.loop, job, began_ns, uv_hrtime());
 }
 
-static void spend(struct med_router *router)
+void med_router_spend(struct med_router *router)
 {
     int64_t now_ns = med_clock_now_ns(&router->clock);
     if (router->worker_count > 0) {
@@ -124,7 +123,8 @@ static void on_watch(uv_timer_t *timer)
     }
     router->watch_due_ns = now_ns + (uint64_t)WATCH_MS * 1000000;
     med_router_look_at_drains(router);
-    spend(router);
+    med_router_spend(router);
+    med_router_look_at_unplanned(router);
     med_router_look(router);
     med_router_job_ran(router, MED_LOOP_LOOK, now_ns);
 }
@@ -209,54 +209,6 @@ void med_router_stop(struct med_router *router)
 
 /* ---- start ---- */
 
-/* Any worker of the plan may get a request, so the smallest vocabulary counts. */
-static int set_vocabulary(struct med_router *router, struct med_err *err)
-{
-    const struct med_plan *plan = router->config.plan;
-    const struct med_profile *smallest = NULL;
-    router->vocab_tokens = INT32_MAX;
-    for (size_t i = 0; i < plan->profile_count; i++) {
-        if (plan->profiles[i].model.vocab < router->vocab_tokens) {
-            smallest = &plan->profiles[i];
-            router->vocab_tokens = smallest->model.vocab;
-        }
-    }
-    const struct med_router_model *model = router->config.model;
-    if (model == NULL || smallest == NULL ||
-        med_tokenizer_vocab(model->tokenizer) <= router->vocab_tokens)
-        return 0;
-    return med_err_set(err, MED_E_INVALID,
-                       "--model: its tokenizer makes ids up to %" PRId64 ", but worker type %s of "
-                       "the plan has a vocabulary of %" PRId64 ": they are of different models",
-                       med_tokenizer_vocab(model->tokenizer) - 1, smallest->worker_type,
-                       router->vocab_tokens);
-}
-
-static int make_dispatch(struct med_router *router, struct med_err *err)
-{
-    const struct med_router_config *c = &router->config;
-    const struct med_dispatch_ops ops = {.send = med_router_on_send,
-                                         .cancel = med_router_on_cancel,
-                                         .end = med_router_on_end,
-                                         .arg = router};
-    struct med_dispatch_config config = {0};
-    int rc = med_dispatch_config_from_plan(c->plan, &config, NULL, err);
-    if (rc < 0)
-        return rc;
-    config.queue_max = c->queue_max;
-    config.queue_wait_ns = c->queue_wait_ns;
-    config.requests_max = MED_LIMIT_CALLS;
-    config.workers_max = MED_LIMIT_WORKERS;
-    config.suspect_after_ns = (int64_t)((double)c->suspect_after_ns * c->time_scale);
-    config.gone_after_ns = (int64_t)((double)c->gone_after_ns * c->time_scale);
-    config.attempts_max = c->attempts_max;
-    config.resume = c->resume;
-    router->workers_max = (uint32_t)config.workers_max;
-    rc = med_dispatch_new(&config, &ops, &router->dispatch, err);
-    med_dispatch_config_release(&config);
-    return rc;
-}
-
 static int make_tables(struct med_router *router)
 {
     router->slots = med_calloc(MED_LIMIT_CALLS, sizeof(*router->slots));
@@ -319,9 +271,7 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->spent_until_ns = med_clock_now_ns(&router->clock);
     med_rng_init(&router->rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
     router->boot = med_rng_u32(&router->rng);
-    int rc = set_vocabulary(router, err);
-    if (rc == 0)
-        rc = make_dispatch(router, err);
+    int rc = med_router_plan_init(router, err);
     if (rc == 0) {
         rc = med_router_metrics_init(&router->metrics, config->plan, router->dispatch);
         if (rc == 0)
@@ -475,6 +425,7 @@ void med_router_free(struct med_router *router)
     med_router_metrics_release(&router->metrics);
     med_recent_release(&router->recent);
     med_dispatch_free(router->dispatch);
+    med_router_plan_release(router);
     med_free(router->slots);
     med_free(router->workers);
     med_free(router);

@@ -24,6 +24,7 @@
 /* Durations are real time: they are about processes and people, not about the emulated fleet. */
 struct med_router_config {
     const struct med_plan *plan;                         /* borrowed until free */
+    const char *plan_path;                               /* likewise; NULL: it cannot be reloaded */
     struct med_router_model *model;                      /* likewise; NULL: token ids only */
     const char *grpc_listen, *http_listen, *link_listen; /* "HOST:PORT" */
     const char *link_socket;                             /* NULL: none */
@@ -35,6 +36,7 @@ struct med_router_config {
     int64_t attempts_max;
     bool resume; /* answers that have begun go on elsewhere when their worker is lost */
     int64_t drain_timeout_ns;
+    bool drain_unplanned; /* after a reload: workers of types that the plan lacks leave */
 };
 
 /* Where it listens; "" where it does not. */
@@ -50,6 +52,9 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
 /* Opens links, HTTP and gRPC. On failure call stop, run the loop to its end, and free. */
 int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
                      struct med_err *err) MED_MUST_CHECK;
+/* Reads the plan's file again and puts it in force; requests in flight go on.  On failure the plan before
+ * stays; err says why, and so does the log. */
+int med_router_reload(struct med_router *router, struct med_err *err);
 /* A second call ends the drain at once. */
 void med_router_drain(struct med_router *router);
 /* Ends what is left and closes everything now. */

@@ -8,6 +8,7 @@
  * router_requests.c   slots, dispatch's callbacks, tokens
  * router_links.c      from worker links to dispatch
  * router_drain.c      workers that leave
+ * router_plan.c       the plan, and its successors
  * router_pages.c      the HTTP door's pages
  * admin_*.c           the admin view: what it shows, its actions, who may ask
  */
@@ -68,6 +69,15 @@ enum med_router_state {
     MED_ROUTER_CLOSING
 };
 
+/* The plan in force, and reloads of it. */
+struct med_router_reload {
+    struct med_plan *plan; // owned; NULL: the first one, which is main's
+    uint64_t generation;   // 1: the first
+    int64_t loaded_unix_ns;
+    uint64_t done, refused;
+    char last_error[512]; // of the last one; "": it was done
+};
+
 struct med_router {
     pthread_t thread;
     uv_loop_t *loop;
@@ -85,6 +95,7 @@ struct med_router {
     struct med_rng rng;                    // seeds of queries that name none
     int64_t vocab_tokens;                  // what clients may send as ids is below it
     uint64_t request_counter;
+    struct med_router_reload reload;
     uint32_t boot;                     // makes request ids differ between starts
     struct med_router_worker *workers; // [workers_max]
     size_t worker_count;
@@ -183,6 +194,13 @@ int med_router_admin_state(struct med_router *router, struct med_buf *out) MED_M
 int64_t med_router_planned(const struct med_router *router, const char *worker_type);
 const char *med_router_status_name(const struct med_router *router); /* "serving" */
 
+/* router_plan.c */
+/* Vocabulary and dispatch, of the plan in the configuration. */
+int med_router_plan_init(struct med_router *router, struct med_err *err) MED_MUST_CHECK;
+void med_router_plan_release(struct med_router *router);
+/* --drain-unplanned: workers that the plan lacks leave when all that it wants are there. */
+void med_router_look_at_unplanned(struct med_router *router);
+
 /* router_pages.c: handler of the HTTP door, self is the router */
 int med_router_page(void *self, const char *path, struct med_http_answer *answer);
 /* The same for a listener that has the admin view alone. */
@@ -191,6 +209,8 @@ int med_router_admin_page(void *self, const char *path, struct med_http_answer *
 /* A job of the loop that began at this uv_hrtime is over. */
 void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns);
 
+/* router.c: counts what connected workers have cost since the last time. */
+void med_router_spend(struct med_router *router);
 /* router.c: counts ready workers and tells the health service. */
 void med_router_look(struct med_router *router);
 

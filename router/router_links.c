@@ -31,7 +31,9 @@ static void plan_types(const struct med_router *router, char *out, size_t bytes)
     size_t used = 0;
     out[0] = '\0';
     for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++) {
-        int n = snprintf(out + used, bytes - used, "%s%s", t > 0 ? ", " : "",
+        if (!med_dispatch_type_is_planned(router->dispatch, t))
+            continue;
+        int n = snprintf(out + used, bytes - used, "%s%s", used > 0 ? ", " : "",
                          med_dispatch_type_name(router->dispatch, t));
         if (n < 0 || (size_t)n >= bytes - used)
             return;

@@ -29,6 +29,9 @@ static int page_metrics(struct med_router *router, struct med_http_answer *answe
         .calls = med_grpc_server_calls(router->grpc),
         .call_counts = calls,
         .call_count_count = med_grpc_server_get_counts(router->grpc, calls, MED_GRPC_CALL_COUNTS),
+        .plan_generation = router->reload.generation,
+        .plan_loaded_unix_ns = router->reload.loaded_unix_ns,
+        .reloads = {router->reload.done, router->reload.refused},
         .draining = router->state != MED_ROUTER_RUNNING,
     };
     answer->content_type = "text/plain; version=0.0.4; charset=utf-8";
@@ -74,8 +77,12 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
     med_json_begin_array(w, "worker_types");
     for (size_t t = 0; t < med_dispatch_type_count(router->dispatch); t++) {
         const char *name = med_dispatch_type_name(router->dispatch, t);
+        bool in_plan = med_dispatch_type_is_planned(router->dispatch, t);
+        if (!in_plan && connected[t] == 0)
+            continue;
         med_json_begin_row_object(w, NULL);
         med_json_put_string(w, "worker_type", name);
+        med_json_put_bool(w, "in_plan", in_plan);
         med_json_put_integer(w, "planned", med_router_planned(router, name));
         med_json_put_integer(w, "connected", connected[t]);
         med_json_put_integer(w, "ready", ready[t]);

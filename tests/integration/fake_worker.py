@@ -62,7 +62,7 @@ class FakeWorker:
         self.taken = []
         self.generates, self.cancels = queue.Queue(), queue.Queue()
         self.cancelled = set()
-        self.seen = 0
+        self.seen = self.drains = 0
         self.open = True
         self.threads = [threading.Thread(target=t, daemon=True) for t in (self._read, self._beat)]
         for thread in self.threads:
@@ -103,6 +103,8 @@ class FakeWorker:
                 elif kind == "cancel":
                     self.cancelled.add((frame.cancel.request, frame.cancel.attempt))
                     self.cancels.put(frame.cancel)
+                elif kind == "drain":
+                    self.drains += 1
                 elif kind == "ping" and not frame.ping.reply:
                     self.send(ping=pb.Ping(nonce=frame.ping.nonce, reply=True))
         except (Closed, OSError):
