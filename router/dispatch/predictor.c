@@ -198,25 +198,30 @@ static double covered(const double *from_edges, size_t from, const double *to_ed
     return fmax(0, fmin(high, to_high) - fmax(low, to_low)) / (high - low);
 }
 
+/* What one cell of `from` has, to the cells of a row of the other table. */
+static void spread_cell(const struct predictor *from, size_t column, double count,
+                        const struct predictor *p, double *ret_row, bool last_is_last)
+{
+    for (size_t c = 0; c < p->column_count; c++) {
+        double share = covered(from->output_edges, column, p->output_edges, p->column_count, c);
+        if (last_is_last && column + 1 == from->column_count)
+            share = c + 1 == p->column_count;
+        ret_row[c] += share * count;
+    }
+}
+
 /* Spreads the counts of one table over the cells of the other. The last column of arrivals is for those
  * that name no maximum, whatever its edge. */
 static void spread(const struct predictor *from, const double *counts, const struct predictor *p,
                    double *ret_counts, bool last_is_last)
 {
-    size_t last_from = from->column_count - 1;
-    size_t last = p->column_count - 1;
-    for (size_t i = 0; i < from->row_count * p->row_count; i++) {
-        size_t r0 = i / p->row_count;
-        size_t r1 = i % p->row_count;
-        double part = covered(from->input_edges, r0, p->input_edges, p->row_count, r1);
-        for (size_t j = 0; part > 0 && j < from->column_count * p->column_count; j++) {
-            size_t c0 = j / p->column_count;
-            size_t c1 = j % p->column_count;
-            double share = covered(from->output_edges, c0, p->output_edges, p->column_count, c1);
-            if (last_is_last && c0 == last_from)
-                share = c1 == last;
-            ret_counts[r1 * p->column_count + c1] +=
-                part * share * counts[r0 * from->column_count + c0];
+    for (size_t r0 = 0; r0 < from->row_count; r0++) {
+        for (size_t r = 0; r < p->row_count; r++) {
+            double part = covered(from->input_edges, r0, p->input_edges, p->row_count, r);
+            for (size_t c = 0; part > 0 && c < from->column_count; c++) {
+                spread_cell(from, c, part * counts[r0 * from->column_count + c], p,
+                            ret_counts + r * p->column_count, last_is_last);
+            }
         }
     }
 }

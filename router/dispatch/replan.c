@@ -246,7 +246,7 @@ int med_dispatch_replan(struct med_dispatch *d, int64_t now_ns,
     struct merged *m = med_calloc(1, sizeof *m);
     if (!m)
         return med_err_set(err, MED_E_NOMEM, "dispatch: no memory for another plan");
-    struct plan_tables next;
+    struct plan_tables next = {0};
     rc = merge(d, config, m, err);
     if (rc == 0) {
         rc = make_tables(d, m, &next);
