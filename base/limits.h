@@ -79,9 +79,12 @@ enum {
     MED_LIMIT_CALL_TOKENS_UNSENT =
         65536, /* tokens a slow reader may lag; then the call is cancelled */
 
-    /* The HTTP door (metrics, health). */
-    MED_LIMIT_HTTP_HEADER_BYTES = 16 << 10, /* 431 */
-    MED_LIMIT_HTTP_CONNECTIONS = 1024,      /* more are closed at accept */
+    /* The HTTP door. */
+    MED_LIMIT_HTTP_HEADER_BYTES = 16 << 10,  /* 431 */
+    MED_LIMIT_HTTP_BODY_BYTES = 16 << 20,    /* 413 */
+    MED_LIMIT_HTTP_BODIES_BYTES = 512 << 20, /* of all requests that are held; 503 */
+    MED_LIMIT_HTTP_UNSENT_BYTES = 1 << 20,   /* of a streamed answer; then its writes fail */
+    MED_LIMIT_HTTP_CONNECTIONS = 16384,      /* more are closed at accept */
 
     /* Queues between threads: a full one returns MED_E_AGAIN and the sender still owns. */
     MED_LIMIT_MAILBOX_MESSAGES = 65536,

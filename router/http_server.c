@@ -1,77 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A small strict HTTP/1.1 server on libuv, see http_server.h.
+ * The HTTP server's life, see http_server.h: its listener, and what it does for all connections at once.
  *
- * A connection is READING a head, WRITING its answer, LINGERING (the last answer is sent, our side
- * is shut down, and what the client still sends is dropped for a moment, so that the answer is not
- * lost to a reset) or CLOSING.  It reads only while READING, so pipelined requests wait in the socket
- * and in at most one buffer.  One timer per connection serves all states.
+ * A prepare handle runs before the loop sleeps and sends what connections have gathered, so that events of one
+ * turn go out in one write.  One timer sweeps all connections for deadlines; a deadline is thus kept to within
+ * SWEEP_MS, and costs a request nothing.
  *
- * Runs on the loop. It does not read bodies, compress, speak TLS or HTTP/2.
+ * Runs on the loop.
  */
 #include "router/http_server.h"
 
 #include "base/alloc.h"
-#include "base/limits.h"
+#include "base/assert.h"
 #include "base/log.h"
-#include "base/thread.h"
-#include "router/http_server_head.h"
+#include "router/http_server_internal.h"
 
 #include <stdio.h>
 #include <string.h>
 
 enum {
-    BACKLOG = 128,
-    HEAD_MS = 10 * 1000,  /* from the connection's or the last answer's end to a whole head */
-    WRITE_MS = 30 * 1000, /* for the client to take an answer */
-    LINGER_MS = 1000,
-    BODY_BYTES_MAX = 16 << 20,
-    HEADERS_BYTES = 512,
+    BACKLOG = 1024,
+    SWEEP_MS = 250
 };
 
-enum conn_state {
-    CONN_READING,
-    CONN_WRITING,
-    CONN_LINGERING,
-    CONN_CLOSING
-};
-
-/* thread: loop */
-struct conn {
-    struct med_http_server *server;
-    struct conn *next, *prev; // in server->conns
-    uv_tcp_t tcp;
-    uv_timer_t timer;
-    int handles_open;
-    enum conn_state state;
-    bool close_after;                // the answer being written is the last one
-    struct med_buf answer_body;      // of the write in flight
-    char answer_head[HEADERS_BYTES]; // of the write in flight
-    uv_write_t write;
-    uv_shutdown_t shutdown;
-    size_t filled; // bytes in `in`
-    char in[MED_LIMIT_HTTP_HEADER_BYTES];
-    char scrap[4096]; // where bytes go that nobody reads
-};
-
-/* thread: loop */
-struct med_http_server {
-    pthread_t thread;
-    uv_tcp_t listener;
-    bool listening; // the listener handle is initialised
-    bool closing;
-    struct med_http_handler handler;
-    struct conn *conns;
-    int conn_count;
-    void (*on_closed)(void *arg);
-    void *on_closed_arg;
-};
-
-static void conn_serve(struct conn *conn);
-
-static void server_maybe_free(struct med_http_server *server)
+void med_http_server_maybe_free(struct med_http_server *server)
 {
-    if (!server->closing || server->listening || server->conn_count > 0)
+    if (!server->closing || server->handles_open > 0 || server->listening ||
+        server->stats.connections > 0)
         return;
     void (*on_closed)(void *) = server->on_closed;
     void *arg = server->on_closed_arg;
@@ -80,234 +35,46 @@ static void server_maybe_free(struct med_http_server *server)
         on_closed(arg);
 }
 
-static void on_conn_handle_closed(uv_handle_t *handle)
+const char *med_http_server_date(struct med_http_server *server)
 {
-    struct conn *conn = handle->data;
-    if (--conn->handles_open > 0)
-        return;
-    struct med_http_server *server = conn->server;
-    if (conn->prev != NULL) {
-        conn->prev->next = conn->next;
-    } else {
-        server->conns = conn->next;
+    time_t now = time(NULL);
+    struct tm parts;
+    if (now != server->date_s && gmtime_r(&now, &parts) != NULL) {
+        static const char *days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+        static const char *months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+        (void)snprintf(server->date, sizeof server->date, "%s, %02d %s %d %02d:%02d:%02d GMT",
+                       days[parts.tm_wday], parts.tm_mday, months[parts.tm_mon],
+                       parts.tm_year + 1900, parts.tm_hour, parts.tm_min, parts.tm_sec);
+        server->date_s = now;
     }
-    if (conn->next != NULL)
-        conn->next->prev = conn->prev;
-    server->conn_count--;
-    med_buf_release(&conn->answer_body);
-    med_free(conn);
-    server_maybe_free(server);
+    return server->date;
 }
 
-static void conn_close(struct conn *conn)
+static void on_flush(uv_prepare_t *prepare)
 {
-    if (conn->state == CONN_CLOSING)
-        return;
-    conn->state = CONN_CLOSING;
-    uv_close((uv_handle_t *)&conn->tcp, on_conn_handle_closed);
-    uv_close((uv_handle_t *)&conn->timer, on_conn_handle_closed);
-}
-
-static const char *reason(int status)
-{
-    switch (status) {
-    case 200:
-        return "OK";
-    case 400:
-        return "Bad Request";
-    case 404:
-        return "Not Found";
-    case 405:
-        return "Method Not Allowed";
-    case 408:
-        return "Request Timeout";
-    case 414:
-        return "URI Too Long";
-    case 431:
-        return "Request Header Fields Too Large";
-    case 503:
-        return "Service Unavailable";
-    case 505:
-        return "HTTP Version Not Supported";
-    default:
-        return status < 500 ? "Client Error" : "Server Error";
+    struct med_http_server *server = prepare->data;
+    while (server->to_flush != NULL) {
+        struct med_http_conn *conn = server->to_flush;
+        server->to_flush = conn->flush_next;
+        conn->flush_listed = false;
+        med_http_conn_flush(conn);
     }
 }
 
-static void on_timer(uv_timer_t *timer);
-
-static void timer_set(struct conn *conn, uint64_t ms)
+static void on_sweep(uv_timer_t *timer)
 {
-    int rc = uv_timer_start(&conn->timer, on_timer, ms, 0);
-    MED_ASSERT(rc == 0); // fails only for a closing handle or no callback
-}
-
-static void on_shutdown(uv_shutdown_t *request, int status)
-{
-    struct conn *conn = request->data;
-    if (status < 0)
-        conn_close(conn);
-}
-
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
-{
-    struct conn *conn = handle->data;
-    (void)suggested;
-    if (conn->state == CONN_READING) {
-        *buf = uv_buf_init(conn->in + conn->filled, (unsigned)(sizeof(conn->in) - conn->filled));
-    } else {
-        *buf = uv_buf_init(conn->scrap, sizeof(conn->scrap));
+    struct med_http_server *server = timer->data;
+    uint64_t now_ms = uv_now(timer->loop);
+    struct med_http_conn *next;
+    for (struct med_http_conn *conn = server->conns; conn != NULL; conn = next) {
+        next = conn->next;
+        if (conn->deadline_ms <= now_ms) {
+            med_http_conn_expire(conn);
+        } else if (med_http_conn_is_idle(conn)) {
+            med_http_conn_rest(conn);
+        }
     }
-}
-
-static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
-{
-    struct conn *conn = stream->data;
-    (void)buf;
-    if (count < 0) {
-        conn_close(conn);
-    } else if (count > 0 && conn->state == CONN_READING) {
-        conn->filled += (size_t)count;
-        conn_serve(conn);
-    }
-}
-
-static void on_written(uv_write_t *request, int status)
-{
-    struct conn *conn = request->data;
-    if (status < 0 || conn->state != CONN_WRITING) {
-        conn_close(conn);
-        return;
-    }
-    med_buf_release(&conn->answer_body);
-    if (conn->close_after) {
-        conn->state = CONN_LINGERING;
-        conn->shutdown.data = conn;
-        timer_set(conn, LINGER_MS);
-        if (uv_shutdown(&conn->shutdown, (uv_stream_t *)&conn->tcp, on_shutdown) < 0 ||
-            uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read) < 0)
-            conn_close(conn);
-        return;
-    }
-    conn->state = CONN_READING;
-    timer_set(conn, HEAD_MS);
-    conn_serve(conn); // pipelined requests may be there already
-    if (conn->state == CONN_READING &&
-        uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read) < 0)
-        conn_close(conn);
-}
-
-/* Takes over answer's body. */
-static void conn_answer(struct conn *conn, struct med_http_answer *answer, bool is_head,
-                        bool keep_alive)
-{
-    conn->state = CONN_WRITING;
-    conn->close_after = !keep_alive;
-    conn->answer_body = answer->body;
-    int length = snprintf(conn->answer_head, sizeof(conn->answer_head),
-                          "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-                          "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-                          "%sConnection: %s\r\n\r\n",
-                          answer->status, reason(answer->status), answer->content_type,
-                          answer->body.length, answer->status == 405 ? "Allow: GET, HEAD\r\n" : "",
-                          keep_alive ? "keep-alive" : "close");
-    MED_ASSERT(length > 0);
-    MED_ASSERT((size_t)length < sizeof(conn->answer_head));
-    uv_buf_t bufs[2] = {
-        uv_buf_init(conn->answer_head, (unsigned)length),
-        uv_buf_init(conn->answer_body.data, (unsigned)conn->answer_body.length),
-    };
-    unsigned count = is_head || conn->answer_body.length == 0 ? 1 : 2;
-    conn->write.data = conn;
-    timer_set(conn, WRITE_MS);
-    (void)uv_read_stop((uv_stream_t *)&conn->tcp); // always succeeds
-    if (uv_write(&conn->write, (uv_stream_t *)&conn->tcp, bufs, count, on_written) < 0)
-        conn_close(conn);
-}
-
-/* An answer in the conventions' error form; on memory exhaustion the body stays empty. */
-static void answer_error(struct med_http_answer *answer, int status, const char *message)
-{
-    answer->status = status;
-    answer->content_type = "application/json";
-    med_buf_clear(&answer->body);
-    int rc =
-        med_buf_printf(&answer->body,
-                       "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,"
-                       "\"code\":%d}}\n",
-                       message, status < 500 ? "invalid_request_error" : "server_error", status);
-    if (rc < 0)
-        med_buf_clear(&answer->body);
-}
-
-static void conn_refuse(struct conn *conn, int status, const char *message)
-{
-    struct med_http_answer answer = {0};
-    med_buf_init(&answer.body, BODY_BYTES_MAX);
-    answer_error(&answer, status, message);
-    conn_answer(conn, &answer, false, false);
-}
-
-static void conn_handle(struct conn *conn, const struct med_http_head *head)
-{
-    const struct med_http_handler *handler = &conn->server->handler;
-    struct med_http_answer answer = {.status = 200, .content_type = "application/json"};
-    med_buf_init(&answer.body, BODY_BYTES_MAX);
-    int rc = handler->handle(handler->self, head->path, &answer);
-    if (rc == MED_E_NOT_FOUND) {
-        answer_error(&answer, 404, "this path is not served");
-    } else if (rc < 0) {
-        answer_error(&answer, med_err_http_status(rc), med_err_text(rc));
-    }
-    conn_answer(conn, &answer, head->is_head, head->keep_alive);
-}
-
-/* Answers the first whole head of `in`, if there is one. */
-static void conn_serve(struct conn *conn)
-{
-    size_t used = med_http_head_bytes(conn->in, conn->filled);
-    if (used == 0) {
-        if (conn->filled == sizeof(conn->in))
-            conn_refuse(conn, 431, "the header is larger than 16384 bytes");
-        return;
-    }
-    struct med_http_head head;
-    med_http_head_parse(conn->in, used, &head);
-    conn->filled -= used;
-    memmove(conn->in, conn->in + used, conn->filled);
-    if (head.status != 0) {
-        conn_refuse(conn, head.status, head.why);
-    } else {
-        conn_handle(conn, &head);
-    }
-}
-
-static void on_timer(uv_timer_t *timer)
-{
-    struct conn *conn = timer->data;
-    /* An idle connection owes us nothing and is closed without a word. */
-    if (conn->state == CONN_READING && conn->filled > 0) {
-        conn_refuse(conn, 408, "the head did not arrive in time");
-    } else {
-        conn_close(conn);
-    }
-}
-
-static void on_scrap_closed(uv_handle_t *handle)
-{
-    med_free(handle);
-}
-
-/* Takes one connection off the listen queue and closes it: the table is full. */
-static void turn_away(uv_stream_t *listener)
-{
-    uv_tcp_t *tcp = med_alloc(sizeof(*tcp));
-    if (tcp == NULL || uv_tcp_init(listener->loop, tcp) < 0) {
-        med_free(tcp); // it stays in the system's queue until memory is back
-        return;
-    }
-    (void)uv_accept(listener, (uv_stream_t *)tcp); // closed in either case
-    uv_close((uv_handle_t *)tcp, on_scrap_closed);
 }
 
 static void on_connection(uv_stream_t *listener, int status)
@@ -316,47 +83,39 @@ static void on_connection(uv_stream_t *listener, int status)
     MED_ASSERT_THREAD(server->thread);
     if (status < 0) {
         MED_WARN("http: cannot accept a connection: %s", uv_strerror(status));
-        return;
+    } else {
+        med_http_conn_accept(server);
     }
-    struct conn *conn = NULL;
-    if (server->conn_count < MED_LIMIT_HTTP_CONNECTIONS)
-        conn = med_calloc(1, sizeof(*conn));
-    if (conn == NULL || uv_tcp_init(listener->loop, &conn->tcp) < 0) {
-        med_free(conn);
-        turn_away(listener);
-        return;
-    }
-    (void)uv_timer_init(listener->loop, &conn->timer); // always succeeds
-    conn->server = server;
-    conn->handles_open = 2;
-    conn->tcp.data = conn;
-    conn->timer.data = conn;
-    med_buf_init(&conn->answer_body, BODY_BYTES_MAX);
-    conn->next = server->conns;
-    if (conn->next != NULL)
-        conn->next->prev = conn;
-    server->conns = conn;
-    server->conn_count++;
-    if (uv_accept(listener, (uv_stream_t *)&conn->tcp) < 0 ||
-        uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read) < 0) {
-        conn_close(conn);
-        return;
-    }
-    (void)uv_tcp_nodelay(&conn->tcp, 1); // only a matter of speed
-    timer_set(conn, HEAD_MS);
 }
 
 int med_http_server_new(uv_loop_t *loop, const struct med_http_handler *handler,
-                        struct med_http_server **ret_server)
+                        size_t connections_max, struct med_http_server **ret_server)
 {
     struct med_http_server *server = med_calloc(1, sizeof(*server));
     if (server == NULL)
         return MED_E_NOMEM;
     server->thread = pthread_self();
     server->handler = *handler;
+    server->connections_max = connections_max > 0 && connections_max < MED_LIMIT_HTTP_CONNECTIONS
+                                  ? connections_max
+                                  : (size_t)MED_LIMIT_HTTP_CONNECTIONS;
     server->listener.loop = loop;
     *ret_server = server;
     return 0;
+}
+
+/* Handles that do not keep the loop alive by themselves; they are closed with the server. */
+static void helpers_start(struct med_http_server *server)
+{
+    uv_loop_t *loop = server->listener.loop;
+    (void)uv_prepare_init(loop, &server->flush); // these five always succeed
+    (void)uv_timer_init(loop, &server->sweep);
+    server->flush.data = server->sweep.data = server;
+    (void)uv_prepare_start(&server->flush, on_flush);
+    (void)uv_timer_start(&server->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
+    uv_unref((uv_handle_t *)&server->flush);
+    uv_unref((uv_handle_t *)&server->sweep);
+    server->handles_open = 2;
 }
 
 int med_http_server_listen(struct med_http_server *server, const struct sockaddr_storage *address,
@@ -368,6 +127,7 @@ int med_http_server_listen(struct med_http_server *server, const struct sockaddr
         return med_err_set(err, rc, "cannot make a socket: %s", uv_strerror(rc));
     server->listening = true; // from here on close() must close the handle
     server->listener.data = server;
+    helpers_start(server);
     rc = uv_tcp_bind(&server->listener, (const struct sockaddr *)address, 0);
     if (rc == 0)
         rc = uv_listen((uv_stream_t *)&server->listener, BACKLOG, on_connection);
@@ -385,11 +145,39 @@ void med_http_server_address(const struct med_http_server *server,
     MED_ASSERT(rc == 0); // asked of a listening socket only
 }
 
+void med_http_server_get_stats(const struct med_http_server *server,
+                               struct med_http_server_stats *ret_stats)
+{
+    *ret_stats = server->stats;
+}
+
 static void on_listener_closed(uv_handle_t *handle)
 {
     struct med_http_server *server = handle->data;
     server->listening = false;
-    server_maybe_free(server);
+    med_http_server_maybe_free(server);
+}
+
+static void on_helper_closed(uv_handle_t *handle)
+{
+    struct med_http_server *server = handle->data;
+    server->handles_open--;
+    med_http_server_maybe_free(server);
+}
+
+void med_http_server_drain(struct med_http_server *server)
+{
+    MED_ASSERT_THREAD(server->thread);
+    if (server->draining || server->closing)
+        return;
+    server->draining = true;
+    if (server->listening)
+        uv_close((uv_handle_t *)&server->listener, on_listener_closed);
+    for (struct med_http_conn *conn = server->conns; conn != NULL; conn = conn->next) {
+        conn->ends = true;
+        if (med_http_conn_is_idle(conn))
+            med_http_conn_close(conn);
+    }
 }
 
 void med_http_server_close(struct med_http_server *server, void (*on_closed)(void *arg), void *arg)
@@ -401,11 +189,13 @@ void med_http_server_close(struct med_http_server *server, void (*on_closed)(voi
     server->closing = true;
     server->on_closed = on_closed;
     server->on_closed_arg = arg;
-    for (struct conn *conn = server->conns; conn != NULL; conn = conn->next)
-        conn_close(conn);
-    if (server->listening) {
+    for (struct med_http_conn *conn = server->conns; conn != NULL; conn = conn->next)
+        med_http_conn_close(conn);
+    if (server->listening && !server->draining)
         uv_close((uv_handle_t *)&server->listener, on_listener_closed);
-    } else {
-        server_maybe_free(server);
+    if (server->handles_open > 0) {
+        uv_close((uv_handle_t *)&server->flush, on_helper_closed);
+        uv_close((uv_handle_t *)&server->sweep, on_helper_closed);
     }
+    med_http_server_maybe_free(server);
 }

@@ -21,10 +21,6 @@ struct gather {
     char url[URL_MAX];
     size_t url_length;
     bool url_over;
-    char field[16]; /* start of the current header's name; enough for "host" */
-    size_t field_length;
-    bool in_value;
-    int hosts;
     bool complete;
 };
 
@@ -40,30 +36,10 @@ static int on_url(http_parser *parser, const char *at, size_t length)
     return 0;
 }
 
-static int on_header_field(http_parser *parser, const char *at, size_t length)
+static int on_headers_complete(http_parser *parser)
 {
-    struct gather *g = parser->data;
-    if (g->in_value) {
-        g->in_value = false;
-        g->field_length = 0;
-    }
-    for (size_t i = 0; i < length; i++) {
-        if (g->field_length < sizeof(g->field))
-            g->field[g->field_length] = at[i];
-        g->field_length++;
-    }
-    return 0;
-}
-
-static int on_header_value(http_parser *parser, const char *at, size_t length)
-{
-    struct gather *g = parser->data;
-    (void)at;
-    (void)length;
-    if (!g->in_value && g->field_length == 4 && strncasecmp(g->field, "host", 4) == 0)
-        g->hosts++;
-    g->in_value = true;
-    return 0;
+    (void)parser;
+    return 1; /* the body is not http_parser's business */
 }
 
 static int on_message_complete(http_parser *parser)
@@ -128,16 +104,87 @@ static size_t empty_line_bytes(const char *bytes, size_t count)
     return count >= 2 && bytes[0] == '\r' && bytes[1] == '\n' ? 2 : 0;
 }
 
-size_t med_http_head_bytes(const char *bytes, size_t count)
+size_t med_http_head_bytes(const char *bytes, size_t count, size_t from)
 {
     /* LF LF would end a head for a lenient reader: it ends ours too, to be refused as a whole. */
-    for (size_t i = empty_line_bytes(bytes, count) + 1; i < count; i++) {
-        if (bytes[i] != '\n')
-            continue;
+    size_t i = empty_line_bytes(bytes, count) + 1;
+    i = from > i + 3 ? from - 3 : i; /* an end may lie across */
+    while (i < count) {
+        const char *lf = memchr(bytes + i, '\n', count - i);
+        if (lf == NULL)
+            return 0;
+        i = (size_t)(lf - bytes);
         if (bytes[i - 1] == '\n' || (i >= 2 && bytes[i - 1] == '\r' && bytes[i - 2] == '\n'))
             return i + 1;
+        i++;
     }
     return 0;
+}
+
+/* ---- header lines ------------------------------------------------------------------------------ */
+
+struct line {
+    const char *name, *value;
+    size_t name_bytes, value_bytes;
+};
+
+/* The next header line at *at, which moves on; the lines are known to be well formed.  The request line and
+ * the empty line at the end are none. */
+static bool line_next(const char *bytes, size_t count, size_t *at, struct line *ret_line)
+{
+    while (*at < count) {
+        const char *begin = bytes + *at;
+        const char *lf = memchr(begin, '\n', count - *at);
+        size_t length = (size_t)(lf - begin);
+        *at += length + 1;
+        length -= length > 0; /* the CR */
+        const char *colon = length == 0 ? NULL : memchr(begin, ':', length);
+        if (colon == NULL)
+            continue;
+        const char *value = colon + 1, *end = begin + length;
+        while (value < end && (*value == ' ' || *value == '\t'))
+            value++;
+        while (end > value && (end[-1] == ' ' || end[-1] == '\t'))
+            end--;
+        *ret_line = (struct line){.name = begin,
+                                  .value = value,
+                                  .name_bytes = (size_t)(colon - begin),
+                                  .value_bytes = (size_t)(end - value)};
+        return true;
+    }
+    return false;
+}
+
+/* Where the header lines begin: behind the request line. */
+static size_t lines_begin(const char *bytes, size_t count)
+{
+    size_t skip = empty_line_bytes(bytes, count);
+    const char *lf = memchr(bytes + skip, '\n', count - skip);
+    return lf == NULL ? count : (size_t)(lf - bytes) + 1;
+}
+
+static bool is_named(const struct line *line, const char *name)
+{
+    return strlen(name) == line->name_bytes && strncasecmp(line->name, name, line->name_bytes) == 0;
+}
+
+static bool is_value(const struct line *line, const char *value)
+{
+    return strlen(value) == line->value_bytes &&
+           strncasecmp(line->value, value, line->value_bytes) == 0;
+}
+
+const char *med_http_head_find(const char *bytes, size_t count, const char *name, size_t *ret_bytes)
+{
+    struct line line;
+    size_t at = lines_begin(bytes, count);
+    while (line_next(bytes, count, &at, &line)) {
+        if (is_named(&line, name)) {
+            *ret_bytes = line.value_bytes;
+            return line.value;
+        }
+    }
+    return NULL;
 }
 
 static void fail(struct med_http_head *head, int status, const char *why)
@@ -147,39 +194,111 @@ static void fail(struct med_http_head *head, int status, const char *why)
     head->keep_alive = false;
 }
 
-static void path_set(struct med_http_head *head, const struct gather *g)
+/* 1*DIGIT below 2^63. */
+static bool length_parse(const struct line *line, uint64_t *ret_length)
+{
+    uint64_t length = 0;
+    if (line->value_bytes == 0 || line->value_bytes > 18)
+        return false;
+    for (size_t i = 0; i < line->value_bytes; i++) {
+        if (line->value[i] < '0' || line->value[i] > '9')
+            return false;
+        length = length * 10 + (uint64_t)(line->value[i] - '0');
+    }
+    *ret_length = length;
+    return true;
+}
+
+/* Host, and how the body is framed. */
+static void lines_judge(struct med_http_head *head, const char *bytes, size_t count)
+{
+    struct line line;
+    size_t at = lines_begin(bytes, count);
+    int hosts = 0, lengths = 0, encodings = 0;
+    while (head->status == 0 && line_next(bytes, count, &at, &line)) {
+        if (is_named(&line, "host")) {
+            hosts++;
+        } else if (is_named(&line, "content-length")) {
+            head->framing = MED_HTTP_LENGTH;
+            if (++lengths > 1 || !length_parse(&line, &head->body_bytes))
+                fail(head, 400, "Content-Length is not one plain number");
+        } else if (is_named(&line, "transfer-encoding")) {
+            head->framing = MED_HTTP_CHUNKED;
+            if (++encodings > 1 || !is_value(&line, "chunked"))
+                fail(head, 501, "the only Transfer-Encoding that is served is chunked");
+        } else if (is_named(&line, "expect")) {
+            head->expects_continue = is_value(&line, "100-continue");
+            if (!head->expects_continue)
+                fail(head, 417, "the only expectation that is met is 100-continue");
+        }
+    }
+    if (head->status != 0)
+        return;
+    if (lengths > 0 && encodings > 0) {
+        fail(head, 400, "Content-Length and Transfer-Encoding exclude each other");
+    } else if (encodings > 0 && !head->is_1_1) {
+        fail(head, 400, "HTTP/1.0 knows no Transfer-Encoding");
+    } else if (hosts > 1 || (head->is_1_1 && hosts == 0)) {
+        fail(head, 400, "HTTP/1.1 needs exactly one Host header");
+    }
+    if (!head->is_1_1)
+        head->expects_continue = false;
+}
+
+static bool method_set(struct med_http_head *head, unsigned method)
+{
+    static const struct {
+        unsigned parsed;
+        enum med_http_method method;
+    } methods[] = {{HTTP_GET, MED_HTTP_GET},        {HTTP_HEAD, MED_HTTP_HEAD},
+                   {HTTP_POST, MED_HTTP_POST},      {HTTP_PUT, MED_HTTP_PUT},
+                   {HTTP_DELETE, MED_HTTP_DELETE},  {HTTP_PATCH, MED_HTTP_PATCH},
+                   {HTTP_OPTIONS, MED_HTTP_OPTIONS}};
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        if (methods[i].parsed == method) {
+            head->method = methods[i].method;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void target_set(struct med_http_head *head, const struct gather *g)
 {
     struct http_parser_url url;
     http_parser_url_init(&url);
+    if (head->method == MED_HTTP_OPTIONS && g->url_length == 1 && g->url[0] == '*') {
+        (void)memcpy(head->path, "*", 2);
+        return;
+    }
     if (g->url_length > UINT16_MAX || http_parser_parse_url(g->url, g->url_length, 0, &url) != 0 ||
         (url.field_set & (1U << UF_PATH)) == 0 || g->url[url.field_data[UF_PATH].off] != '/') {
         fail(head, 400, "the request target is not a path or a URL with one");
         return;
     }
     size_t length = url.field_data[UF_PATH].len;
-    if (length >= sizeof(head->path)) {
-        fail(head, 414, "the path is too long");
+    bool has_query = (url.field_set & (1U << UF_QUERY)) != 0;
+    size_t query = has_query ? url.field_data[UF_QUERY].len : 0;
+    if (length >= sizeof(head->path) || query >= sizeof(head->query)) {
+        fail(head, 414, "the request target is too long");
         return;
     }
     memcpy(head->path, g->url + url.field_data[UF_PATH].off, length);
     head->path[length] = '\0';
+    if (has_query)
+        memcpy(head->query, g->url + url.field_data[UF_QUERY].off, query);
+    head->query[query] = '\0';
 }
 
-/* The head is well formed: is it one that we serve? */
-static void judge(struct med_http_head *head, const http_parser *parser, const struct gather *g,
-                  bool has_body)
+/* The request line is well formed: is it one that we serve? */
+static void judge(struct med_http_head *head, const http_parser *parser, const struct gather *g)
 {
-    bool is_1_1 = parser->http_major == 1 && parser->http_minor == 1;
     if (parser->http_major != 1 || parser->http_minor > 1) {
         fail(head, 505, "the version is not HTTP/1.0 or HTTP/1.1");
-    } else if (g->hosts > 1 || (is_1_1 && g->hosts == 0)) {
-        fail(head, 400, "HTTP/1.1 needs exactly one Host header");
-    } else if (parser->method != HTTP_GET && parser->method != HTTP_HEAD) {
-        fail(head, 405, "only GET and HEAD are served here");
-    } else if (has_body) {
-        fail(head, 400, "GET and HEAD are served without a body only");
+    } else if (!method_set(head, parser->method)) {
+        fail(head, 501, "this method is not served");
     } else {
-        path_set(head, g);
+        target_set(head, g);
     }
 }
 
@@ -187,15 +306,21 @@ void med_http_head_parse(const char *bytes, size_t count, struct med_http_head *
 {
     static const http_parser_settings settings = {
         .on_url = on_url,
-        .on_header_field = on_header_field,
-        .on_header_value = on_header_value,
+        .on_headers_complete = on_headers_complete,
         .on_message_complete = on_message_complete,
     };
     size_t skip = empty_line_bytes(bytes, count);
-    struct gather g = {0};
+    struct gather g;
     http_parser parser;
 
-    *ret_head = (struct med_http_head){.why = ""};
+    g.url_length = 0;
+    g.url_over = g.complete = false;
+    ret_head->status = 0;
+    ret_head->why = "";
+    ret_head->framing = MED_HTTP_NO_BODY;
+    ret_head->body_bytes = 0;
+    ret_head->expects_continue = false;
+    ret_head->path[0] = ret_head->query[0] = '\0';
     const char *fault = raw_fault(bytes + skip, count - skip);
     if (fault != NULL) {
         fail(ret_head, 400, fault);
@@ -205,15 +330,15 @@ void med_http_head_parse(const char *bytes, size_t count, struct med_http_head *
     parser.data = &g;
     size_t used = http_parser_execute(&parser, &settings, bytes + skip, count - skip);
     enum http_errno error = HTTP_PARSER_ERRNO(&parser);
-    bool has_body = !g.complete || (parser.flags & F_CHUNKED) != 0 ||
-                    (parser.content_length > 0 && parser.content_length != UINT64_MAX);
+    ret_head->is_1_1 = parser.http_major == 1 && parser.http_minor == 1;
     if (g.url_over) {
         fail(ret_head, 414, "the request target is too long");
-    } else if ((error != HPE_OK && error != HPE_PAUSED) || used > count - skip) {
+    } else if ((error != HPE_OK && error != HPE_PAUSED) || used > count - skip || !g.complete) {
         fail(ret_head, 400, http_errno_description(error));
     } else {
-        ret_head->is_head = parser.method == HTTP_HEAD;
         ret_head->keep_alive = http_should_keep_alive(&parser) != 0;
-        judge(ret_head, &parser, &g, has_body);
+        judge(ret_head, &parser, &g);
+        if (ret_head->status == 0)
+            lines_judge(ret_head, bytes, count);
     }
 }

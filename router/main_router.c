@@ -22,6 +22,7 @@
 struct options {
     const char *grpc_listen, *http_listen, *link_listen, *link_socket;
     const char *model, *admin;
+    int64_t http_connections_max;
     int64_t queue_max, queue_wait_ns;
     double time_scale;
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
@@ -40,6 +41,9 @@ static const struct med_option option_table[] = {
     {.name = "http-listen", .type = MED_OPT_STRING, .offset = FIELD(http_listen), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7071",
      .help = "Where /metrics, /health and /version are."},
+    {.name = "http-connections", .type = MED_OPT_INTEGER, .offset = FIELD(http_connections_max), .unit = "COUNT",
+     .default_text = "16384", .min = 1, .max = MED_LIMIT_HTTP_CONNECTIONS,
+     .help = "Most connections of HTTP clients; more are closed at once."},
     {.name = "link-listen", .type = MED_OPT_STRING, .offset = FIELD(link_listen), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7072", .help = "Where workers dial in."},
     {.name = "link-socket", .type = MED_OPT_STRING, .offset = FIELD(link_socket), .unit = "PATH",
@@ -173,6 +177,7 @@ static int serve(uv_loop_t *loop, const struct options *o, const char *path,
         .link_socket = o->link_socket,
         .admin = o->admin,
         .time_scale = o->time_scale,
+        .http_connections_max = o->http_connections_max,
         .queue_max = o->queue_max,
         .queue_wait_ns = o->queue_wait_ns,
         .suspect_after_ns = o->suspect_after_ns,

@@ -223,7 +223,7 @@ static int make_tables(struct med_router *router)
 
 static int make_servers(struct med_router *router, struct med_err *err)
 {
-    const struct med_http_handler pages = {.handle = med_router_page, .self = router};
+    const struct med_http_handler pages = {.on_request = med_router_on_http, .self = router};
     const struct med_grpc_host host = {
         .submit = med_router_submit, .cancel = med_router_give_up, .self = router};
     const struct med_link_server_config links = {
@@ -235,7 +235,8 @@ static int make_servers(struct med_router *router, struct med_err *err)
     ops.self = router;
     int rc = med_link_server_new(router->loop, &ops, &links, &router->links);
     if (rc == 0)
-        rc = med_http_server_new(router->loop, &pages, &router->http);
+        rc = med_http_server_new(router->loop, &pages, (size_t)router->config.http_connections_max,
+                                 &router->http);
     if (rc < 0)
         return med_err_set(err, rc, "%s", med_err_text(rc));
     return med_grpc_server_new(router->loop, &router->clock, &host, &router->grpc, err);
@@ -352,8 +353,8 @@ static int listen_admin(struct med_router *router, struct med_router_addresses *
                            "127.0.0.1:7073: whoever reaches it can drain workers",
                            text);
     }
-    const struct med_http_handler pages = {.handle = med_router_admin_page, .self = router};
-    rc = med_http_server_new(router->loop, &pages, &router->admin_http);
+    const struct med_http_handler pages = {.on_request = med_router_on_admin_http, .self = router};
+    rc = med_http_server_new(router->loop, &pages, 0, &router->admin_http);
     if (rc < 0)
         return med_err_set(err, rc, "%s", med_err_text(rc));
     router->parts_open++;

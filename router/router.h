@@ -30,6 +30,7 @@ struct med_router_config {
     const char *link_socket;                             /* NULL: none */
     const char *admin;                                   /* "auto", "off" or "HOST:PORT" */
     double time_scale;
+    int64_t http_connections_max;
     int64_t queue_max;
     int64_t queue_wait_ns; /* fleet time: it belongs to the service, not to the process */
     int64_t suspect_after_ns, gone_after_ns;

@@ -202,9 +202,9 @@ void med_router_plan_release(struct med_router *router);
 void med_router_look_at_unplanned(struct med_router *router);
 
 /* router_pages.c: handler of the HTTP door, self is the router */
-int med_router_page(void *self, const char *path, struct med_http_answer *answer);
+void med_router_on_http(void *self, struct med_http_exchange *x);
 /* The same for a listener that has the admin view alone. */
-int med_router_admin_page(void *self, const char *path, struct med_http_answer *answer);
+void med_router_on_admin_http(void *self, struct med_http_exchange *x);
 
 /* A job of the loop that began at this uv_hrtime is over. */
 void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns);

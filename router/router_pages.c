@@ -112,44 +112,71 @@ static int page_health(struct med_router *router, struct med_http_answer *answer
     return med_json_writer_finish(&w);
 }
 
-static int page_admin(struct med_router *router, const char *path, struct med_http_answer *answer)
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+static void admin_respond(struct med_router *router, struct med_http_exchange *x)
 {
-    const struct med_admin_request request = {.method = "GET", .path = path, .host = "localhost"};
-    struct med_admin_answer said = {.body = &answer->body};
+    struct med_http_answer answer;
+    med_http_answer_init(&answer);
+    struct med_admin_request request = {.method = med_http_method_name(med_http_method(x)),
+                                        .path = med_http_path(x),
+                                        .host = med_http_header(x, "host"),
+                                        .origin = med_http_header(x, "origin"),
+                                        .fetch_site = med_http_header(x, "sec-fetch-site"),
+                                        .content_type = med_http_header(x, "content-type")};
+    request.body = med_http_body(x, &request.body_bytes);
+    struct med_admin_answer said = {.body = &answer.body};
     int rc = med_admin_serve(router, &request, &said);
-    answer->status = said.status;
-    answer->content_type = said.content_type;
-    return rc;
+    if (rc < 0) {
+        med_buf_release(&answer.body);
+        med_http_respond_error(x, med_err_http_status(rc), med_err_text(rc));
+        return;
+    }
+    answer.status = said.status;
+    answer.content_type = said.content_type;
+    med_http_respond(x, &answer);
 }
 
-/* The listener that serves the admin view alone. */
-int med_router_admin_page(void *self, const char *path, struct med_http_answer *answer)
+static int page(void *self, const char *path, struct med_http_answer *answer)
 {
     struct med_router *router = self;
-    uint64_t began_ns = uv_hrtime();
-    int rc = med_admin_has(path) ? page_admin(router, path, answer) : MED_E_NOT_FOUND;
-    med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
-    return rc;
-}
-
-static int page(struct med_router *router, const char *path, struct med_http_answer *answer)
-{
     if (strcmp(path, "/metrics") == 0)
         return page_metrics(router, answer);
     if (strcmp(path, "/health") == 0)
         return page_health(router, answer);
     if (strcmp(path, "/version") == 0)
         return page_version(answer);
-    if (router->admin_on_http && med_admin_has(path))
-        return page_admin(router, path, answer);
     return MED_E_NOT_FOUND;
 }
 
-int med_router_page(void *self, const char *path, struct med_http_answer *answer)
+static int no_page(void *self, const char *path, struct med_http_answer *answer)
+{
+    (void)self;
+    (void)path;
+    (void)answer;
+    return MED_E_NOT_FOUND;
+}
+
+void med_router_on_http(void *self, struct med_http_exchange *x)
 {
     struct med_router *router = self;
+    const struct med_http_pages pages = {.handle = page, .self = router};
     uint64_t began_ns = uv_hrtime();
-    int rc = page(router, path, answer);
+    if (router->admin_on_http && med_admin_has(med_http_path(x)))
+        admin_respond(router, x);
+    else
+        med_http_pages_respond(&pages, x);
     med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
-    return rc;
+}
+
+void med_router_on_admin_http(void *self, struct med_http_exchange *x)
+{
+    struct med_router *router = self;
+    const struct med_http_pages none = {.handle = no_page};
+    uint64_t began_ns = uv_hrtime();
+    if (med_admin_has(med_http_path(x)))
+        admin_respond(router, x);
+    else
+        med_http_pages_respond(&none, x);
+    med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
 }

@@ -471,10 +471,10 @@ static int start_engine(struct med_service *service, struct med_err *err)
 
 static int start_http(struct med_service *service, struct med_err *err)
 {
-    const struct med_http_handler handler = {.handle = med_service_on_http, .self = service};
+    const struct med_http_handler handler = {.on_request = med_service_on_http, .self = service};
     if (!service->config->metrics_address)
         return 0;
-    int rc = med_http_server_new(&service->loop, &handler, &service->http);
+    int rc = med_http_server_new(&service->loop, &handler, 0, &service->http);
     if (rc < 0)
         return med_err_set(err, rc, "metrics: %s", med_err_text(rc));
     rc = med_http_server_listen(service->http, service->config->metrics_address, err);

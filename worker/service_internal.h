@@ -60,6 +60,6 @@ void med_service_print_ready(const struct med_service *service);
 /* A line of throughput and load, if there is any. */
 void med_service_busy_line(struct med_service *service);
 /* The handler of /metrics and /health. */
-int med_service_on_http(void *self, const char *path, struct med_http_answer *answer);
+void med_service_on_http(void *self, struct med_http_exchange *x);
 
 #endif

@@ -136,7 +136,7 @@ static int answer_health(struct med_service *service, struct med_http_answer *an
                           status, (double)age_ns / (double)MED_NS_PER_S);
 }
 
-int med_service_on_http(void *self, const char *path, struct med_http_answer *answer)
+static int answer_page(void *self, const char *path, struct med_http_answer *answer)
 {
     struct med_service *service = self;
     if (strcmp(path, "/metrics") == 0)
@@ -144,4 +144,10 @@ int med_service_on_http(void *self, const char *path, struct med_http_answer *an
     if (strcmp(path, "/health") == 0)
         return answer_health(service, answer);
     return MED_E_NOT_FOUND;
+}
+
+void med_service_on_http(void *self, struct med_http_exchange *x)
+{
+    const struct med_http_pages pages = {.handle = answer_page, .self = self};
+    med_http_pages_respond(&pages, x);
 }

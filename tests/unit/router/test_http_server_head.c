@@ -35,8 +35,6 @@ static const struct row rows[] = {
     {"GET / HTTP/1.1\r\nHost: x\r\n: v\r\n\r\n", 400, "", false, false},
     {"GET / HTTP/1.1\r\n\r\n", 400, "", false, false},
     {"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "", false, false},
-    {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 400, "", false, false},
-    {"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "", false, false},
     {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "", false,
      false},
     {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n", 400, "", false,
@@ -46,8 +44,30 @@ static const struct row rows[] = {
     {"\x16\x03\x01\x02\r\n\r\n", 400, "", false, false},
     {"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "", false, false},
     {"GET / HTTP/1.2\r\nHost: x\r\n\r\n", 505, "", false, false},
-    {"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n", 405, "", false, false},
-    {"OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "", false, false},
+    {"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "", false, false},
+    {"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 501, "", false, false},
+    {"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 501, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", 400, "", false,
+     false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n", 400, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n", 400, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n", 400, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n", 400, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400,
+     "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", 400,
+     "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, "", false,
+     false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n", 501, "", false,
+     false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n", 501, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: "
+     "chunked\r\n\r\n",
+     501, "", false, false},
+    {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "", false, false},
+    {"POST / HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", 417, "", false, false},
 };
 
 static void test_heads_are_judged(void)
@@ -56,7 +76,7 @@ static void test_heads_are_judged(void)
         const struct row *row = &rows[i];
         struct med_http_head head;
         size_t count = strlen(row->head);
-        CHECK_UINT(med_http_head_bytes(row->head, count), count);
+        CHECK_UINT(med_http_head_bytes(row->head, count, 0), count);
         med_http_head_parse(row->head, count, &head);
         if (head.status != row->status)
             (void)fprintf(stderr, "row %zu: %s", i, row->head);
@@ -67,7 +87,7 @@ static void test_heads_are_judged(void)
             continue;
         }
         CHECK_STR(head.path, row->path);
-        CHECK_INT(head.is_head, row->is_head);
+        CHECK_INT(head.method == MED_HTTP_HEAD, row->is_head);
         CHECK_INT(head.keep_alive, row->keep_alive);
     }
 }
@@ -77,9 +97,56 @@ static void test_a_head_is_measured_at_its_end_and_not_before(void)
     static const char two[] = "GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\n";
     size_t end = (size_t)(strstr(two, "GET /b") - two);
     for (size_t n = 0; n < end; n++)
-        CHECK_UINT(med_http_head_bytes(two, n), 0);
-    CHECK_UINT(med_http_head_bytes(two, end), end);
-    CHECK_UINT(med_http_head_bytes(two, sizeof(two) - 1), end);
+        CHECK_UINT(med_http_head_bytes(two, n, 0), 0);
+    CHECK_UINT(med_http_head_bytes(two, end, end - 2), end);
+    CHECK_UINT(med_http_head_bytes(two, sizeof(two) - 1, end - 3), end);
+}
+
+static void test_the_framing_and_the_query_are_told(void)
+{
+    static const struct {
+        const char *head;
+        enum med_http_method method;
+        enum med_http_framing framing;
+        uint64_t bytes;
+        bool expects;
+        const char *query;
+    } told[] = {
+        {"POST /a?b=c HTTP/1.1\r\nHost: x\r\ncontent-length: 007\r\n\r\n", MED_HTTP_POST,
+         MED_HTTP_LENGTH, 7, false, "b=c"},
+        {"PUT /a HTTP/1.1\r\nHost: x\r\nTRANSFER-encoding: Chunked\r\nExpect: 100-Continue\r\n\r\n",
+         MED_HTTP_PUT, MED_HTTP_CHUNKED, 0, true, ""},
+        {"POST /a HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n", MED_HTTP_POST,
+         MED_HTTP_LENGTH, 3, false, ""},
+        {"DELETE /a? HTTP/1.1\r\nHost: x\r\n\r\n", MED_HTTP_DELETE, MED_HTTP_NO_BODY, 0, false, ""},
+        {"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", MED_HTTP_OPTIONS, MED_HTTP_NO_BODY, 0, false, ""},
+    };
+    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+        struct med_http_head head;
+        med_http_head_parse(told[i].head, strlen(told[i].head), &head);
+        CHECK_INT(head.status, 0);
+        CHECK_INT(head.method, told[i].method);
+        CHECK_INT(head.framing, told[i].framing);
+        CHECK_UINT(head.body_bytes, told[i].bytes);
+        CHECK_INT(head.expects_continue, told[i].expects);
+        CHECK_STR(head.query, told[i].query);
+    }
+}
+
+static void test_a_header_is_found_by_its_name(void)
+{
+    static const char head[] =
+        "GET /Host:no HTTP/1.1\r\nHost: x\r\nX-A:  one two \t\r\nx-a: second\r\n"
+        "Empty:\r\n\r\n";
+    size_t bytes = 99;
+    const char *value = med_http_head_find(head, sizeof(head) - 1, "x-A", &bytes);
+    CHECK(value != NULL);
+    CHECK_UINT(bytes, strlen("one two"));
+    CHECK(memcmp(value, "one two", bytes) == 0);
+    CHECK(med_http_head_find(head, sizeof(head) - 1, "empty", &bytes) != NULL);
+    CHECK_UINT(bytes, 0);
+    CHECK(med_http_head_find(head, sizeof(head) - 1, "x", &bytes) == NULL);
+    CHECK(med_http_head_find(head, sizeof(head) - 1, "GET /Host", &bytes) == NULL);
 }
 
 static void test_a_path_that_is_too_long_is_414(void)
@@ -99,6 +166,8 @@ int main(void)
 {
     RUN(test_heads_are_judged);
     RUN(test_a_head_is_measured_at_its_end_and_not_before);
+    RUN(test_the_framing_and_the_query_are_told);
+    RUN(test_a_header_is_found_by_its_name);
     RUN(test_a_path_that_is_too_long_is_414);
     return check_finish();
 }
