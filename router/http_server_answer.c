@@ -144,12 +144,13 @@ static int whole_append(struct med_http_conn *conn, const struct med_http_answer
 {
     size_t before = conn->out.length;
     int rc = head_append(conn, answer->status, answer->content_type, answer->headers);
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_buf_printf(&conn->out, "%sContent-Length: %zu\r\n\r\n",
                             answer->headers != NULL && strstr(answer->headers, "Cache-Control:")
                                 ? ""
                                 : "Cache-Control: no-store\r\n",
                             answer->body.length);
+    }
     if (rc == 0 && !is_head && answer->body.length > 0)
         rc = med_buf_append(&conn->out, answer->body.data, answer->body.length);
     if (rc < 0)

@@ -102,10 +102,11 @@ static int take_trailer(struct med_http_body_reader *r, char c)
         r->state = MED_HTTP_BODY_TRAILER_LF;
         return r->named ? 0 : fail(r, 400, "a trailer line is not NAME: VALUE");
     }
-    if (c == ':')
+    if (c == ':') {
         r->named = true;
-    else if (!r->named && c == ' ')
+    } else if (!r->named && c == ' ') {
         return fail(r, 400, "a trailer line has whitespace before the colon");
+    }
     if (!is_text(c) || ++r->line_bytes > TRAILER_BYTES_MAX)
         return fail(r, 400, "trailers hold a control character or are too long");
     return 0;

@@ -195,10 +195,11 @@ void med_http_conn_flush(struct med_http_conn *conn)
         med_http_conn_close(conn);
         return;
     }
-    if (!conn->writes && conn->out.length > 0)
+    if (!conn->writes && conn->out.length > 0) {
         send_out(conn);
-    else if (!conn->writes && conn->state == MED_HTTP_CONN_LAST)
+    } else if (!conn->writes && conn->state == MED_HTTP_CONN_LAST) {
         sent_all(conn);
+    }
     serve(conn);
     bool wants = conn->state == MED_HTTP_CONN_HEAD || conn->state == MED_HTTP_CONN_BODY;
     if (wants && !conn->reading && conn->in.length < AHEAD_BYTES)
@@ -350,12 +351,13 @@ static void serve(struct med_http_conn *conn)
     conn->serving = true;
     bool goes_on = true;
     while (goes_on && !conn->broken && conn->out.length < PIPELINE_BYTES) {
-        if (conn->state == MED_HTTP_CONN_HEAD && conn->in.length > 0)
+        if (conn->state == MED_HTTP_CONN_HEAD && conn->in.length > 0) {
             goes_on = serve_head(conn);
-        else if (conn->state == MED_HTTP_CONN_BODY)
+        } else if (conn->state == MED_HTTP_CONN_BODY) {
             goes_on = serve_body(conn);
-        else
+        } else {
             goes_on = false;
+        }
     }
     conn->serving = false;
 }

@@ -234,9 +234,10 @@ static int make_servers(struct med_router *router, struct med_err *err)
     struct med_link_ops ops = MED_ROUTER_LINK_OPS;
     ops.self = router;
     int rc = med_link_server_new(router->loop, &ops, &links, &router->links);
-    if (rc == 0)
+    if (rc == 0) {
         rc = med_http_server_new(router->loop, &pages, (size_t)router->config.http_connections_max,
                                  &router->http);
+    }
     if (rc < 0)
         return med_err_set(err, rc, "%s", med_err_text(rc));
     return med_grpc_server_new(router->loop, &router->clock, &host, &router->grpc, err);

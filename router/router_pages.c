@@ -162,10 +162,11 @@ void med_router_on_http(void *self, struct med_http_exchange *x)
     struct med_router *router = self;
     const struct med_http_pages pages = {.handle = page, .self = router};
     uint64_t began_ns = uv_hrtime();
-    if (router->admin_on_http && med_admin_has(med_http_path(x)))
+    if (router->admin_on_http && med_admin_has(med_http_path(x))) {
         admin_respond(router, x);
-    else
+    } else {
         med_http_pages_respond(&pages, x);
+    }
     med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
 }
 
@@ -174,9 +175,10 @@ void med_router_on_admin_http(void *self, struct med_http_exchange *x)
     struct med_router *router = self;
     const struct med_http_pages none = {.handle = no_page};
     uint64_t began_ns = uv_hrtime();
-    if (med_admin_has(med_http_path(x)))
+    if (med_admin_has(med_http_path(x))) {
         admin_respond(router, x);
-    else
+    } else {
         med_http_pages_respond(&none, x);
+    }
     med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
 }

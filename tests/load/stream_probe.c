@@ -209,8 +209,9 @@ static int64_t speak(struct probe *p)
 
 static void take_generate(struct probe *p, const Medley__Link__Generate *generate)
 {
-    unsigned index = 0;
-    if (sscanf(generate->request_id, "s%u-", &index) != 1 || index >= p->stream_count)
+    /* "s17-3": the stream, and which of its requests */
+    unsigned long index = strtoul(generate->request_id + 1, NULL, 10);
+    if (generate->request_id[0] != 's' || index >= p->stream_count)
         fail("a request that is not ours");
     struct stream *s = &p->streams[index];
     s->request = generate->request;
@@ -347,10 +348,11 @@ static void run(struct probe *p)
         int timeout_ms = wait_ns <= 0 ? 0 : (int)(wait_ns / 1000000);
         int count = epoll_wait(p->epoll, events, 512, timeout_ms);
         for (int i = 0; i < count; i++) {
-            if (events[i].data.u64 == UINT64_MAX)
+            if (events[i].data.u64 == UINT64_MAX) {
                 hear_router(p);
-            else
+            } else {
                 hear_client(p, &p->streams[events[i].data.u64]);
+            }
         }
     }
 }
@@ -367,9 +369,10 @@ static double quantile_ms(const struct probe *p, double q)
 int main(int argc, char **argv)
 {
     static struct probe p;
-    if (argc != 10)
+    if (argc != 10) {
         fail("usage: stream_probe LINK_PORT HTTP_PORT WORKER_TYPE STREAMS TOKENS RATE SECONDS ID "
              "TEXT_BYTES");
+    }
     p.worker_type = argv[3];
     p.stream_count = strtoul(argv[4], NULL, 10);
     p.tokens = (uint32_t)strtoul(argv[5], NULL, 10);
