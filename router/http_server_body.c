@@ -104,8 +104,8 @@ static int take_trailer(struct med_http_body_reader *r, char c)
     }
     if (c == ':') {
         r->named = true;
-    } else if (!r->named && c == ' ') {
-        return fail(r, 400, "a trailer line has whitespace before the colon");
+    } else if (!r->named && !med_http_is_token(c)) {
+        return fail(r, 400, "a trailer line has no NAME that ends at its colon");
     }
     if (!is_text(c) || ++r->line_bytes > TRAILER_BYTES_MAX)
         return fail(r, 400, "trailers hold a control character or are too long");

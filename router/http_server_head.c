@@ -50,8 +50,9 @@ static int on_message_complete(http_parser *parser)
     return 0;
 }
 
-static bool is_token(unsigned char c)
+bool med_http_is_token(char byte)
 {
+    unsigned char c = (unsigned char)byte;
     if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))
         return true;
     return c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL;
@@ -63,11 +64,32 @@ static const char *line_fault(const char *line, size_t length)
     size_t i = 0;
     if (line[0] == ' ' || line[0] == '\t')
         return "a header line is folded";
-    while (i < length && is_token((unsigned char)line[i]))
+    while (i < length && med_http_is_token(line[i]))
         i++;
     if (i == 0 || i == length || line[i] != ':')
         return "a header line is not NAME: VALUE without whitespace before the colon";
     return NULL;
+}
+
+/* METHOD SP TARGET SP HTTP/DIGIT.DIGIT, without its CR LF. */
+static const char *request_line_fault(const char *line, size_t length)
+{
+    static const char *fault = "the request line is not METHOD TARGET HTTP/DIGIT.DIGIT";
+    size_t i = 0, begin;
+    while (i < length && med_http_is_token(line[i]))
+        i++;
+    if (i == 0 || i == length || line[i] != ' ')
+        return fault;
+    for (begin = ++i; i < length && line[i] != ' '; i++) {
+        if ((unsigned char)line[i] <= 0x20 || (unsigned char)line[i] >= 0x7f || line[i] == '#')
+            return "the request target holds a character that no URL may hold";
+    }
+    if (i == begin || length - i != sizeof " HTTP/1.1" - 1)
+        return fault;
+    const char *version = line + i;
+    bool good = memcmp(version, " HTTP/", 6) == 0 && version[6] >= '0' && version[6] <= '9' &&
+                version[7] == '.' && version[8] >= '0' && version[8] <= '9';
+    return good ? NULL : fault;
 }
 
 /* NULL, or what is wrong with the raw bytes of a head. */
@@ -88,11 +110,14 @@ static const char *raw_fault(const char *bytes, size_t count)
             if ((c < 0x20 && c != '\t') || c == 0x7f)
                 return "the head holds a control character";
         }
-        if (length > 0 && !request_line) {
-            const char *fault = line_fault(bytes + start, length);
-            if (fault != NULL)
-                return fault;
+        const char *fault = NULL;
+        if (request_line) {
+            fault = request_line_fault(bytes + start, length);
+        } else if (length > 0) {
+            fault = line_fault(bytes + start, length);
         }
+        if (fault != NULL)
+            return fault;
         request_line = false;
         start = end + 1;
     }
@@ -194,6 +219,18 @@ static void fail(struct med_http_head *head, int status, const char *why)
     head->keep_alive = false;
 }
 
+/* uri-host [":" port], or nothing: the characters that RFC 3986 section 3.2 has for them. */
+static bool host_is_good(const struct line *line)
+{
+    for (size_t i = 0; i < line->value_bytes; i++) {
+        char c = line->value[i];
+        bool letter = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        if (!letter && (c == '\0' || strchr("-._~%!$&'()*+,;=:[]", c) == NULL))
+            return false;
+    }
+    return true;
+}
+
 /* 1*DIGIT below 2^63. */
 static bool length_parse(const struct line *line, uint64_t *ret_length)
 {
@@ -218,6 +255,8 @@ static void lines_judge(struct med_http_head *head, const char *bytes, size_t co
     while (head->status == 0 && line_next(bytes, count, &at, &line)) {
         if (is_named(&line, "host")) {
             hosts++;
+            if (!host_is_good(&line))
+                fail(head, 400, "Host is not a name and a port");
         } else if (is_named(&line, "content-length")) {
             head->framing = MED_HTTP_LENGTH;
             if (++lengths > 1 || !length_parse(&line, &head->body_bytes))

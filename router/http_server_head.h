@@ -49,6 +49,9 @@ size_t med_http_head_bytes(const char *bytes, size_t count, size_t from);
 /* bytes: one whole head, as med_http_head_bytes measured it. */
 void med_http_head_parse(const char *bytes, size_t count, struct med_http_head *ret_head);
 
+/* May stand in a method or a field's name (RFC 9110 section 5.6.2). */
+bool med_http_is_token(char byte);
+
 /* The value of the first header `name` (any case) of a head that was judged good, without the whitespace around
  * it; NULL: there is none. */
 const char *med_http_head_find(const char *bytes, size_t count, const char *name,
