@@ -194,11 +194,6 @@ class Http(unittest.TestCase):
         finally:
             connection.close()
 
-    def test_half_a_head_is_given_up_on(self):
-        connection = self.connect().send(b"GET /version HTTP/1.1\r\nHost")
-        status, headers, _ = connection.answer()
-        self.assertEqual((status, headers["connection"]), (408, "close"))
-
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

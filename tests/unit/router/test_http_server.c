@@ -87,7 +87,7 @@ static void set_up(bool at_once)
     memset(&told, 0, sizeof told);
     told.at_once = at_once;
     REQUIRE(uv_loop_init(&loop) == 0);
-    REQUIRE(med_http_server_new(&loop, &handler, &server) == 0);
+    REQUIRE(med_http_server_new(&loop, &handler, 8, &server) == 0);
     REQUIRE(med_net_parse("127.0.0.1:0", "address", &address, &err) == 0);
     REQUIRE(med_http_server_listen(server, &address, &err) == 0);
     med_http_server_address(server, &address);
@@ -320,6 +320,29 @@ static void test_refusals_are_counted_and_end_the_connection(void)
     tear_down();
 }
 
+static void test_connections_beyond_the_maximum_are_turned_away(void)
+{
+    struct client clients[9];
+    struct med_http_server_stats stats;
+    set_up(true);
+    for (int i = 0; i < 9; i++) {
+        client_open(&clients[i], 0);
+        if (i < 8) {
+            client_send(&clients[i], "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            CHECK(client_sees(&clients[i], "[-]"));
+        }
+    }
+    CHECK(client_sees_the_end(&clients[8]));
+    med_http_server_get_stats(server, &stats);
+    CHECK_UINT(stats.connections, 8);
+    CHECK_UINT(stats.turned_away, 1);
+    client_send(&clients[0], "GET /again HTTP/1.1\r\nHost: x\r\n\r\n");
+    CHECK(client_sees(&clients[0], "/again?"));
+    for (int i = 0; i < 9; i++)
+        client_close(&clients[i]);
+    tear_down();
+}
+
 /* ---- streams ---- */
 
 static void test_a_stream_is_sent_in_chunks(void)
@@ -522,6 +545,7 @@ int main(void)
     RUN(test_more_than_is_read_ahead_is_taken_up_again);
     RUN(test_continue_is_said_when_the_body_is_waited_for);
     RUN(test_refusals_are_counted_and_end_the_connection);
+    RUN(test_connections_beyond_the_maximum_are_turned_away);
     RUN(test_a_stream_is_sent_in_chunks);
     RUN(test_http_1_0_and_head_get_streams_without_chunks);
     RUN(test_a_slow_reader_has_bounded_bytes_and_is_told_of_room);
