@@ -20,7 +20,7 @@ enum {
 /* What became of a connection's bytes. */
 struct seen {
     size_t requests; // whole ones
-    int status;      // of the refusal that ended it; 0: the bytes ended
+    int64_t status;  // of the refusal that ended it; 0: the bytes ended
     size_t used[REQUESTS_MAX];
     uint64_t digest[REQUESTS_MAX]; // of the bodies
 };
