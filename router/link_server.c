@@ -45,9 +45,8 @@ static void server_maybe_free(struct med_link_server *server)
         on_closed(arg);
 }
 
-static void on_link_handle_closed(uv_handle_t *handle)
+static void link_part_closed(struct med_link *link)
 {
-    struct med_link *link = handle->data;
     struct med_link_server *server = link->server;
     if (--link->handles_open > 0)
         return;
@@ -68,6 +67,16 @@ static void on_link_handle_closed(uv_handle_t *handle)
     server_maybe_free(server);
 }
 
+static void on_stream_closed(void *owner)
+{
+    link_part_closed(owner);
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    link_part_closed(handle->data);
+}
+
 void med_link_end(struct med_link *link, const char *fmt, ...)
 {
     if (link->state == LINK_CLOSING)
@@ -81,8 +90,8 @@ void med_link_end(struct med_link *link, const char *fmt, ...)
     if (!link->welcomed)
         MED_WARN("link %s: closed before it was opened: %s", link->peer, link->reason);
     link->state = LINK_CLOSING;
-    uv_close(&link->socket.handle, on_link_handle_closed);
-    uv_close((uv_handle_t *)&link->timer, on_link_handle_closed);
+    med_stream_close(&link->stream);
+    uv_close((uv_handle_t *)&link->timer, on_timer_closed);
 }
 
 void med_link_broken(struct med_link *link, const char *why)
@@ -95,14 +104,14 @@ void med_link_broken(struct med_link *link, const char *why)
 
 /* ---- writing ---- */
 
-static void on_written(uv_write_t *request, int status)
+static void on_written(void *owner, int status)
 {
-    struct med_link *link = request->data;
+    struct med_link *link = owner;
     link->writing = false;
     if (link->state == LINK_CLOSING)
         return;
     if (status < 0) {
-        med_link_end(link, "a write failed: %s", uv_strerror(status));
+        med_link_end(link, "a write failed: %s", med_stream_why(&link->stream, status));
         return;
     }
     if (link->on_way.capacity > BURST_BYTES)
@@ -123,12 +132,11 @@ void med_link_flush(struct med_link *link)
     link->out = written;
     med_buf_clear(&link->out);
     uv_buf_t buf = uv_buf_init(link->on_way.data, (unsigned)link->on_way.length);
-    link->write.data = link;
     link->writing = true;
-    int rc = uv_write(&link->write, &link->socket.stream, &buf, 1, on_written);
+    int rc = med_stream_write(&link->stream, &buf, 1);
     if (rc < 0) {
         link->writing = false;
-        med_link_end(link, "a write failed: %s", uv_strerror(rc));
+        med_link_end(link, "a write failed: %s", med_stream_why(&link->stream, rc));
     }
 }
 
@@ -157,7 +165,9 @@ int med_link_frame_send(struct med_link *link, const Medley__Link__Frame *frame,
 void med_link_on_patience_over(uv_timer_t *timer)
 {
     struct med_link *link = timer->data;
-    med_link_end(link, "no Hello within %" PRIu64 " ms", link->server->config.hello_timeout_ms);
+    med_link_end(link, "no %s within %" PRIu64 " ms",
+                 med_stream_is_ready(&link->stream) ? "Hello" : "TLS handshake",
+                 link->server->config.hello_timeout_ms);
 }
 
 void med_link_timer_set(struct med_link *link, uv_timer_cb callback, uint64_t ms,
@@ -169,16 +179,15 @@ void med_link_timer_set(struct med_link *link, uv_timer_cb callback, uint64_t ms
 
 /* ---- reading ---- */
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static uv_buf_t on_alloc(void *owner)
 {
-    struct med_link *link = handle->data;
-    (void)suggested;
-    *buf = uv_buf_init(link->server->in, sizeof(link->server->in));
+    struct med_link *link = owner;
+    return uv_buf_init(link->server->in, sizeof(link->server->in));
 }
 
-static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
+static void on_read(void *owner, ssize_t count, const char *bytes)
 {
-    struct med_link *link = stream->data;
+    struct med_link *link = owner;
     struct med_err err = {0};
     if (count < 0) {
         if (link->reader.buf.length > link->reader.start) {
@@ -186,11 +195,11 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
         } else {
             med_link_end(link, "%s",
                          count == UV_EOF ? "the worker closed the connection"
-                                         : uv_strerror((int)count));
+                                         : med_stream_why(&link->stream, (int)count));
         }
         return;
     }
-    int rc = med_frame_reader_feed(&link->reader, buf->base, (size_t)count, &err);
+    int rc = med_frame_reader_feed(&link->reader, bytes, (size_t)count, &err);
     while (rc >= 0 && (link->state == LINK_GREETING || link->state == LINK_OPEN)) {
         Medley__Link__Frame *frame = NULL;
         rc = med_frame_reader_next(&link->reader, &frame, &err);
@@ -202,6 +211,11 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
     if (rc < 0)
         med_link_broken(link, err.text);
 }
+
+static const struct med_stream_ops stream_ops = {.on_alloc = on_alloc,
+                                                 .on_read = on_read,
+                                                 .on_written = on_written,
+                                                 .on_closed = on_stream_closed};
 
 /* ---- accepting ---- */
 
@@ -237,7 +251,8 @@ static void peer_name(struct med_link *link, bool is_tcp)
 {
     struct sockaddr_storage address = {0};
     int bytes = sizeof(address);
-    if (is_tcp && uv_tcp_getpeername(&link->socket.tcp, (struct sockaddr *)&address, &bytes) == 0) {
+    if (is_tcp &&
+        uv_tcp_getpeername(&link->stream.uv.tcp, (struct sockaddr *)&address, &bytes) == 0) {
         med_net_format(&address, link->peer);
     } else {
         (void)snprintf(link->peer, sizeof(link->peer), "%s", is_tcp ? "tcp" : "unix");
@@ -255,7 +270,9 @@ static void on_connection(uv_stream_t *listener, int status)
     struct med_link *link = NULL;
     if (server->link_count < MED_LIMIT_LINKS)
         link = med_calloc(1, sizeof(*link));
-    if (link == NULL || socket_init(listener, &link->socket.tcp, &link->socket.pipe) < 0) {
+    bool is_tcp = listener->type == UV_TCP;
+    if (link == NULL ||
+        med_stream_init(&link->stream, server->loop, is_tcp, &stream_ops, link) < 0) {
         MED_WARN("link: a connection is turned away: %zu links are open", server->link_count);
         med_free(link);
         turn_away(listener);
@@ -264,7 +281,6 @@ static void on_connection(uv_stream_t *listener, int status)
     (void)uv_timer_init(server->loop, &link->timer); // always succeeds
     link->server = server;
     link->handles_open = 2;
-    link->socket.handle.data = link;
     link->timer.data = link;
     link->round_trip_s = -1;
     med_frame_reader_init(&link->reader);
@@ -276,17 +292,21 @@ static void on_connection(uv_stream_t *listener, int status)
         link->next->prev = link;
     server->links = link;
     server->link_count++;
-    int rc = uv_accept(listener, &link->socket.stream);
+    int rc = uv_accept(listener, &link->stream.uv.stream);
+    peer_name(link, is_tcp);
+    /* A Unix socket never leaves the machine: it needs no TLS. */
     if (rc == 0)
-        rc = uv_read_start(&link->socket.stream, on_alloc, on_read);
-    peer_name(link, listener->type == UV_TCP);
+        rc = med_stream_set_tls(&link->stream, is_tcp ? server->config.tls : NULL, NULL);
     if (rc < 0) {
-        med_link_end(link, "cannot be accepted: %s", uv_strerror(rc));
+        med_link_end(link, "cannot be accepted: %s", med_stream_why(&link->stream, rc));
         return;
     }
-    if (listener->type == UV_TCP)
-        (void)uv_tcp_nodelay(&link->socket.tcp, 1); // only a matter of speed
+    if (is_tcp)
+        (void)uv_tcp_nodelay(&link->stream.uv.tcp, 1); // only a matter of speed
     med_link_timer_set(link, med_link_on_patience_over, server->config.hello_timeout_ms, 0);
+    rc = med_stream_read_start(&link->stream);
+    if (rc < 0)
+        med_link_end(link, "cannot be read: %s", med_stream_why(&link->stream, rc));
 }
 
 /* ---- life ---- */

@@ -26,8 +26,10 @@ enum {
     MED_LINK_VERSION = 1
 };
 
+struct med_keys;
 struct med_link;
 struct med_link_server;
+struct med_tls;
 
 /* What a worker says of itself; lent for the callback. */
 struct med_link_hello {
@@ -96,9 +98,11 @@ struct med_link_ops {
 };
 
 struct med_link_server_config {
-    uint32_t stats_interval_ms; /* told to workers, in fleet time */
-    uint64_t hello_timeout_ms;  /* real time */
-    uint64_t ping_interval_ms;  /* real time */
+    uint32_t stats_interval_ms;    /* told to workers, in fleet time */
+    uint64_t hello_timeout_ms;     /* real time */
+    uint64_t ping_interval_ms;     /* real time */
+    struct med_tls *tls;           /* of TCP links; borrowed; NULL: plain */
+    const struct med_keys *tokens; /* a Hello must hold one; borrowed; NULL: none is asked for */
 };
 
 int med_link_server_new(uv_loop_t *loop, const struct med_link_ops *ops,

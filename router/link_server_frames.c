@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "router/keys.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -177,7 +178,7 @@ static void refuse(struct med_link *link, const char *reason)
     send_welcome(link, false, reason);
     if (link->state == LINK_CLOSING)
         return;
-    (void)uv_read_stop(&link->socket.stream); // always succeeds
+    med_stream_read_stop(&link->stream);
     link->state = LINK_GOODBYE;
     med_link_timer_set(link, med_link_on_patience_over, GOODBYE_MS, 0);
     if (!link->writing)
@@ -213,6 +214,14 @@ static void on_hello(struct med_link *link, const Medley__Link__Hello *hello)
                        "protocol version %" PRIu32 " of worker program %.32s, expected %d",
                        hello->version, hello->program_version, MED_LINK_VERSION);
         refuse(link, text);
+        return;
+    }
+    /* Before anything else that it says is looked at. */
+    if (!med_keys_match(link->server->config.tokens, (const char *)hello->token.data,
+                        hello->token.len)) {
+        refuse(link, hello->token.len == 0
+                         ? "this router wants a token: start the worker with --link-token-file"
+                         : "its token is not one of this router's");
         return;
     }
     size_t id_bytes = strlen(hello->worker_id);

@@ -12,6 +12,7 @@
 #include "proto/frame.h"
 #include "router/link_server.h"
 #include "router/net.h"
+#include "router/stream.h"
 
 #include <pthread.h>
 
@@ -34,23 +35,17 @@ enum link_state {
 struct med_link {
     struct med_link_server *server;
     struct med_link *next, *prev; // in server->links
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } socket;
+    struct med_stream stream;
     uv_timer_t timer; // Hello timeout, then pings
-    int handles_open;
+    int handles_open; // stream and timer
     enum link_state state;
     bool welcomed; // `closed` is owed
     uint64_t user;
     struct med_frame_reader reader;
     struct med_buf out;    // frames that wait
     struct med_buf on_way; // frames of the write in flight
-    bool writing;
-    bool corked; // frames wait in `out`: Welcome must go before them
-    uv_write_t write;
+    bool writing;          // `on_way` is with the stream
+    bool corked;           // frames wait in `out`: Welcome must go before them
     uint64_t ping_nonce, ping_sent_ns;
     double round_trip_s;
     uint64_t frames_in, frames_out;

@@ -91,15 +91,15 @@ int med_uplink_check_address(const char *address, struct med_err *err)
 
 /* ---- writing and reading -------------------------------------------------------------------------------- */
 
-static void on_written(uv_write_t *request, int status)
+static void on_written(void *owner, int status)
 {
-    struct med_uplink_connection *connection = request->data;
+    struct med_uplink_connection *connection = owner;
     struct med_uplink *link = connection->link;
     connection->write_busy = false;
     if (!link || link->connection != connection)
         return; /* closing */
     if (status < 0) {
-        reset(link, uv_strerror(status));
+        reset(link, med_stream_why(&connection->stream, status));
         return;
     }
     med_buf_clear(&connection->writing);
@@ -126,10 +126,9 @@ void med_uplink_flush(struct med_uplink *link)
     connection->writing = link->out;
     link->out = swap;
     uv_buf_t buf = uv_buf_init(connection->writing.data, (unsigned int)connection->writing.length);
-    connection->write.data = connection;
-    int rc = uv_write(&connection->write, &connection->uv.stream, &buf, 1, on_written);
+    int rc = med_stream_write(&connection->stream, &buf, 1);
     if (rc < 0) {
-        reset(link, uv_strerror(rc));
+        reset(link, med_stream_why(&connection->stream, rc));
         return;
     }
     connection->write_busy = true;
@@ -150,26 +149,25 @@ void med_uplink_set_up(struct med_uplink *link, uint32_t stats_interval_ms)
         (void)uv_timer_start(&link->stats_timer, on_timer, wait_ms, 0);
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static uv_buf_t on_alloc(void *owner)
 {
-    struct med_uplink_connection *connection = handle->data;
-    (void)suggested;
-    *buf = uv_buf_init(connection->read_bytes, MED_UPLINK_READ_BYTES);
+    struct med_uplink_connection *connection = owner;
+    return uv_buf_init(connection->read_bytes, MED_UPLINK_READ_BYTES);
 }
 
-static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
+static void on_read(void *owner, ssize_t count, const char *bytes)
 {
-    struct med_uplink_connection *connection = stream->data;
+    struct med_uplink_connection *connection = owner;
     struct med_uplink *link = connection->link;
     struct med_err err;
-    (void)buf;
     if (!link || link->connection != connection)
         return;
     if (count < 0) {
-        reset(link, count == UV_EOF ? "the router closed the connection" : uv_strerror((int)count));
+        reset(link, count == UV_EOF ? "the router closed the connection"
+                                    : med_stream_why(&connection->stream, (int)count));
         return;
     }
-    if (med_uplink_take_bytes(link, connection->read_bytes, (size_t)count, &err) < 0) {
+    if (med_uplink_take_bytes(link, bytes, (size_t)count, &err) < 0) {
         reset(link, err.text);
     } else {
         med_uplink_flush(link);
@@ -215,9 +213,9 @@ static void wait_or_end(struct med_uplink *link)
     (void)uv_timer_start(&link->timer, on_timer, (uint64_t)pause_ms, 0);
 }
 
-static void on_connection_closed(uv_handle_t *handle)
+static void on_connection_closed(void *owner)
 {
-    struct med_uplink_connection *connection = handle->data;
+    struct med_uplink_connection *connection = owner;
     struct med_uplink *link = connection->link;
     med_buf_release(&connection->writing);
     med_free(connection);
@@ -251,10 +249,26 @@ static void reset(struct med_uplink *link, const char *why)
     if (was_up)
         link->config.ops.on_lost(link->config.ops.arg, link);
     if (connection) {
-        uv_close(&connection->uv.handle, on_connection_closed);
+        med_stream_close(&connection->stream);
     } else {
         wait_or_end(link);
     }
+}
+
+static const struct med_stream_ops stream_ops = {.on_alloc = on_alloc,
+                                                 .on_read = on_read,
+                                                 .on_written = on_written,
+                                                 .on_closed = on_connection_closed};
+
+/* A Unix socket never leaves the machine: it needs no TLS. */
+static int secure(struct med_uplink *link, struct med_uplink_connection *connection)
+{
+    char host[HOST_BYTES], port[PORT_BYTES];
+    if (is_unix(link->config.address) || !link->config.tls)
+        return 0;
+    bool good = split(link->config.address, host, port);
+    MED_ASSERT(good);
+    return med_stream_set_tls(&connection->stream, link->config.tls, host);
 }
 
 static void on_connected(uv_connect_t *request, int status)
@@ -264,14 +278,14 @@ static void on_connected(uv_connect_t *request, int status)
     if (status == UV_ECANCELED || link->state != MED_UPLINK_STATE_CONNECTING)
         return; /* closing */
     if (status == 0)
-        status = uv_read_start(&connection->uv.stream, on_alloc, on_read);
+        status = secure(link, connection);
     if (status < 0) {
-        reset(link, uv_strerror(status));
+        reset(link, med_stream_why(&connection->stream, status));
         return;
     }
     if (!is_unix(link->config.address)) {
-        (void)uv_tcp_nodelay(&connection->uv.tcp, 1); /* slower without, not wrong */
-        (void)uv_tcp_keepalive(&connection->uv.tcp, 1, KEEPALIVE_S);
+        (void)uv_tcp_nodelay(&connection->stream.uv.tcp, 1); /* slower without, not wrong */
+        (void)uv_tcp_keepalive(&connection->stream.uv.tcp, 1, KEEPALIVE_S);
     }
     link->state = MED_UPLINK_STATE_GREETING;
     med_frame_reader_release(&link->reader);
@@ -280,6 +294,11 @@ static void on_connected(uv_connect_t *request, int status)
     (void)uv_timer_start(&link->timer, on_timer, GREET_MS, 0);
     med_uplink_put_hello(link);
     med_uplink_flush(link);
+    if (link->state != MED_UPLINK_STATE_GREETING)
+        return; /* it could not be written */
+    int rc = med_stream_read_start(&connection->stream);
+    if (rc < 0)
+        reset(link, med_stream_why(&connection->stream, rc));
 }
 
 static void connect_to(struct med_uplink *link, const struct sockaddr *address)
@@ -289,25 +308,25 @@ static void connect_to(struct med_uplink *link, const struct sockaddr *address)
         reset(link, med_err_text(MED_E_NOMEM));
         return;
     }
-    int rc = address ? uv_tcp_init(link->loop, &connection->uv.tcp)
-                     : uv_pipe_init(link->loop, &connection->uv.pipe, 0);
+    int rc =
+        med_stream_init(&connection->stream, link->loop, address != NULL, &stream_ops, connection);
     if (rc < 0) {
         med_free(connection);
         reset(link, uv_strerror(rc));
         return;
     }
     connection->link = link;
-    connection->uv.handle.data = connection;
     connection->connect.data = connection;
     med_buf_init(&connection->writing, link->out.max_bytes);
     link->connection = connection;
     link->state = MED_UPLINK_STATE_CONNECTING;
     if (address) {
-        rc = uv_tcp_connect(&connection->connect, &connection->uv.tcp, address, on_connected);
+        rc =
+            uv_tcp_connect(&connection->connect, &connection->stream.uv.tcp, address, on_connected);
         if (rc < 0)
             reset(link, uv_strerror(rc));
     } else {
-        uv_pipe_connect(&connection->connect, &connection->uv.pipe, link->config.address + 5,
+        uv_pipe_connect(&connection->connect, &connection->stream.uv.pipe, link->config.address + 5,
                         on_connected);
     }
 }
@@ -378,7 +397,9 @@ static void on_timer(uv_timer_t *timer)
         reset(link, "it did not answer the dial in time");
         break;
     case MED_UPLINK_STATE_GREETING:
-        reset(link, "it did not send Welcome in time");
+        reset(link, med_stream_is_ready(&link->connection->stream)
+                        ? "it did not send Welcome in time"
+                        : "it did not finish the TLS handshake in time");
         break;
     case MED_UPLINK_STATE_UP: /* a stopping link that lingers */
         reset(link, NULL);

@@ -23,6 +23,8 @@
 #include <stdint.h>
 #include <uv.h>
 
+struct med_keys;
+struct med_tls;
 struct med_uplink;
 
 enum {
@@ -109,7 +111,9 @@ struct med_uplink_config {
     const struct med_uplink_hello *hello;
     const struct med_clock *clock;
     struct med_uplink_ops ops;
-    uint64_t seed; /* of the jitter */
+    struct med_tls *tls;           /* of TCP links; borrowed; NULL: plain */
+    const struct med_keys *tokens; /* the first goes into Hello; borrowed; NULL: none */
+    uint64_t seed;                 /* of the jitter */
     void *user;
 };
 

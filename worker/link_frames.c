@@ -11,6 +11,9 @@
 #include "worker/link_internal.h"
 
 #include "base/limits.h"
+#include "router/keys.h"
+
+#include <string.h>
 
 /* ---- sending -------------------------------------------------------------------------------- */
 
@@ -51,6 +54,10 @@ void med_uplink_put_hello(struct med_uplink *link)
     body.program_version = (char *)MED_VERSION;
     body.backend = (char *)hello->backend;
     body.vocab_tokens = (uint64_t)hello->vocab_tokens;
+    if (link->config.tokens) {
+        const char *token = med_keys_first(link->config.tokens);
+        body.token = (ProtobufCBinaryData){.len = strlen(token), .data = (uint8_t *)token};
+    }
     frame.body_case = MEDLEY__LINK__FRAME__BODY_HELLO;
     frame.hello = &body;
     send_frame(link, &frame);

@@ -9,6 +9,7 @@
 
 #include "base/rng.h"
 #include "proto/frame.h"
+#include "router/stream.h"
 #include "worker/link_client.h"
 
 enum {
@@ -28,16 +29,10 @@ enum med_uplink_state {
 
 /* One dial. Lives until its handle has closed. */
 struct med_uplink_connection {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } uv;
+    struct med_stream stream;
     uv_connect_t connect;
-    uv_write_t write;
     struct med_uplink *link;
-    struct med_buf writing; /* the bytes of `write` */
+    struct med_buf writing; /* with the stream */
     bool write_busy;
     char read_bytes[MED_UPLINK_READ_BYTES];
 };
