@@ -55,7 +55,7 @@ struct med_grpc_call {
     grpc_byte_buffer *received;
     grpc_byte_buffer *sending;
     struct med_grpc_tag closed_tag, received_tag, written_tag, finished_tag;
-    grpc_metadata trailing[2]; // live until the status batch is over
+    grpc_metadata trailing[3]; // live until the status batch is over
     size_t trailing_count;
 
     /* Generate, GenerateStream */
@@ -86,12 +86,14 @@ struct med_grpc_server {
     uv_loop_t *loop;
     const struct med_clock *clock;
     struct med_grpc_host host;
+    struct med_grpc_config config;
     grpc_server *server;
     grpc_completion_queue *cq;
     bool started; // server started, cq thread runs, accepts armed
     bool closing;
-    bool shutdown_done; // gRPC has closed listeners and connections
-    bool cq_shutdown;   // asked for; no batch may be started any more
+    bool shutdown_asked; // of gRPC: listeners close, calls go on
+    bool shutdown_done;  // gRPC has closed listeners and connections
+    bool cq_shutdown;    // asked for; no batch may be started any more
     pthread_t cq_thread;
     struct med_mailbox mailbox; // from cq
     uv_async_t wake;
@@ -115,6 +117,10 @@ struct med_grpc_server {
          * that a race detector does not see into; this counter says the same in C11: the loop adds
          * with release before it starts a batch, cq loads with acquire after it has a completion. */
         atomic_ullong batches;
+        /* gRPC asks for the certificate in whatever thread a handshake runs. */
+        pthread_mutex_t certificate_lock;
+        char *chain, *key; // PEM, owned; NULL: no TLS
+        bool certificate_is_new;
     } shared;
 };
 

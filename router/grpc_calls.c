@@ -10,6 +10,8 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "router/grpc_codec.h"
+#include "router/keys.h"
 
 #include <grpc/byte_buffer_reader.h>
 #include <inttypes.h>
@@ -75,6 +77,18 @@ void med_grpc_call_write(struct med_grpc_call *call, const void *bytes, size_t c
     start_batch(call, ops, n, &call->written_tag);
 }
 
+static void add_retry_info(struct med_grpc_call *call, const struct med_grpc_ending *ending)
+{
+    uint8_t bytes[MED_GRPC_RETRY_BYTES_MAX];
+    MED_ASSERT(call->trailing_count < sizeof(call->trailing) / sizeof(call->trailing[0]));
+    size_t count =
+        med_grpc_codec_write_retry((int)ending->status, ending->text != NULL ? ending->text : "",
+                                   ending->retry_after_ms, bytes);
+    grpc_metadata *m = &call->trailing[call->trailing_count++];
+    m->key = grpc_slice_from_static_string("grpc-status-details-bin");
+    m->value = grpc_slice_from_copied_buffer((const char *)bytes, count);
+}
+
 static void add_trailing(struct med_grpc_call *call, const char *key, const char *value)
 {
     MED_ASSERT(call->trailing_count < sizeof(call->trailing) / sizeof(call->trailing[0]));
@@ -102,6 +116,7 @@ void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_endi
         char text[16];
         (void)snprintf(text, sizeof(text), "%" PRIu32, ending->retry_after_ms);
         add_trailing(call, "retry-after-ms", text);
+        add_retry_info(call, ending);
     }
     if (ending->request_id != NULL && ending->request_id[0] != '\0')
         add_trailing(call, "x-request-id", ending->request_id);
@@ -318,6 +333,23 @@ static void refuse_unknown(struct med_grpc_call *call, grpc_slice path)
         call, &(struct med_grpc_ending){.status = GRPC_STATUS_UNIMPLEMENTED, .text = text});
 }
 
+/* Everything but health wants a key, if keys are asked for. */
+static bool may_enter(const struct med_grpc_call *call, const grpc_metadata_array *metadata)
+{
+    const struct med_keys *keys = call->server->config.keys;
+    if (keys == NULL || call->method == &MED_GRPC_HEALTH_CHECK ||
+        call->method == &MED_GRPC_HEALTH_WATCH)
+        return true;
+    for (size_t i = 0; i < metadata->count; i++) {
+        const grpc_metadata *m = &metadata->metadata[i];
+        if (grpc_slice_str_cmp(m->key, "authorization") == 0) {
+            return med_keys_match_bearer(keys, (const char *)GRPC_SLICE_START_PTR(m->value),
+                                         GRPC_SLICE_LENGTH(m->value));
+        }
+    }
+    return false;
+}
+
 static const struct med_grpc_method unknown_method = {
     .path = "",
     .on_half_close = med_grpc_call_ignore,
@@ -356,7 +388,10 @@ void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept 
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     op.data.recv_close_on_server.cancelled = &call->close_flag;
     start_batch(call, &op, 1, &call->closed_tag);
-    if (method != NULL) {
+    if (!may_enter(call, &accept->metadata)) {
+        med_grpc_call_finish(call, &(struct med_grpc_ending){.status = GRPC_STATUS_UNAUTHENTICATED,
+                                                             .text = MED_KEYS_REFUSAL});
+    } else if (method != NULL) {
         med_grpc_call_receive(call);
     } else {
         refuse_unknown(call, accept->details.method);

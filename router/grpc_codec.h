@@ -17,6 +17,14 @@
 int med_grpc_codec_read_generate(const void *bytes, size_t count, struct med_query *query,
                                  struct med_err *err) MED_MUST_CHECK;
 
+enum {
+    MED_GRPC_RETRY_BYTES_MAX = 2 << 10
+};
+/* google.rpc.Status with a RetryInfo, for grpc-status-details-bin: how many bytes. A text that would
+ * not fit is left out. */
+size_t med_grpc_codec_write_retry(int code, const char *text, uint32_t retry_after_ms,
+                                  uint8_t out[MED_GRPC_RETRY_BYTES_MAX]);
+
 /* Appends a GenerateResponse with all choices. Each has ended with stop or length. */
 int med_grpc_codec_write_response(const struct med_query *query,
                                   struct med_buf *out) MED_MUST_CHECK;

@@ -20,14 +20,17 @@
 
 #include <grpc/grpc_security.h>
 #include <grpc/support/log.h>
+#include <limits.h>
 
 enum {
     TAGS_PER_CALL = 4,
     MAILBOX_TAGS = TAGS_PER_CALL * (MED_LIMIT_CALLS + MED_GRPC_ACCEPTS) + MED_GRPC_ACCEPTS + 2,
     SWEEP_MS = 1000,
     STALL_MS = 60 * 1000, // a batch that is out longer: the client does not read
-    KEEPALIVE_MS = 60 * 1000,
     KEEPALIVE_TIMEOUT_MS = 20 * 1000,
+    PING_INTERVAL_MIN_MS = 5000,
+    PING_STRIKES = 2,           // pings that come sooner than that, before the connection goes
+    AGE_GRACE_MS = 3600 * 1000, // for the calls of a connection that is old
     METADATA_BYTES = 16 << 10,
     SCRATCH_BYTES = 16 << 20,
 };
@@ -105,11 +108,73 @@ static void on_accept(struct med_grpc_tag *tag)
         med_grpc_call_start(server, accept);
     grpc_call_details_destroy(&accept->details);
     grpc_metadata_array_destroy(&accept->metadata);
-    if (!server->closing) {
+    if (!server->shutdown_asked) {
         accept_arm(server, accept);
     } else {
         med_grpc_server_maybe_stop(server);
     }
+}
+
+/* ---- certificates ---- */
+
+static void secret_free(char *text)
+{
+    volatile char *p = text;
+    for (size_t i = 0; text != NULL && text[i] != '\0'; i++)
+        p[i] = 0;
+    med_free(text);
+}
+
+/* thread: any of gRPC's, at the start of a handshake. */
+static grpc_ssl_certificate_config_reload_status
+on_certificate_wanted(void *arg, grpc_ssl_server_certificate_config **ret_config)
+{
+    struct med_grpc_server *server = arg;
+    grpc_ssl_certificate_config_reload_status status = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    (void)pthread_mutex_lock(&server->shared.certificate_lock); // of the default kind: cannot fail
+    if (server->shared.certificate_is_new) {
+        grpc_ssl_pem_key_cert_pair pair = {.private_key = server->shared.key,
+                                           .cert_chain = server->shared.chain};
+        /* gRPC insists on authorities for clients' certificates, though none is asked for. */
+        *ret_config = grpc_ssl_server_certificate_config_create(server->shared.chain, &pair, 1);
+        server->shared.certificate_is_new = false;
+        status = *ret_config != NULL ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW
+                                     : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_FAIL;
+    }
+    (void)pthread_mutex_unlock(&server->shared.certificate_lock);
+    return status;
+}
+
+int med_grpc_server_set_certificate(struct med_grpc_server *server, const char *chain,
+                                    const char *key)
+{
+    MED_ASSERT_THREAD(server->thread);
+    char *new_chain = med_strdup(chain);
+    char *new_key = med_strdup(key);
+    if (new_chain == NULL || new_key == NULL) {
+        secret_free(new_chain);
+        secret_free(new_key);
+        return MED_E_NOMEM;
+    }
+    (void)pthread_mutex_lock(&server->shared.certificate_lock);
+    char *old_chain = server->shared.chain;
+    char *old_key = server->shared.key;
+    server->shared.chain = new_chain;
+    server->shared.key = new_key;
+    server->shared.certificate_is_new = true;
+    (void)pthread_mutex_unlock(&server->shared.certificate_lock);
+    secret_free(old_chain);
+    secret_free(old_key);
+    return 0;
+}
+
+static grpc_server_credentials *credentials_create(struct med_grpc_server *server)
+{
+    if (server->shared.chain == NULL)
+        return grpc_insecure_server_credentials_create();
+    return grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, on_certificate_wanted, server));
 }
 
 /* ---- shutdown ---- */
@@ -129,11 +194,20 @@ static void on_handle_closed(uv_handle_t *handle)
         on_closed(arg);
 }
 
+static void certificate_release(struct med_grpc_server *server)
+{
+    /* Nobody waits for it: gRPC's server is gone, or never was. */
+    (void)pthread_mutex_destroy(&server->shared.certificate_lock);
+    secret_free(server->shared.chain);
+    secret_free(server->shared.key);
+}
+
 static void destroy(struct med_grpc_server *server)
 {
     grpc_server_destroy(server->server);
     grpc_completion_queue_destroy(server->cq);
     grpc_shutdown();
+    certificate_release(server);
     uv_close((uv_handle_t *)&server->wake, on_handle_closed);
     uv_close((uv_handle_t *)&server->sweep, on_handle_closed);
 }
@@ -149,8 +223,8 @@ static void on_cq_ended(struct med_grpc_tag *tag)
 
 void med_grpc_server_maybe_stop(struct med_grpc_server *server)
 {
-    if (!server->shutdown_done || server->call_count > 0 || server->accepts_out > 0 ||
-        server->cq_shutdown)
+    if (!server->closing || !server->shutdown_done || server->call_count > 0 ||
+        server->accepts_out > 0 || server->cq_shutdown)
         return;
     server->cq_shutdown = true;
     med_grpc_server_announce(server);
@@ -164,6 +238,22 @@ static void on_shutdown(struct med_grpc_tag *tag)
     med_grpc_server_maybe_stop(server);
 }
 
+static void shutdown_ask(struct med_grpc_server *server)
+{
+    if (server->shutdown_asked)
+        return;
+    server->shutdown_asked = true;
+    med_grpc_server_announce(server);
+    grpc_server_shutdown_and_notify(server->server, server->cq, &server->shutdown_tag);
+}
+
+void med_grpc_server_drain(struct med_grpc_server *server)
+{
+    MED_ASSERT_THREAD(server->thread);
+    if (server->started)
+        shutdown_ask(server);
+}
+
 void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(void *arg), void *arg)
 {
     if (server == NULL)
@@ -173,12 +263,13 @@ void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(voi
     server->closing = true;
     server->on_closed = on_closed;
     server->on_closed_arg = arg;
-    med_grpc_server_announce(server);
     if (server->started) {
-        grpc_server_shutdown_and_notify(server->server, server->cq, &server->shutdown_tag);
+        shutdown_ask(server);
         grpc_server_cancel_all_calls(server->server);
+        med_grpc_server_maybe_stop(server); // a drain may have let the last one go
         return;
     }
+    med_grpc_server_announce(server);
     /* Never started: no thread will drain the queue, so that is done here. */
     grpc_server_shutdown_and_notify(server->server, server->cq, &server->shutdown_tag);
     grpc_completion_queue_shutdown(server->cq);
@@ -216,7 +307,13 @@ static grpc_arg arg_integer(const char *key, int value)
     return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = both.to, .value.integer = value};
 }
 
-static grpc_server *server_create(void)
+/* gRPC's milliseconds of a duration; 0, "never", is its largest number. */
+static int or_never(int64_t ns)
+{
+    return ns == 0 || ns / MED_NS_PER_MS > INT_MAX ? INT_MAX : (int)(ns / MED_NS_PER_MS);
+}
+
+static grpc_server *server_create(const struct med_grpc_config *config)
 {
     grpc_arg list[] = {
         /* Two servers must not share a port silently. */
@@ -225,19 +322,25 @@ static grpc_server *server_create(void)
         arg_integer(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
         /* Only the identity: a small message must not unpack to a large one. */
         arg_integer(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE),
-        arg_integer(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
+        arg_integer(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, SCRATCH_BYTES),
+        arg_integer(GRPC_ARG_MAX_CONCURRENT_STREAMS, (int)config->streams_max),
+        arg_integer(GRPC_ARG_MAX_CONNECTION_IDLE_MS, or_never(config->idle_ns)),
+        arg_integer(GRPC_ARG_MAX_CONNECTION_AGE_MS, or_never(config->age_ns)),
+        arg_integer(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, AGE_GRACE_MS),
+        arg_integer(GRPC_ARG_KEEPALIVE_TIME_MS, or_never(config->keepalive_ns)),
         arg_integer(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
         arg_integer(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         /* Python clients ping every few seconds when asked to; that is no abuse. */
-        arg_integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000),
+        arg_integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MIN_MS),
+        arg_integer(GRPC_ARG_HTTP2_MAX_PING_STRIKES, PING_STRIKES),
     };
     grpc_channel_args args = {sizeof(list) / sizeof(list[0]), list};
     return grpc_server_create(&args, NULL);
 }
 
 int med_grpc_server_new(uv_loop_t *loop, const struct med_clock *clock,
-                        const struct med_grpc_host *host, struct med_grpc_server **ret_server,
-                        struct med_err *err)
+                        const struct med_grpc_host *host, const struct med_grpc_config *config,
+                        struct med_grpc_server **ret_server, struct med_err *err)
 {
     struct med_grpc_server *server = med_calloc(1, sizeof(*server));
     if (server == NULL)
@@ -249,8 +352,10 @@ int med_grpc_server_new(uv_loop_t *loop, const struct med_clock *clock,
     server->loop = loop;
     server->clock = clock;
     server->host = *host;
+    server->config = *config;
+    (void)pthread_mutex_init(&server->shared.certificate_lock, NULL); // cannot fail on Linux
     server->cq = grpc_completion_queue_create_for_next(NULL);
-    server->server = server_create();
+    server->server = server_create(config);
     grpc_server_register_completion_queue(server->server, server->cq, NULL);
     server->shutdown_tag = (struct med_grpc_tag){.on_done = on_shutdown, .owner = server};
     server->cq_ended_tag = (struct med_grpc_tag){.on_done = on_cq_ended, .owner = server};
@@ -268,6 +373,7 @@ int med_grpc_server_new(uv_loop_t *loop, const struct med_clock *clock,
         grpc_completion_queue_destroy(server->cq);
         grpc_shutdown();
         med_mailbox_release(&server->mailbox);
+        certificate_release(server);
         med_free(server);
         return med_err_set(err, rc, "cannot make a wake-up handle: %s", uv_strerror(rc));
     }
@@ -284,7 +390,7 @@ int med_grpc_server_listen(struct med_grpc_server *server, const char *address, 
 {
     MED_ASSERT_THREAD(server->thread);
     MED_ASSERT(!server->started);
-    grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
+    grpc_server_credentials *credentials = credentials_create(server);
     int port = grpc_server_add_http2_port(server->server, address, credentials);
     grpc_server_credentials_release(credentials);
     if (port == 0) {

@@ -32,10 +32,23 @@ struct med_grpc_host {
 };
 
 struct med_grpc_server;
+struct med_keys;
+
+/* Durations are real time. */
+struct med_grpc_config {
+    const struct med_keys *keys; /* one of them is asked for, but by health; borrowed; NULL: none */
+    int64_t keepalive_ns;        /* a silent connection is pinged so often */
+    int64_t idle_ns;             /* a connection without calls is closed after; 0: never */
+    int64_t age_ns;              /* any connection is asked to leave (GOAWAY) after; 0: never */
+    int64_t streams_max;         /* calls at a time of one connection */
+};
 
 int med_grpc_server_new(uv_loop_t *loop, const struct med_clock *clock,
-                        const struct med_grpc_host *host, struct med_grpc_server **ret_server,
-                        struct med_err *err) MED_MUST_CHECK;
+                        const struct med_grpc_host *host, const struct med_grpc_config *config,
+                        struct med_grpc_server **ret_server, struct med_err *err) MED_MUST_CHECK;
+/* PEM texts, copied.  Before listen: the door speaks TLS. Later: new connections get this one. */
+int med_grpc_server_set_certificate(struct med_grpc_server *server, const char *chain,
+                                    const char *key) MED_MUST_CHECK;
 /* address: "HOST:PORT", port 0: the system's choice; *ret_port is the one bound. */
 int med_grpc_server_listen(struct med_grpc_server *server, const char *address, int *ret_port,
                            struct med_err *err) MED_MUST_CHECK;
@@ -55,6 +68,8 @@ enum {
 };
 size_t med_grpc_server_get_counts(const struct med_grpc_server *server,
                                   struct med_grpc_call_count *ret_counts, size_t max);
+/* Asks the clients to leave: the listener closes, connections get a GOAWAY, calls go on. */
+void med_grpc_server_drain(struct med_grpc_server *server);
 /* NULL server: nothing, on_closed is not called. */
 void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(void *arg), void *arg);
 

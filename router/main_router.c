@@ -29,6 +29,9 @@ struct options {
     int64_t attempts_max;
     bool drain_unplanned;
     const char *resume;
+    const char *tls_certificate, *tls_key, *api_key_file;
+    const char *link_tls_certificate, *link_tls_key, *link_token_file;
+    int64_t grpc_keepalive_ns, grpc_idle_ns, grpc_age_ns, grpc_streams_max;
 };
 
 #define FIELD(name) offsetof(struct options, name)
@@ -52,6 +55,35 @@ static const struct med_option option_table[] = {
      .default_text = "auto",
      .help = "Where the admin view /admin is, loopback only; auto: with --http-listen, if that is on "
              "a loopback address."},
+    {.name = "grpc-keepalive", .type = MED_OPT_DURATION, .offset = FIELD(grpc_keepalive_ns),
+     .unit = "TIME", .default_text = "60s", .min = 1, .max = 86400,
+     .help = "A silent gRPC connection is pinged so often; one that does not answer in 20 s is closed."},
+    {.name = "grpc-idle-max", .type = MED_OPT_DURATION, .offset = FIELD(grpc_idle_ns), .unit = "TIME",
+     .default_text = "10m", .min = 0, .max = 86400,
+     .help = "A gRPC connection without a call is closed after this time; 0: never."},
+    {.name = "grpc-age-max", .type = MED_OPT_DURATION, .offset = FIELD(grpc_age_ns), .unit = "TIME",
+     .default_text = "0", .min = 0, .max = 2000000,
+     .help = "A gRPC connection gets a GOAWAY at this age, so that clients spread anew; its calls go on. "
+             "0: never."},
+    {.name = "grpc-streams-max", .type = MED_OPT_INTEGER, .offset = FIELD(grpc_streams_max),
+     .unit = "COUNT", .default_text = "4096", .min = 1, .max = 16384,
+     .help = "Calls at a time of one gRPC connection; its client keeps further ones back."},
+    {.name = "tls-certificate", .type = MED_OPT_STRING, .offset = FIELD(tls_certificate), .unit = "FILE",
+     .group = "Security",
+     .help = "PEM chain, leaf first, with which --grpc-listen and --http-listen speak TLS. Files of "
+             "this group are read again on SIGHUP."},
+    {.name = "tls-key", .type = MED_OPT_STRING, .offset = FIELD(tls_key), .unit = "FILE",
+     .help = "PEM key of --tls-certificate, without a passphrase."},
+    {.name = "api-key-file", .type = MED_OPT_STRING, .offset = FIELD(api_key_file), .unit = "FILE",
+     .help = "API keys, one per line; clients then need one (Authorization: Bearer), but for metrics, "
+             "health and version. Default: none is asked for."},
+    {.name = "link-tls-certificate", .type = MED_OPT_STRING, .offset = FIELD(link_tls_certificate),
+     .unit = "FILE", .help = "PEM chain, leaf first, with which --link-listen speaks TLS."},
+    {.name = "link-tls-key", .type = MED_OPT_STRING, .offset = FIELD(link_tls_key), .unit = "FILE",
+     .help = "PEM key of --link-tls-certificate."},
+    {.name = "link-token-file", .type = MED_OPT_STRING, .offset = FIELD(link_token_file),
+     .unit = "FILE",
+     .help = "Tokens, one per line; a worker must present one. Default: none is asked for."},
     {.name = "model", .type = MED_OPT_STRING, .offset = FIELD(model), .unit = "DIR", .group = "Text",
      .help = "The model's folder as its publisher left it; tokenizer.json and the chat template are "
              "read. Default: the plan's model path, if a tokenizer.json is there."},
@@ -103,6 +135,8 @@ static const struct med_program program = {
         "SIGHUP reads PLAN again and puts it in force; requests go on, and a plan that is wrong, "
         "or "
         "of another model, changes nothing.\n"
+        "It reads certificates, keys and tokens again too; connections that are open stay as they "
+        "are.\n"
         "SIGTERM and SIGINT drain: new requests get UNAVAILABLE, those that were accepted go on.\n"
         "Exit status: 0 after a signal, 1 failed, 2 wrong usage, a bad plan or a bad model "
         "folder,\n"
@@ -112,9 +146,13 @@ static const struct med_program program = {
     .positional_max = 1,
 };
 
+enum {
+    SIGNALS = 3
+};
+
 struct signals {
     struct med_router *router;
-    uv_signal_t handles[3];
+    uv_signal_t handles[SIGNALS];
 };
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -132,8 +170,8 @@ static void on_signal(uv_signal_t *handle, int number)
 /* The handles do not keep the loop running: the router does. */
 static int signals_start(uv_loop_t *loop, struct signals *signals)
 {
-    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
-    for (size_t i = 0; i < 3; i++) {
+    static const int numbers[SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < SIGNALS; i++) {
         int rc = uv_signal_init(loop, &signals->handles[i]);
         if (rc < 0)
             return rc;
@@ -148,7 +186,7 @@ static int signals_start(uv_loop_t *loop, struct signals *signals)
 
 static void signals_close(struct signals *signals)
 {
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < SIGNALS; i++) {
         if (signals->handles[i].loop != NULL)
             uv_close((uv_handle_t *)&signals->handles[i], NULL);
     }
@@ -184,6 +222,16 @@ static int serve(uv_loop_t *loop, const struct options *o, const char *path,
         .gone_after_ns = o->gone_after_ns,
         .attempts_max = o->attempts_max,
         .resume = strcmp(o->resume, "on") == 0,
+        .security = {.tls_certificate = o->tls_certificate,
+                     .tls_key = o->tls_key,
+                     .api_key_file = o->api_key_file,
+                     .link_tls_certificate = o->link_tls_certificate,
+                     .link_tls_key = o->link_tls_key,
+                     .link_token_file = o->link_token_file},
+        .grpc_keepalive_ns = o->grpc_keepalive_ns,
+        .grpc_idle_ns = o->grpc_idle_ns,
+        .grpc_age_ns = o->grpc_age_ns,
+        .grpc_streams_max = o->grpc_streams_max,
         .drain_timeout_ns = o->drain_timeout_ns,
     };
     struct signals signals = {0};

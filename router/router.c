@@ -26,6 +26,8 @@
 enum {
     WATCH_MS = 100,
     DRAIN_LOOK_MS = 20,
+    /* Until then, health checks and calls on open gRPC connections are told why. */
+    DRAIN_GOAWAY_MS = 1000,
     STATS_INTERVAL_MS = 500, // real time
     HELLO_TIMEOUT_MS = 10 * 1000,
     PING_INTERVAL_MS = 5 * 1000,
@@ -177,6 +179,8 @@ static void close_all(struct med_router *router)
 static void on_drain_look(uv_timer_t *timer)
 {
     struct med_router *router = timer->data;
+    if (uv_hrtime() >= router->drain_goaway_ns)
+        med_grpc_server_drain(router->grpc);
     if (router->active == 0 && med_grpc_server_requests(router->grpc) == 0) {
         MED_INFO("drained");
         close_all(router);
@@ -195,10 +199,23 @@ void med_router_drain(struct med_router *router)
     }
     router->state = MED_ROUTER_DRAINING;
     router->drain_until_ns = uv_hrtime() + (uint64_t)router->config.drain_timeout_ns;
+    router->drain_goaway_ns = uv_hrtime() + (uint64_t)DRAIN_GOAWAY_MS * 1000000;
     MED_INFO("draining: %zu requests are left", router->active);
     med_router_look(router);
     int rc = uv_timer_start(&router->drain_timer, on_drain_look, 0, DRAIN_LOOK_MS);
     MED_ASSERT(rc == 0);
+}
+
+void med_router_reload_security(struct med_router *router)
+{
+    MED_ASSERT_THREAD(router->thread);
+    struct med_security *security = &router->security;
+    if (router->state == MED_ROUTER_CLOSING || !med_security_reload(security))
+        return;
+    int rc =
+        med_grpc_server_set_certificate(router->grpc, security->chain.data, security->key.data);
+    if (rc < 0)
+        MED_WARN("reload: gRPC keeps the old certificate: %s", med_err_text(rc));
 }
 
 void med_router_stop(struct med_router *router)
@@ -230,6 +247,15 @@ static int make_servers(struct med_router *router, struct med_err *err)
         .stats_interval_ms = (uint32_t)ceil(STATS_INTERVAL_MS * router->config.time_scale),
         .hello_timeout_ms = HELLO_TIMEOUT_MS,
         .ping_interval_ms = PING_INTERVAL_MS,
+        .tls = router->security.link_tls,
+        .tokens = router->security.link_tokens,
+    };
+    const struct med_grpc_config grpc = {
+        .keys = router->security.api_keys,
+        .keepalive_ns = router->config.grpc_keepalive_ns,
+        .idle_ns = router->config.grpc_idle_ns,
+        .age_ns = router->config.grpc_age_ns,
+        .streams_max = router->config.grpc_streams_max,
     };
     struct med_link_ops ops = MED_ROUTER_LINK_OPS;
     ops.self = router;
@@ -240,7 +266,7 @@ static int make_servers(struct med_router *router, struct med_err *err)
     }
     if (rc < 0)
         return med_err_set(err, rc, "%s", med_err_text(rc));
-    return med_grpc_server_new(router->loop, &router->clock, &host, &router->grpc, err);
+    return med_grpc_server_new(router->loop, &router->clock, &host, &grpc, &router->grpc, err);
 }
 
 static void make_handles(struct med_router *router)
@@ -273,7 +299,9 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->spent_until_ns = med_clock_now_ns(&router->clock);
     med_rng_init(&router->rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
     router->boot = med_rng_u32(&router->rng);
-    int rc = med_router_plan_init(router, err);
+    int rc = med_security_init(&router->security, &config->security, err);
+    if (rc == 0)
+        rc = med_router_plan_init(router, err);
     if (rc == 0) {
         rc = med_router_metrics_init(&router->metrics, config->plan, router->dispatch);
         if (rc == 0)
@@ -388,6 +416,13 @@ static int listen_grpc(struct med_router *router, struct med_router_addresses *a
     if (rc < 0)
         return rc;
     med_net_format(&address, text);
+    const struct med_security *security = &router->security;
+    if (security->door_tls != NULL) {
+        rc =
+            med_grpc_server_set_certificate(router->grpc, security->chain.data, security->key.data);
+    }
+    if (rc < 0)
+        return med_err_set(err, rc, "%s", med_err_text(rc));
     rc = med_grpc_server_listen(router->grpc, text, &port, err);
     if (rc < 0)
         return rc;
@@ -424,6 +459,7 @@ void med_router_free(struct med_router *router)
         return;
     MED_ASSERT(router->parts_open == 0);
     MED_ASSERT(router->active == 0);
+    med_security_release(&router->security);
     med_router_metrics_release(&router->metrics);
     med_recent_release(&router->recent);
     med_dispatch_free(router->dispatch);

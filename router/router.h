@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "router/model.h"
 #include "router/net.h"
+#include "router/security.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,7 +29,9 @@ struct med_router_config {
     struct med_router_model *model;                      /* likewise; NULL: token ids only */
     const char *grpc_listen, *http_listen, *link_listen; /* "HOST:PORT" */
     const char *link_socket;                             /* NULL: none */
-    const char *admin;                                   /* "auto", "off" or "HOST:PORT" */
+    struct med_security_config security;
+    int64_t grpc_keepalive_ns, grpc_idle_ns, grpc_age_ns, grpc_streams_max;
+    const char *admin; /* "auto", "off" or "HOST:PORT" */
     double time_scale;
     int64_t http_connections_max;
     int64_t queue_max;
@@ -53,8 +56,9 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
 /* Opens links, HTTP and gRPC. On failure call stop, run the loop to its end, and free. */
 int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
                      struct med_err *err) MED_MUST_CHECK;
-/* Reads the plan's file again and puts it in force; requests in flight go on.  On failure the plan before
- * stays; err says why, and so does the log. */
+/* Reads certificates, keys and tokens again (router/security.h), then the plan's file, and puts it in
+ * force; requests in flight go on.  On failure the plan before stays; err says why, and so does the
+ * log. */
 int med_router_reload(struct med_router *router, struct med_err *err);
 /* A second call ends the drain at once. */
 void med_router_drain(struct med_router *router);

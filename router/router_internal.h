@@ -40,13 +40,13 @@ struct med_router_worker {
     char type_name[MED_LIMIT_NAME_BYTES + 1];
     char backend[32], program_version[32];
     size_t type;
-    bool draining;           // it leaves: it said so, or an operator wants it to
-    bool drain_asked;        // an operator does
-    uint64_t drain_until_ns; // uv_hrtime when its requests go elsewhere; 0: never
-    bool drain_over;         // that time has come: its link is closing
-    bool drained;            // it has none any more
-    uint64_t beat;           // the worker's own clock, as last told
-    int64_t beat_seen_ns;    // fleet time when `beat` last changed
+    bool draining;                            // it leaves: it said so, or an operator wants it to
+    bool drain_asked;                         // an operator does
+    uint64_t drain_until_ns, drain_goaway_ns; // uv_hrtime when its requests go elsewhere; 0: never
+    bool drain_over;                          // that time has come: its link is closing
+    bool drained;                             // it has none any more
+    uint64_t beat;                            // the worker's own clock, as last told
+    int64_t beat_seen_ns;                     // fleet time when `beat` last changed
     struct med_link_stats stats;
 };
 
@@ -83,6 +83,7 @@ struct med_router {
     uv_loop_t *loop;
     struct med_router_config config;
     struct med_clock clock;
+    struct med_security security;
     enum med_router_state state;
     struct med_dispatch *dispatch;
     uint32_t workers_max;
@@ -123,8 +124,8 @@ struct med_router {
     uint64_t watch_due_ns;  // uv_hrtime
     int64_t spent_until_ns; // fleet time up to which workers' cost is counted
     double loop_delay_max_s;
-    uint64_t drain_until_ns; // uv_hrtime
-    int parts_open;          // doors, links and handles that have not closed yet
+    uint64_t drain_until_ns, drain_goaway_ns; // uv_hrtime
+    int parts_open;                           // doors, links and handles that have not closed yet
 };
 
 /* router_queries.c; the first two are the doors' host, self is the router */
@@ -213,5 +214,7 @@ void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64
 void med_router_spend(struct med_router *router);
 /* router.c: counts ready workers and tells the health service. */
 void med_router_look(struct med_router *router);
+/* Reads certificates, keys and tokens again; what does not load stays as it was. */
+void med_router_reload_security(struct med_router *router);
 
 #endif

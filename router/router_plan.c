@@ -210,6 +210,7 @@ int med_router_reload(struct med_router *router, struct med_err *err)
 {
     struct med_err why = {0};
     uint64_t began_ns = uv_hrtime();
+    med_router_reload_security(router); // for itself: a wrong plan does not keep it out
     int rc = reload(router, &why);
     if (rc == 0) {
         router->reload.done++;

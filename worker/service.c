@@ -18,6 +18,8 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/log.h"
+#include "router/keys.h"
+#include "router/tls.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -320,9 +322,10 @@ static void close_last(struct med_service *service)
     med_engine_free(service->engine);
     service->engine = NULL;
     uv_handle_t *const handles[] = {
-        (uv_handle_t *)&service->wake,      (uv_handle_t *)&service->sigterm,
-        (uv_handle_t *)&service->sigint,    (uv_handle_t *)&service->deadline,
-        (uv_handle_t *)&service->busy_line, (uv_handle_t *)&service->beat};
+        (uv_handle_t *)&service->wake,     (uv_handle_t *)&service->sigterm,
+        (uv_handle_t *)&service->sigint,   (uv_handle_t *)&service->sighup,
+        (uv_handle_t *)&service->deadline, (uv_handle_t *)&service->busy_line,
+        (uv_handle_t *)&service->beat};
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
         uv_close(handles[i], NULL);
 }
@@ -373,9 +376,26 @@ static void on_deadline(uv_timer_t *timer)
     cancel_all(service);
 }
 
+/* What the next dials take; open links stay. */
+static void reload(struct med_service *service)
+{
+    struct med_tls *tls = service->config->router_tls;
+    struct med_keys *tokens = service->config->router_tokens;
+    struct med_err err = {0};
+    MED_INFO("SIGHUP: reloading");
+    if (tls && med_tls_reload(tls, &err) < 0)
+        MED_WARN("reload: %s; the old ones stay in force", err.text);
+    if (tokens && med_keys_reload(tokens, &err) < 0)
+        MED_WARN("reload: %s; the old one stays in force", err.text);
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct med_service *service = handle->data;
+    if (number == SIGHUP) {
+        reload(service);
+        return;
+    }
     const char *name = number == SIGTERM ? "SIGTERM" : "SIGINT";
     if (service->phase == MED_SERVICE_DRAINING) {
         MED_WARN("%s again: cancelling %" PRId64 " requests", name, service->requests.count);
@@ -493,6 +513,8 @@ static int start_links(struct med_service *service, struct med_err *err)
             .address = c->routers[i],
             .hello = &c->hello,
             .clock = c->clock,
+            .tls = c->router_tls,
+            .tokens = c->router_tokens,
             .seed = c->hello.incarnation + i,
             .user = route,
             .ops = {.on_generate = on_generate,
@@ -514,10 +536,10 @@ static int start_links(struct med_service *service, struct med_err *err)
 static void start_handles(struct med_service *service)
 {
     uv_loop_t *loop = &service->loop;
-    uv_signal_t *const signals[] = {&service->sigterm, &service->sigint};
+    uv_signal_t *const signals[] = {&service->sigterm, &service->sigint, &service->sighup};
     uv_timer_t *const timers[] = {&service->deadline, &service->busy_line, &service->beat};
-    const int numbers[] = {SIGTERM, SIGINT};
-    for (int i = 0; i < 2; i++) {
+    const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+    for (int i = 0; i < 3; i++) {
         MED_ASSERT(uv_signal_init(loop, signals[i]) == 0);
         signals[i]->data = service;
         MED_ASSERT(uv_signal_start(signals[i], on_signal, numbers[i]) == 0);

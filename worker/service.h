@@ -19,6 +19,9 @@
 
 #include <sys/socket.h>
 
+struct med_keys;
+struct med_tls;
+
 struct med_service_config {
     const struct med_clock *clock;
     struct med_scheduler_config scheduler;
@@ -29,6 +32,8 @@ struct med_service_config {
     struct med_uplink_hello hello;
     const char *const *routers;
     size_t router_count;
+    struct med_tls *router_tls;                     /* of TCP links; NULL: plain */
+    struct med_keys *router_tokens;                 /* the first is presented; NULL: none */
     const struct sockaddr_storage *metrics_address; /* NULL: none */
     int64_t drain_ns;                               /* real time, as whoever stops us counts it */
     struct med_request_rules rules;

@@ -37,7 +37,7 @@ struct med_service {
     const struct med_service_config *config;
     uv_loop_t loop;
     uv_async_t wake;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     uv_timer_t deadline, busy_line, beat;
     struct med_engine *engine;
     struct med_http_server *http;

@@ -8,7 +8,9 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "router/keys.h"
 #include "router/net.h"
+#include "router/tls.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -206,6 +208,23 @@ static void settle_hello(struct med_setup *setup)
     };
 }
 
+static int settle_link_security(struct med_setup *setup, struct med_err *err)
+{
+    const struct med_worker_options *o = &setup->options;
+    const struct med_tls_config tls = {.ca_option = "--router-ca", .ca = o->router_ca};
+    bool wanted = strcmp(o->router_tls, "on") == 0 || o->router_ca;
+    int rc = 0;
+    if (o->router_ca && strcmp(o->router_tls, "off") == 0)
+        return med_err_set(err, MED_E_USAGE, "--router-ca: has no effect with --router-tls off");
+    if (wanted)
+        rc = med_tls_new(&tls, &setup->service.router_tls, err);
+    if (rc >= 0 && o->link_token_file) {
+        rc = med_keys_new("--link-token-file", o->link_token_file, &setup->service.router_tokens,
+                          err);
+    }
+    return rc;
+}
+
 static int check_addresses(struct med_setup *setup, struct med_err *err)
 {
     const struct med_worker_options *o = &setup->options;
@@ -216,6 +235,9 @@ static int check_addresses(struct med_setup *setup, struct med_err *err)
         if (rc < 0)
             return rc;
     }
+    int rc = settle_link_security(setup, err);
+    if (rc < 0)
+        return rc;
     setup->service.routers = o->routers.values;
     setup->service.router_count = o->routers.count;
     if (!o->metrics_listen)
@@ -290,6 +312,8 @@ int med_setup_serve(struct med_setup *setup, struct med_err *err)
 void med_setup_release(struct med_setup *setup)
 {
     med_setup_model_release(setup);
+    med_tls_free(setup->service.router_tls);
+    med_keys_free(setup->service.router_tokens);
     med_profile_release(&setup->profile);
     med_free(setup->plan_model_path);
 }

@@ -42,6 +42,7 @@ struct med_worker_options {
     /* Process. */
     struct med_option_list routers;
     const char *worker_id, *metrics_listen;
+    const char *router_tls, *router_ca, *link_token_file;
     int64_t drain_ns;
     double time_scale;
     bool dry_run, json;

@@ -102,6 +102,15 @@ static const struct med_option option_table[] = {
 
     {.name = "router", .type = MED_OPT_LIST, .offset = AT(routers), .unit = "ADDRESS",
      .group = "Process", .help = "Router to dial: HOST:PORT or unix:/path; may be given many times."},
+    {.name = "router-tls", .type = MED_OPT_CHOICE, .offset = AT(router_tls), .default_text = "auto",
+     .choices = "auto|on|off",
+     .help = "Whether routers at HOST:PORT are spoken to in TLS, and their certificates checked for HOST; "
+             "auto: if --router-ca is given."},
+    {.name = "router-ca", .type = MED_OPT_STRING, .offset = AT(router_ca), .unit = "FILE",
+     .help = "PEM certificates of the authorities that routers' certificates are checked against; the "
+             "system's by default. Read again on SIGHUP, as is --link-token-file."},
+    {.name = "link-token-file", .type = MED_OPT_STRING, .offset = AT(link_token_file), .unit = "FILE",
+     .help = "The first line is the token that is presented to the routers."},
     {.name = "worker-id", .type = MED_OPT_STRING, .offset = AT(worker_id), .unit = "NAME",
      .help = "Name of this worker, unique in the fleet; host and process number by default."},
     {.name = "metrics-listen", .type = MED_OPT_STRING, .offset = AT(metrics_listen), .unit = "HOST:PORT",
@@ -125,6 +134,7 @@ const struct med_program med_worker_program = {
     .synopsis = "[options] --router ADDRESS (--model DIR | --plan FILE | --profile FILE)",
     .summary = "Serves one model on one device group, for the routers that it dials.",
     .details =
+        "SIGHUP reads --router-ca and --link-token-file again, for the next dial.\n"
         "When the engine is ready, one line on standard error begins with READY and says what was\n"
         "set up. SIGTERM or SIGINT drains: no new requests are taken, running ones go on until "
         "they\n"

@@ -55,7 +55,7 @@ THIRD_PARTY = {
     r"uv\.h": [r"router/(?!dispatch/|tokenizer/).*", r"worker/(?!engine/|emulated/|cuda/).*"],
     r"openssl/.*": [r"router/tls\.c"],
     r"http_parser\.h": [r"router/http_server[a-z_]*\.[ch]"],
-    r"(link|inference)\.pb-c\.h|grpc/(health|reflection)/.*pb-c\.h":
+    r"(link|inference|status)\.pb-c\.h|grpc/(health|reflection)/.*pb-c\.h":
         [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]", r"worker/link_[a-z_]+\.[ch]"],
     r"protobuf-c/.*": [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]",
                        r"worker/link_[a-z_]+\.[ch]"],
