@@ -9,6 +9,7 @@
 #include <locale.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Bytes that the heap block p really holds; 0 for NULL. */
 size_t med_os_heap_bytes(void *p);
@@ -41,5 +42,8 @@ size_t med_os_print_double(char out[MED_OS_DOUBLE_MAX], double value);
 
 /* Directory of the running program, without a final slash.  Returns 0 or a negative errno. */
 int med_os_program_dir(char *out, size_t out_bytes);
+
+/* Lets this process open as many files as the system will let it; returns how many that is. */
+uint64_t med_os_files_raise(void);
 
 #endif

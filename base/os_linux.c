@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static pthread_once_t locale_once = PTHREAD_ONCE_INIT;
@@ -126,4 +127,13 @@ int med_os_program_dir(char *out, size_t out_bytes)
         return -ENOENT;
     *slash = '\0';
     return 0;
+}
+
+uint64_t med_os_files_raise(void)
+{
+    struct rlimit limit = {0};
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 0;
+    struct rlimit wanted = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    return setrlimit(RLIMIT_NOFILE, &wanted) == 0 ? wanted.rlim_cur : limit.rlim_cur;
 }

@@ -9,6 +9,7 @@
  */
 #include "base/log.h"
 #include "base/options.h"
+#include "base/os.h"
 #include "base/thread.h"
 #include "router/model.h"
 #include "router/router.h"
@@ -316,6 +317,7 @@ int main(int argc, char **argv)
     struct med_err err = {0};
     int status = 0;
     (void)signal(SIGPIPE, SIG_IGN); // a lost peer is an error code, not a signal
+    (void)med_os_files_raise();     // a connection is a file
     if (med_options_main(&program, argc, argv, &values, &options, &status) == MED_OPTIONS_DONE)
         return status;
     int rc = run(&values, options.positional[0], &err);
