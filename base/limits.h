@@ -60,6 +60,7 @@ enum {
     MED_LIMIT_PROMPT_BYTES = 4 << 20,  /* text of one prompt, a chat's template applied */
     MED_LIMIT_OUTPUT_TOKENS = 1 << 20, /* max_tokens of one request */
     MED_LIMIT_REQUEST_ID_BYTES = 128,
+    MED_LIMIT_TRACEPARENT_BYTES = 55, /* exactly; version 00 of W3C's Trace Context */
     MED_LIMIT_ENCODE_BYTES =
         256 << 20, /* text that waits to be encoded; more is RESOURCE_EXHAUSTED */
     MED_LIMIT_ANSWER_BYTES =

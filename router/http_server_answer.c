@@ -264,8 +264,10 @@ int med_http_write(struct med_http_exchange *x, const void *bytes, size_t count)
     if (conn->state == MED_HTTP_CONN_CLOSING || conn->broken || count == 0 ||
         x->head.method == MED_HTTP_HEAD)
         return 0;
-    if (med_http_unsent(x) + count > MED_LIMIT_HTTP_UNSENT_BYTES)
+    if (med_http_unsent(x) + count > MED_LIMIT_HTTP_UNSENT_BYTES) {
+        x->waited = true; /* on_drained comes, however soon what is there has been sent */
         return MED_E_LIMIT;
+    }
     char line[24];
     size_t at = x->chunked ? size_line(line, count) : sizeof line;
     int rc = med_buf_reserve(&conn->out, count + sizeof line + 2);

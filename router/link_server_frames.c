@@ -99,6 +99,7 @@ int med_link_send_generate(struct med_link *link, const struct med_req *req, uin
     generate.max_tokens = query->tokens_max;
     generate.emulated_output_tokens = query->emulated_output_tokens;
     generate.request_id = lend(query->request_id);
+    generate.traceparent = lend(query->traceparent);
     fill_sampling(&query->sampling, &generate);
     /* Always one: another worker that goes on with it must draw alike. */
     generate.seed_value_case = MEDLEY__LINK__GENERATE__SEED_VALUE_SEED;

@@ -26,7 +26,7 @@ struct options {
     int64_t http_connections_max;
     int64_t queue_max, queue_wait_ns;
     double time_scale;
-    int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns;
+    int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns, ping_interval_ns;
     int64_t attempts_max;
     bool drain_unplanned;
     const char *resume;
@@ -44,7 +44,11 @@ static const struct med_option option_table[] = {
      .help = "Where clients call medley.v1.Inference; port 0 lets the system choose."},
     {.name = "http-listen", .type = MED_OPT_STRING, .offset = FIELD(http_listen), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7071",
-     .help = "Where /metrics, /health and /version are."},
+     .help = "Where the OpenAI-compatible API, /metrics, /health and /version are."},
+    {.name = "ping-interval", .type = MED_OPT_DURATION, .offset = FIELD(ping_interval_ns), .unit = "TIME",
+     .default_text = "15s", .min = 0.01, .max = 3600,
+     .help = "How long (real time) an HTTP stream may be silent, in a long prefill say, before a comment is "
+             "sent that keeps proxies from closing it."},
     {.name = "http-connections", .type = MED_OPT_INTEGER, .offset = FIELD(http_connections_max), .unit = "COUNT",
      .default_text = "16384", .min = 1, .max = MED_LIMIT_HTTP_CONNECTIONS,
      .help = "Most connections of HTTP clients; more are closed at once."},
@@ -234,6 +238,7 @@ static int serve(uv_loop_t *loop, const struct options *o, const char *path,
         .grpc_age_ns = o->grpc_age_ns,
         .grpc_streams_max = o->grpc_streams_max,
         .drain_timeout_ns = o->drain_timeout_ns,
+        .ping_interval_ns = o->ping_interval_ns,
     };
     struct signals signals = {0};
     struct med_router_addresses addresses;

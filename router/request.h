@@ -126,8 +126,9 @@ struct med_req {
 
 struct med_query {
     /* What the client asked for; the door fills it. */
-    char request_id[MED_LIMIT_REQUEST_ID_BYTES + 1]; /* "" until submit makes one */
-    char *model;                                     /* owned; NULL or "": the one that is served */
+    char request_id[MED_LIMIT_REQUEST_ID_BYTES + 1];   /* "" until submit makes one */
+    char traceparent[MED_LIMIT_TRACEPARENT_BYTES + 1]; /* W3C trace context; "": none */
+    char *model; /* owned; NULL or "": the one that is served */
     struct med_input input;
     uint32_t *prompt; /* owned; the door's if the input is token ids, else the router's */
     size_t prompt_count;

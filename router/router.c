@@ -163,7 +163,10 @@ static void close_all(struct med_router *router)
     med_router_abort_all(router);
     router->state = MED_ROUTER_CLOSING;
     struct med_http_server *http = router->http;
+    struct med_openai_door *openai = router->openai;
     router->http = NULL;
+    router->openai = NULL;
+    med_openai_door_close(openai, on_part_closed, router);
     med_http_server_close(http, on_part_closed, router);
     http = router->admin_http;
     router->admin_http = NULL;
@@ -175,13 +178,26 @@ static void close_all(struct med_router *router)
     uv_close((uv_handle_t *)&router->drain_timer, on_handle_closed);
 }
 
-/* Looks whether the drain is over: no request is left, and every answer has been written. */
+/* No request is left, and every answer has been written. */
+static bool is_drained(struct med_router *router)
+{
+    struct med_http_server_stats http;
+    if (router->active > 0 || med_grpc_server_requests(router->grpc) > 0 ||
+        med_openai_door_requests(router->openai) > 0)
+        return false;
+    /* What has been given to the HTTP server still has to reach its clients. */
+    med_http_server_drain(router->http);
+    med_http_server_get_stats(router->http, &http);
+    return http.connections == 0;
+}
+
+/* Looks whether the drain is over. */
 static void on_drain_look(uv_timer_t *timer)
 {
     struct med_router *router = timer->data;
     if (uv_hrtime() >= router->drain_goaway_ns)
         med_grpc_server_drain(router->grpc);
-    if (router->active == 0 && med_grpc_server_requests(router->grpc) == 0) {
+    if (is_drained(router)) {
         MED_INFO("drained");
         close_all(router);
     } else if (uv_hrtime() >= router->drain_until_ns) {
@@ -238,9 +254,35 @@ static int make_tables(struct med_router *router)
     return 0;
 }
 
+static int64_t context_tokens(void *self)
+{
+    const struct med_router *router = self;
+    struct med_dispatch_context context;
+    med_dispatch_get_context(router->dispatch, &context);
+    return context.planned;
+}
+
+static int make_openai(struct med_router *router)
+{
+    const struct med_router_config *c = &router->config;
+    const struct med_openai_host host = {.submit = med_router_submit,
+                                         .cancel = med_router_give_up,
+                                         .context_tokens = context_tokens,
+                                         .self = router};
+    const struct med_openai_config config = {
+        .model_name = c->plan->model_name,
+        .model = c->model,
+        .ping_interval_ms = (uint32_t)(c->ping_interval_ns / MED_NS_PER_MS),
+    };
+    return med_openai_door_new(router->loop, &router->clock, &host, &config, &router->openai);
+}
+
 static int make_servers(struct med_router *router, struct med_err *err)
 {
-    const struct med_http_handler pages = {.on_request = med_router_on_http, .self = router};
+    const struct med_http_handler pages = {.on_request = med_router_on_http,
+                                           .on_gone = med_router_on_http_gone,
+                                           .on_drained = med_router_on_http_drained,
+                                           .self = router};
     const struct med_grpc_host host = {
         .submit = med_router_submit, .cancel = med_router_give_up, .self = router};
     const struct med_link_server_config links = {
@@ -260,6 +302,8 @@ static int make_servers(struct med_router *router, struct med_err *err)
     struct med_link_ops ops = MED_ROUTER_LINK_OPS;
     ops.self = router;
     int rc = med_link_server_new(router->loop, &ops, &links, &router->links);
+    if (rc == 0)
+        rc = make_openai(router);
     if (rc == 0) {
         rc = med_http_server_new(router->loop, &pages, (size_t)router->config.http_connections_max,
                                  &router->http);
@@ -280,7 +324,8 @@ static void make_handles(struct med_router *router)
     router->tick.data = router;
     router->watch.data = router;
     router->drain_timer.data = router;
-    router->parts_open = 4 + 3; // these, links, HTTP and gRPC
+    med_openai_door_start(router->openai);
+    router->parts_open = 4 + 4; // these, links, HTTP and its OpenAI door, gRPC
 }
 
 int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
@@ -317,6 +362,7 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
         /* Nothing has a handle on the loop yet. */
         med_link_server_close(router->links, NULL, NULL);
         med_http_server_close(router->http, NULL, NULL);
+        med_openai_door_free(router->openai);
         router->links = NULL;
         router->http = NULL;
         med_router_free(router);

@@ -22,6 +22,7 @@
 #include "router/http_server.h"
 #include "router/link_server.h"
 #include "router/metrics.h"
+#include "router/openai/door.h"
 #include "router/recent.h"
 #include "router/request.h"
 #include "router/router.h"
@@ -113,6 +114,7 @@ struct med_router {
     int64_t started_unix_ns;
     struct med_grpc_server *grpc;
     struct med_http_server *http;
+    struct med_openai_door *openai;
     struct med_link_server *links;
     struct med_http_server *admin_http; // a listener of the admin view's own; NULL: none
     bool admin_on_http;                 // the HTTP door has the admin view
@@ -204,6 +206,8 @@ void med_router_look_at_unplanned(struct med_router *router);
 
 /* router_pages.c: handler of the HTTP door, self is the router */
 void med_router_on_http(void *self, struct med_http_exchange *x);
+void med_router_on_http_gone(void *self, struct med_http_exchange *x);
+void med_router_on_http_drained(void *self, struct med_http_exchange *x);
 /* The same for a listener that has the admin view alone. */
 void med_router_on_admin_http(void *self, struct med_http_exchange *x);
 

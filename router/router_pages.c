@@ -161,6 +161,8 @@ void med_router_on_http(void *self, struct med_http_exchange *x)
 {
     struct med_router *router = self;
     const struct med_http_pages pages = {.handle = page, .self = router};
+    if (router->openai != NULL && med_openai_door_take(router->openai, x))
+        return;
     uint64_t began_ns = uv_hrtime();
     if (router->admin_on_http && med_admin_has(med_http_path(x))) {
         admin_respond(router, x);
@@ -168,6 +170,19 @@ void med_router_on_http(void *self, struct med_http_exchange *x)
         med_http_pages_respond(&pages, x);
     }
     med_router_job_ran(router, MED_LOOP_PAGE, began_ns);
+}
+
+/* Only the OpenAI door answers later. */
+void med_router_on_http_gone(void *self, struct med_http_exchange *x)
+{
+    (void)self;
+    med_openai_door_gone(x);
+}
+
+void med_router_on_http_drained(void *self, struct med_http_exchange *x)
+{
+    (void)self;
+    med_openai_door_drained(x);
 }
 
 void med_router_on_admin_http(void *self, struct med_http_exchange *x)

@@ -65,6 +65,7 @@ struct med_uplink_generate {
     size_t stop_count;
     uint32_t emulated_output_tokens;
     const char *request_id;
+    const char *traceparent; /* "": none */
 };
 
 /* Logprobs of tokens that are sent, arrays of as many; what MED_UPLINK_NO_ID stands for is left out. */

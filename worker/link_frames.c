@@ -251,6 +251,7 @@ static int take_generate(struct med_uplink *link, const Medley__Link__Generate *
         .stop_count = g->n_stop_token_ids,
         .emulated_output_tokens = g->emulated_output_tokens,
         .request_id = g->request_id,
+        .traceparent = g->traceparent,
     };
     if (generate.has_temperature)
         generate.temperature = g->temperature;

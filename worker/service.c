@@ -122,8 +122,9 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
     med_requests_add(&service->requests, request);
     route->held++;
     med_log(MED_LOG_DEBUG, request->request_id,
-            "request %" PRIu64 ": %zu prompt tokens, %zu of the answer", g->request,
-            g->prompt_count, g->output_count);
+            "request %" PRIu64 ": %zu prompt tokens, %zu of the answer%s%s", g->request,
+            g->prompt_count, g->output_count, g->traceparent[0] != '\0' ? ", traceparent " : "",
+            g->traceparent);
     return 0;
 }
 

@@ -17,6 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    USER_BYTES = 512
+};
+
 static const int64_t integer_max = INT64_C(1) << 53;
 
 /* ---- optional values ---- */
@@ -359,6 +363,24 @@ static int read_prompt_options(const struct med_json_at *root, enum med_openai_k
     return rc;
 }
 
+/* Whose request it is, and how urgent. */
+static int read_standing(const struct med_json_at *root, struct med_query *query,
+                         struct med_err *err)
+{
+    int64_t priority = 0;
+    const char *user = NULL;
+    int rc = 0;
+    if (med_json_has(root, "priority"))
+        rc = med_json_integer(root, "priority", INT32_MIN, INT32_MAX, &priority, err);
+    if (rc == 0 && med_json_has(root, "user"))
+        rc = med_json_string(root, "user", -(long)USER_BYTES, &user, err);
+    query->priority = (int32_t)priority;
+    if (rc < 0 || user == NULL || user[0] == '\0')
+        return rc;
+    query->user = med_strdup(user);
+    return query->user != NULL ? 0 : med_openai_no_memory(err);
+}
+
 static int read_query(const struct med_json_at *root, enum med_openai_kind kind,
                       struct med_query *query, struct med_err *err)
 {
@@ -367,6 +389,8 @@ static int read_query(const struct med_json_at *root, enum med_openai_kind kind,
         rc = opt_u32(root, "n", 1, MED_LIMIT_CHOICES, &query->choice_count, err);
     if (query->choice_count == 0)
         query->choice_count = 1;
+    if (rc == 0)
+        rc = read_standing(root, query, err);
     if (rc == 0)
         rc = read_tokens_max(root, kind, query, err);
     if (rc == 0)

@@ -184,7 +184,7 @@ static int put_news(const struct med_openai_style *style, const struct med_opena
             rc = put_escaped(out, chunk->text, chunk->text_bytes);
         return rc == 0 ? PUT(out, "\"") : rc;
     }
-    if (chunk->ends && chunk->text_bytes == 0)
+    if (chunk->ends && chunk->text_bytes == 0 && !chunk->role)
         return PUT(out, ",\"delta\":{}");
     rc = chunk->role ? PUT(out, ",\"delta\":{\"role\":\"assistant\",\"content\":\"")
                      : PUT(out, ",\"delta\":{\"content\":\"");

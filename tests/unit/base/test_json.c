@@ -226,6 +226,47 @@ static void test_getters_take_what_fits(void)
     CHECK(!doc.root);
 }
 
+static void test_ids_come_all_at_once(void)
+{
+    struct med_json_doc doc =
+        parse("{\"a\": [0, 7, 4294967295], \"e\": [], \"n\": null, \"bad\": [1, 2.5], "
+              "\"neg\": [-1], \"far\": [1, 4294967296], \"text\": [\"1\"]}");
+    struct med_json_at root = med_json_root(&doc);
+    struct med_json_at at;
+    struct med_err err = {0};
+    uint32_t *ids = NULL;
+    size_t count = 9;
+    REQUIRE(med_json_member(&root, "a", &at, &err) == 0);
+    CHECK_INT(med_json_ids(&at, 0, UINT32_MAX, &ids, &count, &err), 0);
+    CHECK_UINT(count, 3);
+    CHECK_UINT(ids[1], 7);
+    CHECK_UINT(ids[2], UINT32_MAX);
+    med_free(ids);
+    CHECK(med_json_ids(&at, 0, 6, &ids, &count, &err) < 0);
+    CHECK_STR(err.text, "x.json: $.a[1]: found 7, expected a whole number from 0 to 6");
+    err = (struct med_err){0};
+    REQUIRE(med_json_member(&root, "e", &at, &err) == 0);
+    CHECK_INT(med_json_ids(&at, 0, 6, &ids, &count, &err), 0);
+    CHECK_UINT(count, 0);
+    CHECK(ids == NULL);
+    CHECK(med_json_ids(&root, 0, 6, &ids, &count, &err) < 0);
+    CHECK_CONTAINS(err.text, "$: found an object, expected an array of whole numbers");
+    static const char *const wrong[] = {"bad", "neg", "far", "text"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        err = (struct med_err){0};
+        REQUIRE(med_json_member(&root, wrong[i], &at, &err) == 0);
+        CHECK(med_json_ids(&at, 0, UINT32_MAX, &ids, &count, &err) < 0);
+        CHECK_CONTAINS(err.text, "expected a whole number");
+    }
+    err = (struct med_err){0};
+    CHECK(med_json_member(&root, "n", &at, &err) < 0);
+    CHECK_STR(err.text, "x.json: $.n: found null, expected a value");
+    err = (struct med_err){0};
+    CHECK(med_json_member(&root, "zz", &at, &err) < 0);
+    CHECK_STR(err.text, "x.json: $.zz: is missing, expected a value");
+    med_json_free(&doc);
+}
+
 static void test_iteration_gives_index_key_and_path(void)
 {
     struct med_json_doc doc = parse("{\"first\": [10, 11], \"no plain\": 2}");
@@ -606,6 +647,7 @@ int main(void)
     RUN(test_check_when_there_are_too_many_values_then_refused);
     RUN(test_parse_accepts_what_json_is);
     RUN(test_getters_take_what_fits);
+    RUN(test_ids_come_all_at_once);
     RUN(test_iteration_gives_index_key_and_path);
     RUN(test_getters_refuse_with_place_value_and_expectation);
     RUN(test_first_error_of_a_chain_is_kept);

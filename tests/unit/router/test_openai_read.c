@@ -64,7 +64,8 @@ static void test_every_field_of_completions(void)
         "\"logprobs\":3,\"echo\":false,\"user\":\"u\",\"ignore_eos\":true,\"min_tokens\":2,"
         "\"top_k\":5,\"min_p\":0.25,\"repetition_penalty\":1.5,\"stop_token_ids\":[5,6],"
         "\"skip_special_tokens\":false,\"include_stop_str_in_output\":true,"
-        "\"truncate_prompt_tokens\":9,\"emulated_output_tokens\":4,\"add_special_tokens\":false,"
+        "\"priority\":-2,\"truncate_prompt_tokens\":9,\"emulated_output_tokens\":4,\"add_special_"
+        "tokens\":false,"
         "\"return_token_ids\":true,\"return_tokens_as_token_ids\":true,"
         "\"tools\":[],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"text\"},"
         "\"something_else\":{\"x\":[1,2]}}";
@@ -87,6 +88,8 @@ static void test_every_field_of_completions(void)
     CHECK_UINT(q->prompt_keep, 9);
     CHECK_UINT(q->emulated_output_tokens, 4);
     CHECK(!q->echo);
+    CHECK_INT(q->priority, -2);
+    CHECK_STR(q->user, "u");
     const struct med_req_sampling *s = &q->sampling;
     CHECK(s->has_temperature && s->has_top_p && s->has_top_k && s->has_seed && s->has_min_p);
     CHECK(s->has_repetition_penalty && s->has_logprobs && s->ignore_eos && s->include_stop);
@@ -255,6 +258,8 @@ static void test_refusals(void)
         {MED_OPENAI_COMPLETIONS, "\"stop_token_ids\":[1000]", "stop_token_ids[0]", ""},
         {MED_OPENAI_COMPLETIONS, "\"seed\":1e16", "seed", "seed: found 1e+16"},
         {MED_OPENAI_COMPLETIONS, "\"truncate_prompt_tokens\":0", "truncate_prompt_tokens", ""},
+        {MED_OPENAI_COMPLETIONS, "\"priority\":1e10", "priority", "priority: found 1"},
+        {MED_OPENAI_COMPLETIONS, "\"user\":1", "user", "user: found 1, expected a string"},
         {MED_OPENAI_COMPLETIONS, "\"min_tokens\":-1", "min_tokens", ""},
         {MED_OPENAI_COMPLETIONS, "\"tools\":[{}]", "tools", "tools: tools are not supported"},
         {MED_OPENAI_COMPLETIONS, "\"response_format\":{\"type\":\"json_object\"}",

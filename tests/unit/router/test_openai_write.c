@@ -161,6 +161,13 @@ static void test_chunks(void)
     CHECK_CONTAINS(a.out.data, "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\","
                                "\"stop_reason\":null}]");
     med_buf_clear(&a.out);
+    /* An empty answer begins and ends at once. */
+    chunk.role = true;
+    CHECK_INT(med_openai_write_chunk(&a.style, &chunk, &a.out), 0);
+    CHECK_CONTAINS(a.out.data,
+                   "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+                   "\"finish_reason\":\"stop\"");
+    med_buf_clear(&a.out);
     CHECK_INT(med_openai_write_usage(&a.style, &a.out), 0);
     CHECK_CONTAINS(a.out.data, "\"choices\":[],\"usage\":{\"prompt_tokens\":3,"
                                "\"completion_tokens\":2,\"total_tokens\":5,");
