@@ -40,7 +40,7 @@ struct med_router_config {
     int64_t attempts_max;
     bool resume; /* answers that have begun go on elsewhere when their worker is lost */
     int64_t drain_timeout_ns;
-    bool drain_unplanned; /* after a reload: workers of types that the plan lacks leave */
+    bool drain_unplanned;     /* after a reload: workers of types that the plan lacks leave */
     int64_t ping_interval_ns; /* of silence in an HTTP stream until a comment is sent */
 };
 
