@@ -104,6 +104,12 @@ int med_http_server_new(uv_loop_t *loop, const struct med_http_handler *handler,
     return 0;
 }
 
+void med_http_server_set_tls(struct med_http_server *server, struct med_tls *tls)
+{
+    MED_ASSERT(!server->listening);
+    server->tls = tls;
+}
+
 /* Handles that do not keep the loop alive by themselves; they are closed with the server. */
 static void helpers_start(struct med_http_server *server)
 {

@@ -46,6 +46,7 @@ enum med_http_method {
 
 struct med_http_server;
 struct med_http_exchange;
+struct med_tls;
 
 struct med_http_handler {
     void (*on_request)(void *self, struct med_http_exchange *x);
@@ -116,6 +117,8 @@ void med_http_pages_respond(const struct med_http_pages *pages, struct med_http_
 /* At most connections_max connections are held (up to MED_LIMIT_HTTP_CONNECTIONS; 0: as many). */
 int med_http_server_new(uv_loop_t *loop, const struct med_http_handler *handler,
                         size_t connections_max, struct med_http_server **ret_server) MED_MUST_CHECK;
+/* Before listen: connections speak TLS. tls is borrowed until the server is gone. */
+void med_http_server_set_tls(struct med_http_server *server, struct med_tls *tls);
 /* Binds and listens; a port of 0 is chosen by the system. */
 int med_http_server_listen(struct med_http_server *server, const struct sockaddr_storage *address,
                            struct med_err *err) MED_MUST_CHECK;

@@ -74,7 +74,7 @@ const char *med_http_peer(const struct med_http_exchange *x)
     struct sockaddr_storage address = {0};
     int bytes = sizeof address;
     if (own->peer[0] == '\0' &&
-        uv_tcp_getpeername(&x->conn->tcp, (struct sockaddr *)&address, &bytes) == 0)
+        uv_tcp_getpeername(&x->conn->stream.uv.tcp, (struct sockaddr *)&address, &bytes) == 0)
         med_net_format(&address, own->peer);
     return own->peer;
 }

@@ -41,7 +41,7 @@ static void read_start(struct med_http_conn *conn);
 
 static uint64_t now_ms(const struct med_http_conn *conn)
 {
-    return uv_now(conn->tcp.loop);
+    return uv_now(conn->stream.uv.handle.loop);
 }
 
 static void deadline_set(struct med_http_conn *conn, uint64_t ms)
@@ -51,9 +51,9 @@ static void deadline_set(struct med_http_conn *conn, uint64_t ms)
 
 /* ---- the end ------------------------------------------------------------------------------------ */
 
-static void on_closed(uv_handle_t *handle)
+static void on_closed(void *owner)
 {
-    struct med_http_conn *conn = handle->data;
+    struct med_http_conn *conn = owner;
     struct med_http_server *server = conn->server;
     if (conn->x != NULL) {
         if (conn->owes && server->handler.on_gone != NULL)
@@ -94,7 +94,7 @@ void med_http_conn_close(struct med_http_conn *conn)
     conn->state = MED_HTTP_CONN_CLOSING;
     conn->deadline_ms = UINT64_MAX;
     unlist(conn);
-    uv_close((uv_handle_t *)&conn->tcp, on_closed);
+    med_stream_close(&conn->stream);
 }
 
 /* ---- bytes out ---------------------------------------------------------------------------------- */
@@ -108,19 +108,11 @@ void med_http_conn_wake(struct med_http_conn *conn)
     conn->server->to_flush = conn;
 }
 
-static void on_shutdown(uv_shutdown_t *request, int status)
-{
-    struct med_http_conn *conn = request->data;
-    if (status < 0)
-        med_http_conn_close(conn);
-}
-
 static void linger(struct med_http_conn *conn)
 {
     conn->state = MED_HTTP_CONN_LINGERING;
-    conn->shutdown.data = conn;
     deadline_set(conn, LINGER_MS);
-    if (uv_shutdown(&conn->shutdown, (uv_stream_t *)&conn->tcp, on_shutdown) < 0)
+    if (med_stream_shutdown(&conn->stream) < 0)
         med_http_conn_close(conn);
 }
 
@@ -141,9 +133,9 @@ static void sent_all(struct med_http_conn *conn)
     }
 }
 
-static void on_written(uv_write_t *request, int status)
+static void on_written(void *owner, int status)
 {
-    struct med_http_conn *conn = request->data;
+    struct med_http_conn *conn = owner;
     conn->writes = false;
     med_buf_clear(&conn->writing);
     if (conn->state == MED_HTTP_CONN_CLOSING)
@@ -162,7 +154,7 @@ static void on_written(uv_write_t *request, int status)
 static void send_out(struct med_http_conn *conn)
 {
     uv_buf_t buf = uv_buf_init(conn->out.data, (unsigned)conn->out.length);
-    int rc = uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1);
+    int rc = med_stream_try_write(&conn->stream, &buf, 1);
     if (rc < 0 && rc != UV_EAGAIN) {
         med_http_conn_close(conn);
         return;
@@ -180,10 +172,9 @@ static void send_out(struct med_http_conn *conn)
     conn->writes = true;
     if (conn->x != NULL)
         conn->x->waited = true;
-    conn->write.data = conn;
     deadline_set(conn, WRITE_MS);
     buf = uv_buf_init(conn->writing.data, (unsigned)conn->writing.length);
-    if (uv_write(&conn->write, (uv_stream_t *)&conn->tcp, &buf, 1, on_written) < 0) {
+    if (med_stream_write(&conn->stream, &buf, 1) < 0) {
         conn->writes = false;
         med_http_conn_close(conn);
     }
@@ -364,11 +355,10 @@ static void serve(struct med_http_conn *conn)
 
 /* ---- bytes in ----------------------------------------------------------------------------------- */
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static uv_buf_t on_alloc(void *owner)
 {
-    struct med_http_conn *conn = handle->data;
-    (void)suggested;
-    *buf = uv_buf_init(conn->server->scratch, sizeof conn->server->scratch);
+    struct med_http_conn *conn = owner;
+    return uv_buf_init(conn->server->scratch, sizeof conn->server->scratch);
 }
 
 /* The client has closed its side, or is gone. */
@@ -377,7 +367,7 @@ static void on_end(struct med_http_conn *conn, bool orderly)
     bool has_answers = conn->out.length > 0 || conn->writes;
     if (orderly && has_answers &&
         (conn->state == MED_HTTP_CONN_HEAD || conn->state == MED_HTTP_CONN_LAST)) {
-        (void)uv_read_stop((uv_stream_t *)&conn->tcp);
+        med_stream_read_stop(&conn->stream);
         conn->reading = false;
         conn->state = MED_HTTP_CONN_LAST;
         med_http_conn_wake(conn);
@@ -386,22 +376,22 @@ static void on_end(struct med_http_conn *conn, bool orderly)
     }
 }
 
-static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
+static void on_read(void *owner, ssize_t count, const char *bytes)
 {
-    struct med_http_conn *conn = stream->data;
+    struct med_http_conn *conn = owner;
     if (count < 0) {
         on_end(conn, count == UV_EOF);
         return;
     }
-    if (count == 0 || conn->state == MED_HTTP_CONN_LINGERING || conn->state == MED_HTTP_CONN_LAST)
+    if (conn->state == MED_HTTP_CONN_LINGERING || conn->state == MED_HTTP_CONN_LAST)
         return;
-    if (med_buf_append(&conn->in, buf->base, (size_t)count) < 0) {
+    if (med_buf_append(&conn->in, bytes, (size_t)count) < 0) {
         med_http_conn_close(conn);
         return;
     }
     serve(conn);
     if (conn->in.length >= AHEAD_BYTES && conn->state == MED_HTTP_CONN_ANSWERING) {
-        (void)uv_read_stop(stream);
+        med_stream_read_stop(&conn->stream);
         conn->reading = false;
     }
     if (conn->state != MED_HTTP_CONN_ANSWERING)
@@ -411,7 +401,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf)
 static void read_start(struct med_http_conn *conn)
 {
     conn->reading = true;
-    if (uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read) < 0)
+    if (med_stream_read_start(&conn->stream) < 0)
         med_http_conn_close(conn);
 }
 
@@ -428,6 +418,9 @@ void med_http_conn_expire(struct med_http_conn *conn)
         med_http_conn_close(conn);
     }
 }
+
+static const struct med_stream_ops stream_ops = {
+    .on_alloc = on_alloc, .on_read = on_read, .on_written = on_written, .on_closed = on_closed};
 
 /* ---- the beginning ------------------------------------------------------------------------------ */
 
@@ -454,14 +447,14 @@ void med_http_conn_accept(struct med_http_server *server)
     struct med_http_conn *conn = NULL;
     if (server->stats.connections < server->connections_max)
         conn = med_calloc(1, sizeof(*conn));
-    if (conn == NULL || uv_tcp_init(listener->loop, &conn->tcp) < 0) {
+    if (conn == NULL ||
+        med_stream_init(&conn->stream, listener->loop, true, &stream_ops, conn) < 0) {
         med_free(conn);
         server->stats.turned_away++;
         turn_away(listener);
         return;
     }
     conn->server = server;
-    conn->tcp.data = conn;
     med_buf_init(&conn->in, IN_BYTES_MAX);
     med_buf_init(&conn->out, OUT_BYTES_MAX);
     med_buf_init(&conn->writing, OUT_BYTES_MAX);
@@ -472,10 +465,11 @@ void med_http_conn_accept(struct med_http_server *server)
     server->stats.connections++;
     server->stats.accepted++;
     deadline_set(conn, HEAD_MS); /* who dials has something to say */
-    if (uv_accept(listener, (uv_stream_t *)&conn->tcp) < 0) {
+    if (uv_accept(listener, &conn->stream.uv.stream) < 0 ||
+        med_stream_set_tls(&conn->stream, server->tls, NULL) < 0) {
         med_http_conn_close(conn);
         return;
     }
-    (void)uv_tcp_nodelay(&conn->tcp, 1); // only a matter of speed
+    (void)uv_tcp_nodelay(&conn->stream.uv.tcp, 1); // only a matter of speed
     read_start(conn);
 }

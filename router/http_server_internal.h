@@ -17,6 +17,7 @@
 #include "router/http_server.h"
 #include "router/http_server_body.h"
 #include "router/net.h"
+#include "router/stream.h"
 
 #include <time.h>
 
@@ -48,9 +49,7 @@ struct med_http_conn {
     struct med_http_server *server;
     struct med_http_conn *next, *prev; // in server->conns
     struct med_http_conn *flush_next;  // in server->to_flush
-    uv_tcp_t tcp;
-    uv_shutdown_t shutdown;
-    uv_write_t write;
+    struct med_stream stream;
     enum med_http_conn_state state;
     bool flush_listed, reading, serving, writes, broken;
     bool ends;            // after the answer under way
@@ -74,6 +73,7 @@ struct med_http_server {
     int handles_open;
     bool closing, draining;
     struct med_http_handler handler;
+    struct med_tls *tls; // borrowed; NULL: plain
     struct med_http_conn *conns, *to_flush;
     size_t connections_max;
     size_t body_bytes; // of all requests that are held

@@ -308,6 +308,8 @@ static int make_servers(struct med_router *router, struct med_err *err)
         rc = med_http_server_new(router->loop, &pages, (size_t)router->config.http_connections_max,
                                  &router->http);
     }
+    if (rc == 0)
+        med_http_server_set_tls(router->http, router->security.door_tls);
     if (rc < 0)
         return med_err_set(err, rc, "%s", med_err_text(rc));
     return med_grpc_server_new(router->loop, &router->clock, &host, &grpc, &router->grpc, err);

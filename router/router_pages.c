@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "router/admin.h"
+#include "router/keys.h"
 
 #include <string.h>
 
@@ -157,6 +158,42 @@ static int no_page(void *self, const char *path, struct med_http_answer *answer)
     return MED_E_NOT_FOUND;
 }
 
+/* What scrapers, probes and people with a browser need; the admin view is loopback's alone. */
+static bool is_open(const struct med_router *router, const char *path)
+{
+    return strcmp(path, "/metrics") == 0 || strcmp(path, "/health") == 0 ||
+           strcmp(path, "/version") == 0 || (router->admin_on_http && med_admin_has(path));
+}
+
+/* True: the client has a key, or needs none. False: it was answered. */
+static bool may_enter(const struct med_router *router, struct med_http_exchange *x)
+{
+    const struct med_keys *keys = router->security.api_keys;
+    if (keys == NULL || is_open(router, med_http_path(x)))
+        return true;
+    const char *value = med_http_header(x, "authorization");
+    if (med_keys_match_bearer(keys, value, value != NULL ? strlen(value) : 0))
+        return true;
+    struct med_http_answer answer;
+    med_http_answer_init(&answer);
+    answer.status = 401;
+    answer.headers = "WWW-Authenticate: Bearer\r\n";
+    struct med_json_writer w;
+    med_json_writer_init(&w, &answer.body, false);
+    med_json_begin_object(&w, NULL);
+    med_json_begin_object(&w, "error");
+    med_json_put_string(&w, "message", MED_KEYS_REFUSAL);
+    med_json_put_string(&w, "type", "invalid_request_error");
+    med_json_put_null(&w, "param");
+    med_json_put_string(&w, "code", "invalid_api_key");
+    med_json_end_object(&w);
+    med_json_end_object(&w);
+    if (med_json_writer_finish(&w) < 0)
+        med_buf_clear(&answer.body); // the status alone says it
+    med_http_respond(x, &answer);
+    return false;
+}
+
 void med_router_on_http(void *self, struct med_http_exchange *x)
 {
     struct med_router *router = self;
@@ -164,9 +201,10 @@ void med_router_on_http(void *self, struct med_http_exchange *x)
     if (router->openai != NULL && med_openai_door_take(router->openai, x))
         return;
     uint64_t began_ns = uv_hrtime();
-    if (router->admin_on_http && med_admin_has(med_http_path(x))) {
+    bool enters = may_enter(router, x);
+    if (enters && router->admin_on_http && med_admin_has(med_http_path(x))) {
         admin_respond(router, x);
-    } else {
+    } else if (enters) {
         med_http_pages_respond(&pages, x);
     }
     med_router_job_ran(router, MED_LOOP_PAGE, began_ns);

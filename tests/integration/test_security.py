@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TLS and keys: the gRPC door with grpcio, the worker link with real workers and bare sockets."""
+import http.client
+import json
 import pathlib
 import shutil
 import signal
@@ -8,6 +10,7 @@ import ssl
 import sys
 import time
 import unittest
+import warnings
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -132,12 +135,154 @@ class GrpcTls(SecurityTest):
         self.start_tls()
         context = ssl.create_default_context(cafile=self.authority.pem)
         context.set_ciphers("DEFAULT@SECLEVEL=0")
-        context.minimum_version = ssl.TLSVersion.TLSv1_1
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         host, port = self.grpc.rsplit(":", 1)
         with socket.create_connection((host, int(port)), timeout=60) as plain:
             with self.assertRaises((ssl.SSLError, ConnectionError)):
                 context.wrap_socket(plain, server_hostname="localhost")
+
+
+class HttpTls(SecurityTest):
+    def start_tls(self, *options):
+        self.files()
+        certificate, key = self.install(self.authority.server("first"))
+        self.start("--tls-certificate", certificate, "--tls-key", key, *options)
+        self.context = ssl.create_default_context(cafile=self.authority.pem)
+
+    def dial(self):
+        host, port = self.http.rsplit(":", 1)
+        plain = socket.create_connection((host, int(port)), timeout=60)
+        self.addCleanup(plain.close)
+        return plain
+
+    def connect(self, session=None):
+        tls = self.context.wrap_socket(self.dial(), server_hostname="localhost", session=session)
+        self.addCleanup(tls.close)
+        return tls
+
+    @staticmethod
+    def answers(tls, count=1):
+        """Reads so many answers with a Content-Length; (status, body) of each."""
+        found, data = [], b""
+        while len(found) < count:
+            head, split, rest = data.partition(b"\r\n\r\n")
+            length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n")
+                           if line.lower().startswith(b"content-length:")), 0)
+            if split and len(rest) >= length:
+                found.append((int(head.split()[1]), rest[:length]))
+                data = rest[length:]
+                continue
+            more = tls.recv(1 << 16)
+            assert more, f"the connection ended after {data!r}"
+            data += more
+        return found
+
+    GET = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def test_pages_over_tls_whatever_the_records(self):
+        self.start_tls()
+        tls = self.connect()
+        self.assertIn(tls.version(), ("TLSv1.2", "TLSv1.3"))
+        for byte in self.GET:  # a record each
+            tls.sendall(bytes([byte]))
+        self.assertEqual(self.answers(tls)[0][0], 200)
+        tls.sendall(self.GET * 50)  # pipelined
+        self.assertEqual([status for status, _ in self.answers(tls, 50)], [200] * 50)
+        tls.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        self.assertIn(b"medley_router_accepted_total", self.answers(tls)[0][1])
+        self.assertEqual(tls.recv(1), b"")  # with TLS's goodbye, or this would raise
+        again = self.connect(tls.session)
+        self.assertTrue(again.session_reused)
+        again.sendall(self.GET)
+        self.assertEqual(self.answers(again)[0][0], 200)
+        # A body of many records, larger than what is read ahead.
+        again.sendall(b"POST /version HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n"
+                      + b"x" * 400000 + self.GET)
+        self.assertEqual([status for status, _ in self.answers(again, 2)], [405, 200])
+        self.stop_tls()
+
+    def stop_tls(self):
+        self.router.stop()
+
+    def test_reload_serves_old_connections_on_and_new_ones_with_the_new(self):
+        self.start_tls()
+        tls = self.connect()
+        self.install(self.authority.server("second"))
+        self.reload("the doors' certificate is in force")
+        tls.sendall(self.GET)
+        self.assertEqual(self.answers(tls)[0][0], 200)
+        names = [dict(pair[0] for pair in c.getpeercert()["subject"])["commonName"]
+                 for c in (tls, self.connect())]
+        self.assertEqual(names, ["first", "second"])
+        self.stop_tls()
+
+    def test_protocols_that_are_not_spoken_are_refused(self):
+        self.start_tls()
+        self.context.set_alpn_protocols(["h2"])
+        self.assertRaises(ssl.SSLError, self.connect)
+        self.context.set_alpn_protocols(["h2", "http/1.1"])
+        self.assertEqual(self.connect().selected_alpn_protocol(), "http/1.1")
+        old = ssl.create_default_context(cafile=self.authority.pem)
+        old.set_ciphers("DEFAULT@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with self.assertRaises((ssl.SSLError, ConnectionError)):
+            old.wrap_socket(self.dial(), server_hostname="localhost")
+        self.stop_tls()
+
+    def test_garbage_half_handshakes_and_cuts_hurt_nobody(self):
+        self.start_tls()
+        recorded = ssl.MemoryBIO()
+        half = self.context.wrap_bio(ssl.MemoryBIO(), recorded, server_hostname="localhost")
+        self.assertRaises(ssl.SSLWantReadError, half.do_handshake)
+        client_hello = recorded.read()
+        for junk in (self.GET, b"\x16\x03\x01\xff\xff", client_hello[:40], client_hello,
+                     client_hello + b"junk" * 100, b"\x15\x03\x03\x00\x02\x02\x28"):
+            self.dial().sendall(junk)
+        cut = self.connect()
+        cut.sendall(self.GET[:20])
+        cut.shutdown(socket.SHUT_RDWR)  # the TCP connection, under TLS
+        slow = self.dial()
+        for i in range(0, len(client_hello), 7):
+            slow.sendall(client_hello[i:i + 7])
+        self.assertEqual(slow.recv(1), b"\x16")  # it answers: a handshake record
+        tls = self.connect()
+        tls.sendall(self.GET)
+        self.assertEqual(self.answers(tls)[0][0], 200)
+        self.stop_tls()
+
+
+class HttpKeys(SecurityTest):
+    def get(self, path, *headers):
+        connection = http.client.HTTPConnection(self.http, timeout=60)
+        self.addCleanup(connection.close)
+        connection.request("GET", path, headers=dict(headers))
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+    def test_keys_are_asked_for_but_by_pages_for_machines(self):
+        self.files()
+        self.start("--api-key-file", self.secret_file("keys", KEY_A))
+        for path in ("/metrics", "/version", "/admin"):
+            self.assertEqual(self.get(path)[0], 200, path)
+        self.assertEqual(self.get("/health")[0], 503)
+        for wrong in ((), (("Authorization", f"Bearer {KEY_B}"),), (("Authorization", KEY_A),),
+                      (("X-Api-Key", KEY_A),)):
+            status, headers, body = self.get("/v1/anything", *wrong)
+            self.assertEqual((status, headers["WWW-Authenticate"]), (401, "Bearer"))
+            error = json.loads(body)["error"]
+            self.assertEqual((error["type"], error["code"], error["param"]),
+                             ("invalid_request_error", "invalid_api_key", None))
+            self.assertIn("Authorization: Bearer", error["message"])
+        self.assertEqual(self.get("/v1/anything", ("Authorization", f"Bearer {KEY_A}"))[0], 404)
+        self.secret_file("keys", KEY_B)
+        self.reload("--api-key-file: 1 in force")
+        self.assertEqual(self.get("/v1/anything", ("Authorization", f"Bearer {KEY_A}"))[0], 401)
+        self.stop()
+        self.assert_silent_about(KEY_A, KEY_B)
 
 
 class GrpcKeys(SecurityTest):
