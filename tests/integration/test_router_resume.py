@@ -5,9 +5,11 @@ Workers are played by the test, so that they die, lie and come back at a chosen 
 hundreds of live streams with real workers is tests/soak/streams.py's business."""
 import json
 import signal
+import tempfile
 import unittest
 
 import harness
+import tiny_model
 from fake_worker import FakeWorker, dial, hello
 from harness import Process, metrics, wait_until
 from link import pb as link_pb
@@ -285,6 +287,72 @@ class Text(TextTest):
         self.assert_status(CODES.INTERNAL, lambda: call, "w2", "logprobs")
         # It has broken nothing, and stays.
         self.assertEqual(metrics(self.http)["medley_router_links_broken_total"], 0)
+        self.stop()
+
+
+class RealModel(ResumeTest):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="medley-tiny-")
+        self.addCleanup(folder.cleanup)
+        # Large enough that a worker can be killed in the middle of an answer.
+        self.model = tiny_model.write(f"{folder.name}/tiny", hidden_size=64, num_hidden_layers=8,
+                                      intermediate_size=128)
+
+    def real(self, name):
+        process = Process("medley-worker", "--model", self.model, "--deterministic",
+                          *harness.BACKEND, "--plan", self.plan, "--worker-type", SMALL,
+                          "--worker-id", name, "--router", self.link)
+        self.addCleanup(process.kill)
+        process.wait_ready()
+        return process
+
+    def listen(self, message, on_token=lambda: None):
+        """{choice: ([ids], [logprobs], reason)}; on_token is called once, with the first of them."""
+        got = {}
+        for chunk in self.client.stream(message, timeout=harness.PATIENCE_S):
+            row = got.setdefault(chunk.index, ([], [], []))
+            self.assertEqual(chunk.position, len(row[0]))
+            row[0].extend(chunk.tokens.ids)
+            row[1].extend((p.chosen.logprob, [t.logprob for t in p.top]) for p in chunk.logprobs)
+            if chunk.finish_reason:
+                row[2].append(chunk.finish_reason)
+            if chunk.tokens.ids and on_token:
+                on_token()
+                on_token = None
+        return got
+
+    def test_a_killed_worker_changes_nothing_in_what_is_said(self):
+        self.start()
+        fields = {"temperature": 1.2, "top_p": 0.95, "seed": 41, "ignore_eos": True,
+                  "repetition_penalty": 1.2, "presence_penalty": 0.4, "frequency_penalty": 0.3,
+                  "min_tokens": 30, "logprobs": 2,
+                  "logit_bias": [api.LogitBias(id=17, bias=1.5)], "stop_token_ids": [5]}
+        messages = [request(range(1, 40), 400, n=3, sampling=api.Sampling(**fields)),
+                    request(range(60, 90), 400, sampling=api.Sampling(temperature=0,
+                                                                      ignore_eos=True))]
+        workers = {"spare": self.real("spare")}
+        whole = [self.listen(m) for m in messages]
+        for turn, message in enumerate(messages):
+            workers = {n: w for n, w in workers.items() if w.is_running()}
+            workers[f"w{turn}"] = self.real(f"w{turn}")
+            wait_until(lambda: metrics(self.http)[
+                f'medley_router_workers{{worker_type="{SMALL}",state="ready"}}'] == 2, "both")
+            before = self.counted("medley_router_resumes_total")
+
+            def kill():
+                for worker in workers.values():
+                    worker.send_signal(signal.SIGSTOP)
+                state = json.loads(harness.http_get(self.http, "/admin/state")[1])
+                open_rows = [r for r in state["oldest_requests"] if 0 < r["output_tokens"] < 390]
+                for row in open_rows[:1]:
+                    workers[row["worker"]].kill()
+                for worker in workers.values():
+                    worker.send_signal(signal.SIGCONT)
+            for _ in range(100):  # on a fast machine it may be over before it can be broken
+                if not all(w.is_running() for w in workers.values()):
+                    break
+                self.assertEqual(self.listen(message, kill), whole[turn])
+            self.assertGreater(self.counted("medley_router_resumes_total"), before)
         self.stop()
 
 
