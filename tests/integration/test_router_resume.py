@@ -7,6 +7,8 @@ import json
 import signal
 import tempfile
 import unittest
+import urllib.error
+import urllib.request
 
 import harness
 import tiny_model
@@ -381,6 +383,53 @@ class Leaving(ResumeTest):
         self.assertEqual((departed["drained"], departed["requests_left"]), (True, 0))
         self.assertEqual(
             metrics(self.http)['medley_router_workers_departed_total{how="drained"}'], 1)
+        self.stop()
+
+    def drain(self, worker_id, **fields):
+        """What POST /admin/drain answers: (status, body)."""
+        ask = urllib.request.Request(f"http://{self.http}/admin/drain",
+                                     data=json.dumps({"worker": worker_id, **fields}).encode(),
+                                     headers={"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(ask, timeout=harness.PATIENCE_S) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def test_an_operator_drains_a_worker_that_may_finish(self):
+        self.start()
+        worker = self.worker("w1")
+        call, generate = self.begin(worker, request([5], 3), [1])
+        self.assertEqual(self.drain("nobody")[0], 404)
+        self.assertEqual(self.drain("w1")[0], 200)
+        wait_until(lambda: worker.drains, "the Drain frame")
+        spare = self.worker("w2", LARGE, auto=True)
+        self.assertEqual(self.client.generate(request([3], 1)).worker_type, LARGE)
+        self.assertFalse(self.state("w1")["drained"])
+        worker.tokens(generate, 1, [2, 3])
+        worker.finish(generate, link_pb.ENDING_LENGTH)
+        self.assertEqual(ids_of(call), [2, 3])
+        wait_until(lambda: self.state("w1")["drained"], "it to be drained")
+        self.assertEqual(spare.seen, 1)
+        worker.close()
+        self.router.wait_line("w1 has left after draining: safe to delete; 0 requests")
+        self.stop()
+
+    def test_what_an_operator_does_not_wait_for_goes_on_elsewhere(self):
+        self.start()
+        worker = self.worker("w1")
+        call, _ = self.begin(worker, request([5], 3), [1])
+        spare = self.worker("w2", LARGE)
+        self.assertEqual(self.drain("w1", timeout_s=3600)[0], 200)
+        self.assertEqual(self.drain("w1", timeout_s=0)[0], 200)  # the newer time counts
+        again = spare.next_generate()
+        self.assertEqual(list(again.output), [1])
+        worker.wait_closed()
+        spare.tokens(again, 1, [2, 3])
+        spare.finish(again, link_pb.ENDING_LENGTH)
+        self.assertEqual(ids_of(call), [2, 3])
+        self.assertEqual((self.state("w1")["drained"], self.state("w1")["requests_left"]), (True, 1))
+        self.assertEqual(outcomes(self.http)["length"], 1)
         self.stop()
 
     def test_a_router_that_is_killed_and_started_again_finds_its_workers(self):

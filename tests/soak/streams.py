@@ -305,8 +305,8 @@ class Run:
         self.say("SIGTERM w1")
         await self.terminate("w1")
         await asyncio.sleep(self.args.pause)
-        if os.environ.get("HTTP"):
-            await self.drain("w2")
+        self.say("an operator drains w2")
+        await self.drain("w2")
         await asyncio.sleep(self.args.pause)
         self.say("SIGSTOP w3")
         await self.hang("w3")
