@@ -185,6 +185,10 @@ def spread(values):
     return f"{statistics.median(values):.0f} ({min(values):.0f} .. {max(values):.0f})"
 
 
+def spread_fine(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} .. {max(values):.2f})"
+
+
 def report(rows):
     """The tables, as Markdown."""
     lines = []

@@ -63,7 +63,7 @@ struct probe {
     struct med_frame_reader reader;
     struct med_buf out;
     int64_t begin_ns, count_ns, end_ns, stats_ns;
-    uint64_t tokens_heard, requests_ended;
+    uint64_t tokens_heard, events_heard, requests_ended;
     uint32_t *delays; // [DELAYS]
     uint64_t delay_count;
     double delay_max_us;
@@ -129,7 +129,9 @@ static void put_hello(struct probe *p)
     Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Hello body = MEDLEY__LINK__HELLO__INIT;
     body.version = 1;
-    body.worker_id = "stream-probe";
+    char id[32];
+    (void)snprintf(id, sizeof id, "stream-probe-%ld", (long)getpid());
+    body.worker_id = id;
     body.incarnation = (uint64_t)now_ns();
     body.worker_type = (char *)p->worker_type;
     body.model = "llama-2-7b";
@@ -295,6 +297,7 @@ static void hear(struct probe *p, struct stream *s, const char *bytes, size_t co
         if (s->in_text) {
             if (c == '"') {
                 s->in_text = false;
+                p->events_heard += s->text_bytes > 0 && now >= p->count_ns;
                 for (size_t t = 0; t < s->text_bytes / p->text_bytes; t++)
                     heard_token(p, s, now);
             } else {
@@ -405,11 +408,11 @@ int main(int argc, char **argv)
     }
     run(&p);
     double counted = (double)(p.end_ns - p.count_ns) / 1e9;
-    (void)printf(
-        "{\"tokens\":%llu,\"tokens_per_s\":%.0f,\"requests_ended\":%llu,\"delay_p50_ms\":%.2f,"
-        "\"delay_p99_ms\":%.2f,\"delay_max_ms\":%.2f}\n",
-        (unsigned long long)p.tokens_heard, (double)p.tokens_heard / counted,
-        (unsigned long long)p.requests_ended, quantile_ms(&p, 0.5), quantile_ms(&p, 0.99),
-        p.delay_max_us / 1e3);
+    (void)printf("{\"tokens\":%llu,\"tokens_per_s\":%.0f,\"events_per_s\":%.0f,\"requests_ended\":%"
+                 "llu,\"delay_p50_ms\":%.2f,"
+                 "\"delay_p99_ms\":%.2f,\"delay_max_ms\":%.2f}\n",
+                 (unsigned long long)p.tokens_heard, (double)p.tokens_heard / counted,
+                 (double)p.events_heard / counted, (unsigned long long)p.requests_ended,
+                 quantile_ms(&p, 0.5), quantile_ms(&p, 0.99), p.delay_max_us / 1e3);
     return 0;
 }
