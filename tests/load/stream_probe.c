@@ -9,6 +9,9 @@
  * at most WINDOW tokens of a stream under way.  As the client it counts the text that comes and subtracts
  * the time at which the worker side gave that very token to its socket.
  *
+ * HTTP_PORT 0: the worker alone, for clients of another kind; RATE must be given then, and only what was
+ * said is printed.
+ *
  * Prints one JSON object: tokens per second and the delay's percentiles, of the time after a tenth of
  * SECONDS.  One thread on epoll; loopback alone. The benchmark's, not a test's.
  */
@@ -44,7 +47,8 @@ struct stream {
     int fd;
     uint64_t request; /* the router's name for it; 0: has not come to the worker yet */
     uint32_t attempt;
-    uint32_t said, heard;    /* tokens of this request */
+    uint32_t tokens;         /* of this request, */
+    uint32_t said, heard;    /* ... and of them */
     int64_t due_ns;          /* of the next token */
     int64_t said_ns[WINDOW]; /* by position % WINDOW */
     size_t matched;          /* bytes of the pattern that is looked for */
@@ -58,6 +62,8 @@ struct probe {
     uint32_t tokens, id;
     size_t text_bytes, stream_count;
     double rate;
+    bool alone;
+    uint64_t tokens_said;
     const char *worker_type;
     struct stream *streams;
     struct med_frame_reader reader;
@@ -170,8 +176,9 @@ static void put_token(struct probe *p, struct stream *s, int64_t now)
     frame.body_case = MEDLEY__LINK__FRAME__BODY_TOKENS;
     frame.tokens = &body;
     s->said_ns[s->said++ % WINDOW] = now;
+    p->tokens_said += now >= p->count_ns;
     put(p, &frame);
-    if (s->said < p->tokens)
+    if (s->said < s->tokens)
         return;
     Medley__Link__Frame last = MEDLEY__LINK__FRAME__INIT;
     Medley__Link__Finish finish = MEDLEY__LINK__FINISH__INIT;
@@ -181,6 +188,8 @@ static void put_token(struct probe *p, struct stream *s, int64_t now)
     last.body_case = MEDLEY__LINK__FRAME__BODY_FINISH;
     last.finish = &finish;
     put(p, &last);
+    if (p->alone)
+        s->request = 0; /* free for another */
 }
 
 /* The tokens that are due; returns nanoseconds until the next. */
@@ -194,7 +203,7 @@ static int64_t speak(struct probe *p)
     int64_t gap_ns = p->rate > 0 ? (int64_t)(1e9 * (double)p->stream_count / p->rate) : 0;
     for (size_t i = 0; i < p->stream_count; i++) {
         struct stream *s = &p->streams[i];
-        if (!s->request || s->said == p->tokens || s->said - s->heard == WINDOW)
+        if (!s->request || s->said == s->tokens || (!p->alone && s->said - s->heard == WINDOW))
             continue;
         if (p->out.length > LINK_UNSENT_MAX)
             break;
@@ -209,18 +218,33 @@ static int64_t speak(struct probe *p)
     return next - now;
 }
 
-static void take_generate(struct probe *p, const Medley__Link__Generate *generate)
+/* The stream that a request belongs to. */
+static struct stream *stream_of(struct probe *p, const Medley__Link__Generate *generate)
 {
+    if (p->alone) {
+        for (size_t i = 0; i < p->stream_count; i++) {
+            if (!p->streams[i].request)
+                return &p->streams[i];
+        }
+        fail("more requests than streams");
+    }
     /* "s17-3": the stream, and which of its requests */
     unsigned long index = strtoul(generate->request_id + 1, NULL, 10);
     if (generate->request_id[0] != 's' || index >= p->stream_count)
         fail("a request that is not ours");
-    struct stream *s = &p->streams[index];
+    return &p->streams[index];
+}
+
+static void take_generate(struct probe *p, const Medley__Link__Generate *generate)
+{
+    struct stream *s = stream_of(p, generate);
     s->request = generate->request;
     s->attempt = generate->attempt;
+    s->tokens = p->alone ? generate->max_tokens : p->tokens;
+    s->said = s->heard = 0;
     /* Spread over a gap, so that streams do not speak in step. */
     double gap_ns = p->rate > 0 ? 1e9 * (double)p->stream_count / p->rate : 0;
-    s->due_ns = now_ns() + (int64_t)(gap_ns * (double)(index * 619 % 1000) / 1000);
+    s->due_ns = now_ns() + (int64_t)(gap_ns * (double)((s - p->streams) * 619 % 1000) / 1000);
 }
 
 static void hear_router(struct probe *p)
@@ -383,8 +407,9 @@ int main(int argc, char **argv)
     double seconds = strtod(argv[7], NULL);
     p.id = (uint32_t)strtoul(argv[8], NULL, 10);
     p.text_bytes = strtoul(argv[9], NULL, 10);
-    if (p.stream_count < 1 || p.stream_count > STREAMS_MAX || p.tokens < 1 || p.text_bytes < 1 ||
-        !(seconds > 0 && seconds < 3600))
+    p.alone = strcmp(argv[2], "0") == 0;
+    if ((p.alone && !(p.rate > 0)) || p.stream_count < 1 || p.stream_count > STREAMS_MAX ||
+        p.tokens < 1 || p.text_bytes < 1 || !(seconds > 0 && seconds < 3600))
         fail("a number is out of range");
     p.streams = calloc(p.stream_count, sizeof *p.streams);
     p.delays = calloc(DELAYS, sizeof *p.delays);
@@ -401,13 +426,17 @@ int main(int argc, char **argv)
     p.begin_ns = now_ns();
     p.count_ns = p.begin_ns + (int64_t)(seconds * 1e8);
     p.end_ns = p.begin_ns + (int64_t)(seconds * 1e9);
-    for (size_t i = 0; i < p.stream_count; i++) {
+    for (size_t i = 0; i < p.stream_count && !p.alone; i++) {
         p.streams[i].fd = dial(argv[2]);
         watch(&p, p.streams[i].fd, EPOLLIN, i);
         ask(&p, &p.streams[i]);
     }
     run(&p);
     double counted = (double)(p.end_ns - p.count_ns) / 1e9;
+    if (p.alone) {
+        (void)printf("{\"said_per_s\":%.0f}\n", (double)p.tokens_said / counted);
+        return 0;
+    }
     (void)printf("{\"tokens\":%llu,\"tokens_per_s\":%.0f,\"events_per_s\":%.0f,\"requests_ended\":%"
                  "llu,\"delay_p50_ms\":%.2f,"
                  "\"delay_p99_ms\":%.2f,\"delay_max_ms\":%.2f}\n",

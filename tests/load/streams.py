@@ -6,9 +6,9 @@
 
 stream_probe is the worker and the clients at once (one process, one clock); the router stands between.
 In each round: tokens as fast as the router takes them, one event each; then half of TARGET on as many
-streams, for the delay from the worker's write to the client's read; and both again behind --idle keep-alive
-connections that say nothing, for the router's memory.  Printed are medians over the rounds, the smallest
-and the largest.
+streams, for the delay from the worker's write to the client's read; that again behind --idle keep-alive
+connections that say nothing, for the router's memory; and gRPC streams, which medley bench reads while
+stream_probe is the worker alone.  Printed are medians over the rounds, the smallest and the largest.
 """
 import argparse
 import contextlib
@@ -25,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import front_door  # noqa: E402  pylint: disable=wrong-import-position
 
 TARGET = 80000
+GRPC_RATE = 150000  # what the worker says, if the router takes it
 TOKENS = 500
 TOKEN = "\u0120the"  # " the", as byte-level vocabularies spell it
 TEXT_BYTES = 4
@@ -54,6 +55,29 @@ def probe(ready, streams, rate, seconds):
     if done.returncode != 0:
         sys.exit(done.stderr)
     return json.loads(done.stdout)
+
+
+def grpc_tokens_per_s(folder, ready, streams):
+    """Tokens per second over gRPC, of as many streams at once, each of TOKENS tokens."""
+    import harness  # pylint: disable=import-outside-toplevel
+    log = folder / "requests.csv"
+    log.write_text("arrival_s,input_tokens,output_tokens\n" +
+                   "".join(f"{i * 1e-6:.6f},4,{TOKENS}\n" for i in range(streams)))
+    worker = subprocess.Popen(
+        [str(harness.BIN.parent / "tests" / "stream_probe"), ready["link"].split(":")[1], "0", front_door.WORKER_TYPE,
+         str(streams), str(TOKENS), str(GRPC_RATE), "600", str(token_id()), str(TEXT_BYTES)], stdout=subprocess.DEVNULL)
+    try:
+        harness.wait_until(lambda: harness.http_get(ready["http"], "/health")[0] == 200, "a ready worker")
+        status, out, err = harness.run(
+            "medley-bench", "--target", ready["grpc"], "--trace", log, "--requests", streams, "--max-tokens", TOKENS,
+            "--no-predict", "--no-progress", "--arrival", "all-at-once", "--max-concurrency", streams, "--json")
+    finally:
+        worker.terminate()
+        worker.wait(10)
+    report = json.loads(out) if status == 0 else {}
+    if report.get("completed") != streams:
+        sys.exit(f"gRPC streams failed: {err}")
+    return report["output_throughput"]
 
 
 @contextlib.contextmanager
@@ -98,6 +122,7 @@ def measure(folder, options):
             with idle_connections(ready["http"], options.idle):
                 with_idle = probe(ready, options.streams, TARGET / 2, options.seconds)
                 keep(idle_delay_p99_ms=with_idle["delay_p99_ms"], resident_mb=resident_mb(router.pid))
+            keep(grpc_tokens_per_s=grpc_tokens_per_s(folder, ready, options.streams))
             router.stop()
     return rows
 
