@@ -86,6 +86,19 @@ static void put_latencies(struct med_json_writer *w, const struct med_router *ro
 
 /* ---- requests ---- */
 
+static void put_http(struct med_json_writer *w, const struct med_router *router)
+{
+    struct med_http_server_stats stats;
+    med_http_server_get_stats(router->http, &stats);
+    med_json_begin_row_object(w, "http");
+    med_json_put_integer(w, "connections", (int64_t)stats.connections);
+    med_json_put_integer(w, "connections_accepted", (int64_t)stats.accepted);
+    med_json_put_integer(w, "connections_turned_away", (int64_t)stats.turned_away);
+    med_json_put_integer(w, "requests", (int64_t)stats.requests);
+    med_json_put_integer(w, "requests_refused", (int64_t)stats.refused);
+    med_json_end_object(w);
+}
+
 static void put_counters(struct med_json_writer *w, const struct med_router *router)
 {
     struct med_dispatch_totals totals;
@@ -310,6 +323,10 @@ static void put_plan(struct med_json_writer *w, const struct med_router *router)
     med_json_put_string(w, "model", plan->model_name);
     med_json_put_string(w, "workload", plan->workload_name);
     med_json_put_string(w, "status", statuses[plan->status]);
+    med_json_put_integer(w, "generation", (int64_t)router->reload.generation);
+    med_json_put_number(w, "loaded_ago_s",
+                        seconds(med_clock_unix_ns() - router->reload.loaded_unix_ns));
+    med_json_put_string(w, "reload_error", router->reload.last_error);
     med_json_put_number(w, "cost_usd_per_hour", plan->cost_usd_per_hour);
     med_json_put_number(w, "rate_per_s", plan->rate_per_s);
     put_reloads(w, router);
@@ -381,7 +398,9 @@ int med_router_admin_state(struct med_router *router, struct med_buf *out)
     med_json_put_string(&w, "log_level", med_log_level_name(med_log_level()));
     med_json_put_integer(&w, "heap_bytes", med_alloc_bytes_live());
     med_json_put_bool(&w, "can_reload", router->config.plan_path != NULL);
+    med_json_put_bool(&w, "can_reload", router->config.plan_path != NULL);
     put_counters(&w, router);
+    put_http(&w, router);
     put_latencies(&w, router);
     put_types(&w, router);
     put_workers(&w, router);

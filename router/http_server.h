@@ -54,6 +54,9 @@ struct med_http_handler {
     void (*on_gone)(void *self, struct med_http_exchange *x);
     /* All that was written has been sent, after some of it had to wait. May be NULL. */
     void (*on_drained)(void *self, struct med_http_exchange *x);
+    /* An answer begins; path NULL: of a request that the server refuses itself. For counting: it must not
+     * call back. May be NULL. */
+    void (*on_status)(void *self, const char *path, int status);
     void *self;
 };
 

@@ -128,6 +128,13 @@ static const char *reason(int status)
     return status < 500 ? "Client Error" : "Server Error";
 }
 
+static void tell_status(const struct med_http_conn *conn, const char *path, int status)
+{
+    const struct med_http_handler *handler = &conn->server->handler;
+    if (handler->on_status != NULL)
+        handler->on_status(handler->self, path, status);
+}
+
 static int head_append(struct med_http_conn *conn, int status, const char *content_type,
                        const char *headers)
 {
@@ -171,6 +178,7 @@ void med_http_respond(struct med_http_exchange *x, struct med_http_answer *answe
     struct med_http_conn *conn = x->conn;
     MED_ASSERT_THREAD(conn->server->thread);
     MED_ASSERT(!x->streams);
+    tell_status(conn, med_http_path(x), answer->status);
     if (conn->state != MED_HTTP_CONN_CLOSING &&
         whole_append(conn, answer, x->head.method == MED_HTTP_HEAD) < 0)
         conn->broken = true;
@@ -207,6 +215,7 @@ void med_http_conn_refuse(struct med_http_conn *conn, int status, const char *me
     error_fill(&answer, status, message);
     conn->ends = true;
     conn->server->stats.refused++;
+    tell_status(conn, NULL, status);
     if (whole_append(conn, &answer, false) < 0)
         conn->broken = true;
     med_buf_release(&answer.body);
@@ -228,6 +237,7 @@ void med_http_start(struct med_http_exchange *x, int status, const char *content
     MED_ASSERT(!x->streams);
     x->streams = true;
     x->chunked = x->head.is_1_1;
+    tell_status(conn, med_http_path(x), status);
     if (conn->state == MED_HTTP_CONN_CLOSING)
         return;
     conn->ends = conn->ends || !x->chunked; /* its end is the connection's */

@@ -137,6 +137,53 @@ uint64_t med_router_metrics_refused(const struct med_router_metrics *metrics,
     }
 }
 
+static const char *const http_paths[MED_HTTP_PATHS] = {"/v1/completions", "/v1/chat/completions",
+                                                       "/v1/models",      "/tokenize",
+                                                       "/detokenize",     "/health",
+                                                       "/version",        "/metrics",
+                                                       "/ping",           "/admin",
+                                                       "other",           "none"};
+enum {
+    HTTP_OTHER = MED_HTTP_PATHS - 2,
+    HTTP_NONE
+};
+
+static const int http_statuses[MED_HTTP_STATUSES] = {200, 204, 400, 401, 403, 404, 405, 408,
+                                                     409, 411, 413, 414, 415, 417, 422, 429,
+                                                     431, 499, 500, 501, 503, 504, 505, 0};
+
+const char *med_router_metrics_http_path(size_t path)
+{
+    return http_paths[path];
+}
+
+int med_router_metrics_http_status(size_t status)
+{
+    return http_statuses[status];
+}
+
+/* "/v1/models/x" counts as "/v1/models". */
+static size_t http_path_of(const char *path)
+{
+    if (path == NULL)
+        return HTTP_NONE;
+    for (size_t i = 0; i < HTTP_OTHER; i++) {
+        size_t length = strlen(http_paths[i]);
+        if (strncmp(path, http_paths[i], length) == 0 &&
+            (path[length] == '\0' || path[length] == '/'))
+            return i;
+    }
+    return HTTP_OTHER;
+}
+
+void med_router_metrics_http(struct med_router_metrics *metrics, const char *path, int status)
+{
+    size_t at = 0;
+    while (http_statuses[at] != status && http_statuses[at] != 0)
+        at++;
+    metrics->http[http_path_of(path)][at]++;
+}
+
 static double seconds(int64_t ns)
 {
     return (double)ns / (double)MED_NS_PER_S;

@@ -15,6 +15,7 @@
 #include "base/hist.h"
 #include "router/dispatch/dispatch.h"
 #include "router/grpc_server.h"
+#include "router/http_server.h"
 #include "router/loop_watch.h"
 #include "router/metrics_traffic.h"
 
@@ -31,6 +32,10 @@
     X(QUEUE_DEPTH, "medley_router_queue_depth", "gauge", "", "Accepted requests that wait for a worker.") \
     X(CALLS, "medley_router_grpc_calls", "gauge", "", "gRPC calls that are open, health watches included.") \
     X(GRPC_CALLS, "medley_router_grpc_calls_total", "counter", "method,code", "gRPC calls that have ended.") \
+    X(HTTP_REQUESTS, "medley_router_http_requests_total", "counter", "path,status", "HTTP requests that have been answered; path other: none that is served, none: refused before it was read.") \
+    X(HTTP_CONNECTIONS, "medley_router_http_connections", "gauge", "", "HTTP connections that are open.") \
+    X(HTTP_ACCEPTED, "medley_router_http_connections_total", "counter", "", "HTTP connections that were accepted.") \
+    X(HTTP_TURNED_AWAY, "medley_router_http_connections_turned_away_total", "counter", "", "HTTP connections that were closed at once because there were too many.") \
     X(PICKS, "medley_router_picks_total", "counter", "worker_type,input,output", "Requests sent to a worker type, by the upper edges in tokens of their predicted bucket; re-routed ones count again.") \
     X(DEMAND, "medley_router_demand_requests_total", "counter", "input,output", "Requests that clients asked for, refused for want of capacity or not, by their predicted bucket.") \
     X(COMPLETED, "medley_router_completed_requests_total", "counter", "input,output", "Requests that ended with stop or length, by the bucket that they turned out to be of.") \
@@ -116,11 +121,17 @@ enum {
 
 const char *med_router_refusal_name(enum med_router_refusal reason); /* "overload" */
 
+enum {
+    MED_HTTP_PATHS = 12,   /* that are told apart, "other" and "none" included */
+    MED_HTTP_STATUSES = 24 /* likewise, and all others */
+};
+
 struct med_router_metrics {
     uint64_t refused[MED_REFUSAL_COUNT]; /* by the router itself; dispatch counts its own */
     uint64_t resumes;
     uint64_t departed[2]; /* lost, drained */
     uint64_t broken[MED_OUTCOME_COUNT];
+    uint64_t http[MED_HTTP_PATHS][MED_HTTP_STATUSES];
     uint64_t prompt_tokens;
     struct med_slos slos;
     struct med_hist ttft, tpot, itl, e2e, e2e_per_token, loop_delay, request_overhead,
@@ -147,6 +158,10 @@ void med_router_metrics_release(struct med_router_metrics *metrics);
  * changed start anew, since their bounds have. */
 int med_router_metrics_replan(struct med_router_metrics *metrics, const struct med_plan *plan,
                               const struct med_dispatch *dispatch) MED_MUST_CHECK;
+/* An HTTP request was answered; path NULL: refused before it was read. */
+void med_router_metrics_http(struct med_router_metrics *metrics, const char *path, int status);
+const char *med_router_metrics_http_path(size_t path);
+int med_router_metrics_http_status(size_t status); /* 0: others */
 /* The router's refusals of a kind, dispatch's included. */
 uint64_t med_router_metrics_refused(const struct med_router_metrics *metrics,
                                     const struct med_dispatch_totals *totals,
@@ -169,6 +184,7 @@ struct med_router_metrics_view {
     const struct med_plan *plan;
     uint32_t workers_max;
     uint64_t links_refused, links_broken;
+    struct med_http_server_stats http;
     size_t calls;
     const struct med_grpc_call_count *call_counts; /* those above 0 */
     size_t call_count_count;

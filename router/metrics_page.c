@@ -109,6 +109,25 @@ enum {
     CELL_LABEL_BYTES = 2 * MED_LIMIT_NAME_BYTES + MED_TRAFFIC_LABEL_BYTES + 32
 };
 
+static void write_http(struct med_prom *prom, const struct med_router_metrics_view *view)
+{
+    family(prom, FAMILY_HTTP_REQUESTS);
+    for (size_t p = 0; p < MED_HTTP_PATHS; p++) {
+        for (size_t s = 0; s < MED_HTTP_STATUSES; s++) {
+            char status[16];
+            if (view->metrics->http[p][s] == 0)
+                continue;
+            (void)snprintf(status, sizeof(status), "%d", med_router_metrics_http_status(s));
+            struct med_prom_label labels[MED_PROM_LABELS_MAX] = {
+                {"path", med_router_metrics_http_path(p)}, {"status", status}};
+            med_prom_count(prom, labels, view->metrics->http[p][s]);
+        }
+    }
+    single_count(prom, FAMILY_HTTP_CONNECTIONS, view->http.connections);
+    single_count(prom, FAMILY_HTTP_ACCEPTED, view->http.accepted);
+    single_count(prom, FAMILY_HTTP_TURNED_AWAY, view->http.turned_away);
+}
+
 static void write_picks(struct med_prom *prom, const struct med_traffic *traffic)
 {
     char labels[CELL_LABEL_BYTES];
@@ -373,6 +392,7 @@ int med_router_metrics_write(const struct med_router_metrics_view *view, struct 
     struct med_prom prom;
     med_prom_init(&prom, out);
     write_requests(&prom, view);
+    write_http(&prom, view);
     write_picks(&prom, &view->metrics->traffic);
     write_workers(&prom, view);
     write_latencies(&prom, view);

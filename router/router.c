@@ -282,6 +282,7 @@ static int make_servers(struct med_router *router, struct med_err *err)
     const struct med_http_handler pages = {.on_request = med_router_on_http,
                                            .on_gone = med_router_on_http_gone,
                                            .on_drained = med_router_on_http_drained,
+                                           .on_status = med_router_on_http_status,
                                            .self = router};
     const struct med_grpc_host host = {
         .submit = med_router_submit, .cancel = med_router_give_up, .self = router};

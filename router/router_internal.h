@@ -208,6 +208,7 @@ void med_router_look_at_unplanned(struct med_router *router);
 void med_router_on_http(void *self, struct med_http_exchange *x);
 void med_router_on_http_gone(void *self, struct med_http_exchange *x);
 void med_router_on_http_drained(void *self, struct med_http_exchange *x);
+void med_router_on_http_status(void *self, const char *path, int status);
 /* The same for a listener that has the admin view alone. */
 void med_router_on_admin_http(void *self, struct med_http_exchange *x);
 

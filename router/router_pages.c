@@ -20,7 +20,10 @@
 static int page_metrics(struct med_router *router, struct med_http_answer *answer)
 {
     struct med_grpc_call_count calls[MED_GRPC_CALL_COUNTS];
+    struct med_http_server_stats http;
+    med_http_server_get_stats(router->http, &http);
     const struct med_router_metrics_view view = {
+        .http = http,
         .metrics = &router->metrics,
         .dispatch = router->dispatch,
         .plan = router->config.plan,
@@ -135,6 +138,7 @@ static void admin_respond(struct med_router *router, struct med_http_exchange *x
     }
     answer.status = said.status;
     answer.content_type = said.content_type;
+    answer.headers = "X-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\n";
     med_http_respond(x, &answer);
 }
 
@@ -192,6 +196,12 @@ static bool may_enter(const struct med_router *router, struct med_http_exchange 
         med_buf_clear(&answer.body); // the status alone says it
     med_http_respond(x, &answer);
     return false;
+}
+
+void med_router_on_http_status(void *self, const char *path, int status)
+{
+    struct med_router *router = self;
+    med_router_metrics_http(&router->metrics, path, status);
 }
 
 void med_router_on_http(void *self, struct med_http_exchange *x)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The admin view and the metrics, asked for as browsers and Prometheus ask."""
+import http.client
 import json
 import pathlib
 import shutil
@@ -139,6 +140,93 @@ class View(AdminTest):
                       stderr)
 
 
+class Actions(AdminTest):
+    def post(self, path, body, **headers):
+        """(status, object) of a POST as the page makes it, but for these headers; None takes one away."""
+        host, port = self.http.rsplit(":", 1)
+        sent = {"Host": self.http, "Content-Type": "application/json", "Origin": f"http://{self.http}",
+                "Sec-Fetch-Site": "same-origin", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        connection = http.client.HTTPConnection(host, int(port), timeout=harness.PATIENCE_S)
+        connection.putrequest("POST", path, skip_host=True)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        for name, value in sent.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(data)))
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, json.loads(text)
+
+    def test_log_level(self):
+        self.start()
+        self.assertEqual(self.state()["log_level"], "info")
+        self.assertEqual(self.post("/admin/log-level", {"level": "debug"}), (200, {"ok": True}))
+        self.assertEqual(self.state()["log_level"], "debug")
+        self.router.wait_line("the log level is debug now")
+        for body, sentence in (({"level": "loud"}, 'found "loud", expected debug, info, warn or error'),
+                               ({}, "level"), ({"level": 3}, "level"), ({"levels": "info"}, "levels"),
+                               (b"{", "body"), (b"[]", "object")):
+            status, said = self.post("/admin/log-level", body)
+            self.assertEqual(status, 400, (body, said))
+            self.assertIn(sentence, said["error"]["message"])
+        self.assertEqual(self.state()["log_level"], "debug")
+        self.router.stop()
+
+    def test_drain(self):
+        self.start()
+        worker = self.worker("w-1", auto=True)
+        list(self.stream([1] * 30, 20))
+        self.assertEqual(self.post("/admin/drain", {"worker": "w-2"})[0], 404)
+        self.assertEqual(self.post("/admin/drain", {"worker": "w-1", "timeout_s": -1})[0], 400)
+        self.assertEqual(self.post("/admin/drain", {"worker": "w-1"})[0], 200)
+        self.router.wait_line("w-1 is drained: safe to delete")
+        self.assertTrue(self.state()["workers"][0]["drained"])
+        worker.close()
+        wait_until(lambda: not self.state()["workers"], "the worker to leave")
+        self.assertTrue(self.state()["departed"][0]["drained"])
+        self.router.stop()
+
+    def test_reload(self):
+        self.start()
+        self.assertEqual(self.state()["plan"]["generation"], 1)
+        plans.write(self.plan, {SMALL: 3, LARGE: 1})
+        self.assertEqual(self.post("/admin/reload", {})[0], 200)
+        state = self.state()
+        self.assertEqual(state["plan"]["generation"], 2)
+        self.assertEqual({t["worker_type"]: t["planned"] for t in state["worker_types"]}[SMALL], 3)
+        self.plan.write_text("{}")
+        status, said = self.post("/admin/reload", {})
+        self.assertEqual(status, 400, said)
+        self.assertEqual(self.state()["plan"]["generation"], 2)
+        self.assertTrue(self.state()["plan"]["reload_error"])
+        self.router.stop()
+
+    def test_other_sites_are_refused(self):
+        self.start()
+        level = {"level": "debug"}
+        port = self.http.rsplit(":", 1)[1]
+        for headers in ({"Host": "evil.example"}, {"Host": f"evil.example:{port}", "Origin": None},
+                        {"Origin": "http://evil.example"}, {"Origin": "null"},
+                        {"Sec_Fetch_Site": "cross-site", "Origin": None}, {"Sec_Fetch_Site": "same-site"},
+                        {"Content_Type": "text/plain"}, {"Content_Type": None},
+                        {"Content_Type": "application/x-www-form-urlencoded"}):
+            status, said = self.post("/admin/log-level", level, **headers)
+            self.assertEqual(status, 403, (headers, said))
+        self.assertEqual(self.state()["log_level"], "info")
+        # Scripts send neither Origin nor fetch metadata.
+        self.assertEqual(self.post("/admin/log-level", level, Origin=None, Sec_Fetch_Site=None)[0], 200)
+        self.assertEqual(self.state()["log_level"], "debug")
+        self.assertEqual(self.post("/admin/state", {})[0], 405)
+        self.assertEqual(self.post("/admin/nothing", {})[0], 404)
+        self.assertEqual(http_get(self.http, "/admin/drain")[0], 405)
+        counted = metrics(self.http)
+        self.assertEqual(counted['medley_router_http_requests_total{path="/admin",status="403"}'], 9)
+        self.assertEqual(counted['medley_router_http_requests_total{path="/admin",status="405"}'], 2)
+        self.router.stop()
+
+
 class Numbers(AdminTest):
     def test_counters_add_up_after_mixed_ends(self):
         self.start("--time-scale", "10")
@@ -205,6 +293,7 @@ class Numbers(AdminTest):
         self.worker("w-1", auto=True)
         for _ in range(5):
             list(self.stream([1] * 30, 20))
+        metrics(self.http)  # counts itself from the second time on
         want = metrics(self.http)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
