@@ -208,13 +208,13 @@ void med_router_on_http(void *self, struct med_http_exchange *x)
 {
     struct med_router *router = self;
     const struct med_http_pages pages = {.handle = page, .self = router};
-    if (router->openai != NULL && med_openai_door_take(router->openai, x))
+    if (!may_enter(router, x) ||
+        (router->openai != NULL && med_openai_door_take(router->openai, x)))
         return;
     uint64_t began_ns = uv_hrtime();
-    bool enters = may_enter(router, x);
-    if (enters && router->admin_on_http && med_admin_has(med_http_path(x))) {
+    if (router->admin_on_http && med_admin_has(med_http_path(x))) {
         admin_respond(router, x);
-    } else if (enters) {
+    } else {
         med_http_pages_respond(&pages, x);
     }
     med_router_job_ran(router, MED_LOOP_PAGE, began_ns);

@@ -227,6 +227,31 @@ class Actions(AdminTest):
         self.router.stop()
 
 
+class Keys(AdminTest):
+    def test_what_needs_a_key(self):
+        keys = self.folder / "keys"
+        keys.write_text("sesame-0123456789abcdef\n")
+        keys.chmod(0o600)
+        self.start("--api-key-file", keys)
+
+        def status(path, key=None):
+            connection = http.client.HTTPConnection(self.http, timeout=harness.PATIENCE_S)
+            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+            answer = connection.getresponse()
+            answer.read()
+            connection.close()
+            return answer.status
+        for path in ("/metrics", "/version", "/admin", "/admin/state"):
+            self.assertEqual(status(path), 200, path)
+        self.assertEqual(status("/health"), 503)  # no worker
+        for path in ("/v1/models", "/v1/completions", "/tokenize", "/nothing"):
+            self.assertEqual(status(path), 401, path)
+            self.assertEqual(status(path, "sesame-0123456789abcdee"), 401, path)
+        self.assertEqual(status("/v1/models", "sesame-0123456789abcdef"), 200)
+        self.assertEqual(status("/nothing", "sesame-0123456789abcdef"), 404)
+        self.router.stop()
+
+
 class Numbers(AdminTest):
     def test_counters_add_up_after_mixed_ends(self):
         self.start("--time-scale", "10")
