@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Bytes that the heap block p really holds; 0 for NULL. */
 size_t med_os_heap_bytes(void *p);
@@ -39,6 +40,14 @@ enum {
 /* Writes the shortest of %.15g, %.16g and %.17g that reads back to the same finite value, in the
  * "C" locale. Returns the length. */
 size_t med_os_print_double(char out[MED_OS_DOUBLE_MAX], double value);
+
+/* The user whose process is at the other end of a Unix socket.  Returns 0 or a negative errno. */
+int med_os_peer_uid(int fd, uid_t *ret_uid);
+
+/* Several sockets listen at one port (SO_REUSEPORT): from now on all new connections go to the one that
+ * was the index-th to listen; to any, when there is none of that index.  fd: one of them.
+ * Returns 0 or a negative errno. */
+int med_os_steer_port(int fd, uint32_t index);
 
 /* Directory of the running program, without a final slash.  Returns 0 or a negative errno. */
 int med_os_program_dir(char *out, size_t out_bytes);

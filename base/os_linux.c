@@ -10,12 +10,14 @@
 #include "base/assert.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static pthread_once_t locale_once = PTHREAD_ONCE_INIT;
@@ -136,4 +138,23 @@ uint64_t med_os_files_raise(void)
         return 0;
     struct rlimit wanted = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
     return setrlimit(RLIMIT_NOFILE, &wanted) == 0 ? wanted.rlim_cur : limit.rlim_cur;
+}
+
+int med_os_peer_uid(int fd, uid_t *ret_uid)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0)
+        return -errno;
+    *ret_uid = peer.uid;
+    return 0;
+}
+
+int med_os_steer_port(int fd, uint32_t index)
+{
+    struct sock_filter answer = BPF_STMT(BPF_RET | BPF_K, index);
+    const struct sock_fprog program = {.len = 1, .filter = &answer};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program) < 0
+               ? -errno
+               : 0;
 }

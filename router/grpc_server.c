@@ -317,7 +317,7 @@ static grpc_server *server_create(const struct med_grpc_config *config)
 {
     grpc_arg list[] = {
         /* Two servers must not share a port silently. */
-        arg_integer(GRPC_ARG_ALLOW_REUSEPORT, 0),
+        arg_integer(GRPC_ARG_ALLOW_REUSEPORT, config->share_port),
         arg_integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, MED_LIMIT_GRPC_MESSAGE_BYTES),
         arg_integer(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
         /* Only the identity: a small message must not unpack to a large one. */

@@ -41,6 +41,7 @@ struct med_grpc_config {
     int64_t idle_ns;             /* a connection without calls is closed after; 0: never */
     int64_t age_ns;              /* any connection is asked to leave (GOAWAY) after; 0: never */
     int64_t streams_max;         /* calls at a time of one connection */
+    bool share_port;             /* another process may listen at the same port (SO_REUSEPORT) */
 };
 
 int med_grpc_server_new(uv_loop_t *loop, const struct med_clock *clock,

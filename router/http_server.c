@@ -142,6 +142,34 @@ int med_http_server_listen(struct med_http_server *server, const struct sockaddr
     return 0;
 }
 
+int med_http_server_adopt(struct med_http_server *server, int fd, struct med_err *err)
+{
+    MED_ASSERT(!server->listening);
+    int rc = uv_tcp_init(server->listener.loop, &server->listener);
+    if (rc < 0)
+        return med_err_set(err, rc, "cannot make a socket: %s", uv_strerror(rc));
+    server->listening = true;
+    server->listener.data = server;
+    helpers_start(server);
+    rc = uv_tcp_open(&server->listener, fd);
+    if (rc == 0)
+        rc = uv_listen((uv_stream_t *)&server->listener, BACKLOG, on_connection);
+    return rc < 0 ? med_err_set(err, rc, "cannot listen: %s", uv_strerror(rc)) : 0;
+}
+
+int med_http_server_fd(const struct med_http_server *server)
+{
+    uv_os_fd_t fd = -1;
+    if (!server->listening || uv_fileno((const uv_handle_t *)&server->listener, &fd) < 0)
+        return -1;
+    return fd;
+}
+
+size_t med_http_server_connections(const struct med_http_server *server)
+{
+    return server->stats.connections;
+}
+
 void med_http_server_address(const struct med_http_server *server,
                              struct sockaddr_storage *ret_address)
 {
@@ -177,13 +205,23 @@ void med_http_server_drain(struct med_http_server *server)
     if (server->draining || server->closing)
         return;
     server->draining = true;
-    if (server->listening)
+    if (server->listening && !server->retired)
         uv_close((uv_handle_t *)&server->listener, on_listener_closed);
     for (struct med_http_conn *conn = server->conns; conn != NULL; conn = conn->next) {
         conn->ends = true;
         if (med_http_conn_is_idle(conn))
             med_http_conn_close(conn);
     }
+}
+
+void med_http_server_retire(struct med_http_server *server)
+{
+    MED_ASSERT_THREAD(server->thread);
+    if (server->retired || server->draining || server->closing)
+        return;
+    server->retired = true;
+    if (server->listening)
+        uv_close((uv_handle_t *)&server->listener, on_listener_closed);
 }
 
 void med_http_server_close(struct med_http_server *server, void (*on_closed)(void *arg), void *arg)
@@ -197,7 +235,7 @@ void med_http_server_close(struct med_http_server *server, void (*on_closed)(voi
     server->on_closed_arg = arg;
     for (struct med_http_conn *conn = server->conns; conn != NULL; conn = conn->next)
         med_http_conn_close(conn);
-    if (server->listening && !server->draining)
+    if (server->listening && !server->draining && !server->retired)
         uv_close((uv_handle_t *)&server->listener, on_listener_closed);
     if (server->handles_open > 0) {
         uv_close((uv_handle_t *)&server->flush, on_helper_closed);

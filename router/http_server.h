@@ -125,6 +125,14 @@ void med_http_server_set_tls(struct med_http_server *server, struct med_tls *tls
 /* Binds and listens; a port of 0 is chosen by the system. */
 int med_http_server_listen(struct med_http_server *server, const struct sockaddr_storage *address,
                            struct med_err *err) MED_MUST_CHECK;
+/* Listens on a socket that is bound already, of another process perhaps; it is the server's then. */
+int med_http_server_adopt(struct med_http_server *server, int fd,
+                          struct med_err *err) MED_MUST_CHECK;
+/* The listening socket, which stays the server's; -1: it does not listen. */
+int med_http_server_fd(const struct med_http_server *server);
+/* Takes no new connections; those that are there end with their next answer. */
+void med_http_server_retire(struct med_http_server *server);
+size_t med_http_server_connections(const struct med_http_server *server);
 void med_http_server_address(const struct med_http_server *server,
                              struct sockaddr_storage *ret_address);
 struct med_http_server_stats {

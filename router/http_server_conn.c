@@ -246,7 +246,7 @@ static void hand_over(struct med_http_conn *conn)
     conn->state = MED_HTTP_CONN_ANSWERING;
     if (!conn->writes)
         conn->deadline_ms = UINT64_MAX;
-    conn->ends = conn->ends || !conn->x->head.keep_alive || server->draining;
+    conn->ends = conn->ends || !conn->x->head.keep_alive || server->draining || server->retired;
     server->stats.requests++;
     server->handler.on_request(server->handler.self, conn->x);
 }

@@ -72,6 +72,7 @@ struct med_http_server {
     bool listening; // the listener's handle is initialised
     int handles_open;
     bool closing, draining;
+    bool retired; // as draining, but idle connections may still ask once
     struct med_http_handler handler;
     struct med_tls *tls; // borrowed; NULL: plain
     struct med_http_conn *conns, *to_flush;

@@ -18,7 +18,9 @@
 #include "router/link_server_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +36,7 @@ enum {
 
 static void server_maybe_free(struct med_link_server *server)
 {
-    if (!server->closing || server->has_tcp || server->has_pipe || server->link_count > 0)
+    if (!server->closing || server->listeners_open > 0 || server->link_count > 0)
         return;
     void (*on_closed)(void *) = server->on_closed;
     void *arg = server->on_closed_arg;
@@ -261,7 +263,7 @@ static void peer_name(struct med_link *link, bool is_tcp)
 
 static void on_connection(uv_stream_t *listener, int status)
 {
-    struct med_link_server *server = listener->data;
+    struct med_link_server *server = ((struct link_listener *)listener->data)->server;
     MED_ASSERT_THREAD(server->thread);
     if (status < 0) {
         MED_WARN("link: cannot accept a connection: %s", uv_strerror(status));
@@ -322,33 +324,112 @@ int med_link_server_new(uv_loop_t *loop, const struct med_link_ops *ops,
     server->loop = loop;
     server->ops = *ops;
     server->config = *config;
+    server->kept[0] = server->kept[1] = -1;
     *ret_server = server;
     return 0;
+}
+
+static void on_listener_closed(uv_handle_t *handle)
+{
+    struct link_listener *listener = handle->data;
+    struct med_link_server *server = listener->server;
+    med_free(listener);
+    server->listeners_open--;
+    server_maybe_free(server);
+}
+
+static void listener_close(struct link_listener **listener)
+{
+    if (*listener != NULL)
+        uv_close(&(*listener)->socket.handle, on_listener_closed);
+    *listener = NULL;
+}
+
+/* Makes a handle of a socket that is bound; on failure the descriptor is closed. */
+static int listener_open(struct med_link_server *server, int fd, bool is_tcp,
+                         struct link_listener **ret_listener)
+{
+    struct link_listener *listener = med_calloc(1, sizeof(*listener));
+    int rc = listener == NULL ? MED_E_NOMEM
+             : is_tcp         ? uv_tcp_init(server->loop, &listener->socket.tcp)
+                              : uv_pipe_init(server->loop, &listener->socket.pipe, 0);
+    if (rc < 0) {
+        med_free(listener);
+        (void)close(fd);
+        return rc;
+    }
+    listener->server = server;
+    listener->socket.handle.data = listener;
+    server->listeners_open++;
+    rc = is_tcp ? uv_tcp_open(&listener->socket.tcp, fd) : uv_pipe_open(&listener->socket.pipe, fd);
+    if (rc < 0) {
+        (void)close(fd);
+    } else {
+        rc = uv_listen(&listener->socket.stream, BACKLOG, on_connection);
+    }
+    if (rc < 0) {
+        listener_close(&listener);
+        return rc;
+    }
+    *ret_listener = listener;
+    return 0;
+}
+
+static int listener_fd(const struct link_listener *listener)
+{
+    uv_os_fd_t fd = -1;
+    if (listener == NULL || uv_fileno(&listener->socket.handle, &fd) < 0)
+        return -1;
+    return fd;
+}
+
+static int bind_tcp(const struct sockaddr_storage *address, int *ret_fd)
+{
+    const int yes = 1;
+    socklen_t bytes =
+        address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    int fd = socket(address->ss_family, SOCK_STREAM, 0);
+    if (fd < 0)
+        return -errno;
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) < 0 ||
+        bind(fd, (const struct sockaddr *)address, bytes) < 0) {
+        int code = errno;
+        (void)close(fd);
+        return -code;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+int med_link_server_adopt_tcp(struct med_link_server *server, int fd,
+                              struct sockaddr_storage *ret_bound, struct med_err *err)
+{
+    MED_ASSERT(server->tcp == NULL);
+    int bytes = sizeof(*ret_bound);
+    *ret_bound = (struct sockaddr_storage){0};
+    int rc = listener_open(server, fd, true, &server->tcp);
+    if (rc == 0) {
+        rc = uv_tcp_getsockname(&server->tcp->socket.tcp, (struct sockaddr *)ret_bound, &bytes);
+    }
+    return rc < 0 ? med_err_set(err, rc, "cannot listen: %s", uv_strerror(rc)) : 0;
 }
 
 int med_link_server_listen_tcp(struct med_link_server *server,
                                const struct sockaddr_storage *address,
                                struct sockaddr_storage *ret_bound, struct med_err *err)
 {
-    MED_ASSERT(!server->has_tcp);
-    int rc = uv_tcp_init(server->loop, &server->tcp);
-    if (rc < 0)
-        return med_err_set(err, rc, "--link-listen: cannot make a socket: %s", uv_strerror(rc));
-    server->has_tcp = true;
-    server->tcp.data = server;
-    int bytes = sizeof(*ret_bound);
-    *ret_bound = (struct sockaddr_storage){0};
-    rc = uv_tcp_bind(&server->tcp, (const struct sockaddr *)address, 0);
-    if (rc == 0)
-        rc = uv_listen((uv_stream_t *)&server->tcp, BACKLOG, on_connection);
-    if (rc == 0)
-        rc = uv_tcp_getsockname(&server->tcp, (struct sockaddr *)ret_bound, &bytes);
+    char text[MED_NET_TEXT_MAX];
+    int fd = -1;
+    med_net_format(address, text);
+    int rc = bind_tcp(address, &fd);
     if (rc < 0) {
-        char text[MED_NET_TEXT_MAX];
-        med_net_format(address, text);
         return med_err_set(err, rc, "--link-listen %s: cannot listen: %s", text, uv_strerror(rc));
     }
-    return 0;
+    rc = med_link_server_adopt_tcp(server, fd, ret_bound, err);
+    if (rc < 0)
+        (void)med_err_prefix(err, "--link-listen %s", text);
+    return rc;
 }
 
 /* A socket file that nobody answers on is left from a killed router: it may go. */
@@ -366,43 +447,106 @@ static void remove_stale(const char *path)
     (void)close(fd);
 }
 
+static int bind_unix(const char *path, int *ret_fd)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0)
+        return -errno;
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+        bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        int code = errno;
+        (void)close(fd);
+        return -code;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+int med_link_server_adopt_unix(struct med_link_server *server, int fd, const char *path,
+                               struct med_err *err)
+{
+    MED_ASSERT(server->pipe == NULL);
+    server->pipe_path = med_strdup(path);
+    int rc = server->pipe_path == NULL ? MED_E_NOMEM : 0;
+    if (rc < 0) {
+        (void)close(fd);
+    } else {
+        rc = listener_open(server, fd, false, &server->pipe);
+    }
+    return rc < 0 ? med_err_set(err, rc, "cannot listen on %s: %s", path, uv_strerror(rc)) : 0;
+}
+
 int med_link_server_listen_unix(struct med_link_server *server, const char *path,
                                 struct med_err *err)
 {
-    MED_ASSERT(!server->has_pipe);
     struct sockaddr_un address;
+    int fd = -1;
     if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path)) {
         return med_err_set(err, MED_E_USAGE, "--link-socket: found %zu bytes, expected 1 to %zu",
                            strlen(path), sizeof(address.sun_path) - 1);
     }
-    server->pipe_path = med_strdup(path);
-    if (server->pipe_path == NULL)
-        return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
     remove_stale(path);
-    int rc = uv_pipe_init(server->loop, &server->pipe, 0);
-    if (rc < 0)
-        return med_err_set(err, rc, "--link-socket: cannot make a socket: %s", uv_strerror(rc));
-    server->has_pipe = true;
-    server->pipe.data = server;
-    rc = uv_pipe_bind(&server->pipe, path);
-    if (rc == 0)
-        rc = uv_listen((uv_stream_t *)&server->pipe, BACKLOG, on_connection);
+    int rc = bind_unix(path, &fd);
     if (rc < 0) {
         return med_err_set(err, rc, "--link-socket: cannot listen on %s: %s", path,
                            uv_strerror(rc));
     }
-    return 0;
+    rc = med_link_server_adopt_unix(server, fd, path, err);
+    if (rc < 0)
+        (void)med_err_prefix(err, "--link-socket");
+    return rc;
 }
 
-static void on_listener_closed(uv_handle_t *handle)
+/* ---- another process takes over ---- */
+
+void med_link_server_fds(const struct med_link_server *server, int *ret_tcp, int *ret_unix)
 {
-    struct med_link_server *server = handle->data;
-    if (handle == (uv_handle_t *)&server->tcp) {
-        server->has_tcp = false;
-    } else {
-        server->has_pipe = false; // libuv has removed the socket's file
+    *ret_tcp = listener_fd(server->tcp);
+    *ret_unix = listener_fd(server->pipe);
+}
+
+static void drop_kept(struct med_link_server *server)
+{
+    for (int i = 0; i < 2; i++) {
+        if (server->kept[i] >= 0)
+            (void)close(server->kept[i]);
+        server->kept[i] = -1;
     }
-    server_maybe_free(server);
+}
+
+void med_link_server_pause(struct med_link_server *server)
+{
+    int tcp = listener_fd(server->tcp);
+    int pipe = listener_fd(server->pipe);
+    drop_kept(server);
+    /* Without a copy there is no way back; that matters only if the other process fails. */
+    server->kept[0] = tcp < 0 ? -1 : fcntl(tcp, F_DUPFD_CLOEXEC, 0);
+    server->kept[1] = pipe < 0 ? -1 : fcntl(pipe, F_DUPFD_CLOEXEC, 0);
+    listener_close(&server->tcp);
+    listener_close(&server->pipe);
+}
+
+int med_link_server_resume(struct med_link_server *server, struct med_err *err)
+{
+    int rc = 0;
+    if (server->kept[0] >= 0)
+        rc = listener_open(server, server->kept[0], true, &server->tcp);
+    server->kept[0] = -1;
+    if (rc == 0 && server->kept[1] >= 0) {
+        rc = listener_open(server, server->kept[1], false, &server->pipe);
+        server->kept[1] = -1;
+    }
+    return rc < 0 ? med_err_set(err, rc, "cannot listen for workers again: %s", uv_strerror(rc))
+                  : 0;
+}
+
+void med_link_server_leave(struct med_link_server *server)
+{
+    drop_kept(server);
+    med_free(server->pipe_path);
+    server->pipe_path = NULL;
 }
 
 void med_link_server_close(struct med_link_server *server, void (*on_closed)(void *arg), void *arg)
@@ -414,14 +558,13 @@ void med_link_server_close(struct med_link_server *server, void (*on_closed)(voi
     server->closing = true;
     server->on_closed = on_closed;
     server->on_closed_arg = arg;
-    bool has_tcp = server->has_tcp;
-    bool has_pipe = server->has_pipe;
     for (struct med_link *link = server->links; link != NULL; link = link->next)
         med_link_end(link, "the router is stopping");
-    if (has_tcp)
-        uv_close((uv_handle_t *)&server->tcp, on_listener_closed);
-    if (has_pipe)
-        uv_close((uv_handle_t *)&server->pipe, on_listener_closed);
+    drop_kept(server);
+    if (server->pipe_path != NULL)
+        (void)unlink(server->pipe_path); // nobody listens on it any more
+    listener_close(&server->tcp);
+    listener_close(&server->pipe);
     server_maybe_free(server);
 }
 

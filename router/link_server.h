@@ -115,6 +115,20 @@ int med_link_server_listen_tcp(struct med_link_server *server,
 /* A stale socket file (nobody listens on it) is replaced; it is removed again at close. */
 int med_link_server_listen_unix(struct med_link_server *server, const char *path,
                                 struct med_err *err) MED_MUST_CHECK;
+/* The same on sockets that are bound already, of another process perhaps; they are the server's then.
+ * path: of the Unix socket, whose file is ours to remove from now on. */
+int med_link_server_adopt_tcp(struct med_link_server *server, int fd,
+                              struct sockaddr_storage *ret_bound,
+                              struct med_err *err) MED_MUST_CHECK;
+int med_link_server_adopt_unix(struct med_link_server *server, int fd, const char *path,
+                               struct med_err *err) MED_MUST_CHECK;
+/* The listening sockets, which stay the server's; -1: it does not listen there. */
+void med_link_server_fds(const struct med_link_server *server, int *ret_tcp, int *ret_unix);
+/* Accepts no links for now: another process does, on the same sockets.  Links stay. */
+void med_link_server_pause(struct med_link_server *server);
+int med_link_server_resume(struct med_link_server *server, struct med_err *err) MED_MUST_CHECK;
+/* After a pause: the sockets are another process's for good. */
+void med_link_server_leave(struct med_link_server *server);
 /* Closes listeners and links; `closed` is still called for each welcomed one. */
 void med_link_server_close(struct med_link_server *server, void (*on_closed)(void *arg), void *arg);
 
@@ -131,6 +145,9 @@ void med_link_send_cancel(struct med_link *link, uint64_t request, uint32_t atte
 /* Asks the worker to leave: it takes no more requests from here, finishes what it has, and closes.
  * Best effort, as a cancel. */
 void med_link_send_drain(struct med_link *link);
+/* Asks the worker for a second link to this address, where another process listens now; stay: to drop
+ * that one again. Best effort, as a cancel. */
+void med_link_send_redial(struct med_link *link, bool stay);
 /* Ends a link; `closed` follows from the loop, with this reason. */
 void med_link_close(struct med_link *link, const char *reason);
 

@@ -131,6 +131,17 @@ void med_link_send_drain(struct med_link *link)
     small_send(link, &frame);
 }
 
+void med_link_send_redial(struct med_link *link, bool stay)
+{
+    Medley__Link__Redial redial = MEDLEY__LINK__REDIAL__INIT;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+
+    redial.stay = stay;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_REDIAL;
+    frame.redial = &redial;
+    small_send(link, &frame);
+}
+
 void med_link_close(struct med_link *link, const char *reason)
 {
     med_link_end(link, "%s", reason);

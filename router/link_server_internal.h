@@ -53,16 +53,27 @@ struct med_link {
     char reason[LINK_REASON_MAX];
 };
 
+/* One socket on which workers dial in; freed when its handle has closed. */
+struct link_listener {
+    struct med_link_server *server;
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } socket;
+};
+
 /* thread: loop */
 struct med_link_server {
     pthread_t thread;
     uv_loop_t *loop;
     struct med_link_ops ops;
     struct med_link_server_config config;
-    uv_tcp_t tcp;
-    uv_pipe_t pipe;
-    bool has_tcp, has_pipe; // handles that are not closed yet
-    char *pipe_path;        // owned; the file is ours to remove
+    struct link_listener *tcp, *pipe; // NULL: it does not listen there
+    int listeners_open;               // handles that are not closed yet
+    int kept[2];                      // descriptors of a pause: TCP, Unix; -1: none
+    char *pipe_path;                  // owned; the file is ours to remove; NULL: none
     bool closing;
     struct med_link *links;
     size_t link_count;

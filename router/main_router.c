@@ -29,6 +29,9 @@ struct options {
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns, ping_interval_ns;
     int64_t attempts_max;
     bool drain_unplanned;
+    const char *control_socket;
+    bool take_over;
+    int64_t retire_timeout_ns;
     const char *resume;
     const char *tls_certificate, *tls_key, *api_key_file;
     const char *link_tls_certificate, *link_tls_key, *link_token_file;
@@ -121,6 +124,17 @@ static const struct med_option option_table[] = {
     {.name = "drain-timeout", .type = MED_OPT_DURATION, .offset = FIELD(drain_timeout_ns),
      .unit = "TIME", .default_text = "30s", .min = 0, .max = 86400,
      .help = "How long (real time) requests may go on after SIGTERM; a second signal ends it."},
+    {.name = "control-socket", .type = MED_OPT_STRING, .offset = FIELD(control_socket), .unit = "PATH",
+     .group = "Replacement",
+     .help = "A Unix socket (mode 0600) on which another router process may take this one's place "
+             "without a request lost. The gRPC port is then opened so that both can listen, and "
+             "--grpc-age-max 0 means 60s: one that is replaced ends when its clients have left."},
+    {.name = "take-over", .type = MED_OPT_FLAG, .offset = FIELD(take_over),
+     .help = "Take the place of the router that listens on --control-socket: its listeners, its "
+             "workers, then its clients. It ends when its last request has. Without one, start as usual."},
+    {.name = "retire-timeout", .type = MED_OPT_DURATION, .offset = FIELD(retire_timeout_ns),
+     .unit = "TIME", .default_text = "15m", .min = 1, .max = 604800,
+     .help = "How long requests may go on in a process that has been replaced."},
     {0},
 };
 // clang-format on
@@ -213,6 +227,9 @@ static int serve(uv_loop_t *loop, const struct options *o, const char *path,
         .plan = plan,
         .plan_path = path,
         .drain_unplanned = o->drain_unplanned,
+        .control_socket = o->control_socket,
+        .take_over = o->take_over,
+        .retire_timeout_ns = o->retire_timeout_ns,
         .model = model,
         .grpc_listen = o->grpc_listen,
         .http_listen = o->http_listen,
@@ -288,6 +305,10 @@ static int run(const struct options *o, const char *path, struct med_err *err)
     struct med_plan plan = {0};
     struct med_router_model *model = NULL;
     uv_loop_t loop;
+    if (o->take_over && o->control_socket == NULL) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--take-over: expected --control-socket too, where the other router is");
+    }
     if (o->gone_after_ns < o->suspect_after_ns) {
         return med_err_set(err, MED_E_USAGE,
                            "--gone-after: found %.3g s, expected at least --suspect-after, %.3g s",

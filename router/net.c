@@ -8,9 +8,11 @@
 #include "base/options.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -95,4 +97,43 @@ bool med_net_is_loopback(const struct sockaddr_storage *address)
         return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
     return (ntohl(v4->sin_addr.s_addr) >> 24) == 127;
+}
+
+int med_net_port(const struct sockaddr_storage *address)
+{
+    return address->ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)address)->sin6_port)
+                                          : ntohs(((const struct sockaddr_in *)address)->sin_port);
+}
+
+static bool is_at(int fd, int port, bool listening)
+{
+    struct sockaddr_storage address = {0};
+    socklen_t bytes = sizeof(address);
+    int accepts = 0;
+    socklen_t accepts_bytes = sizeof(accepts);
+    return getsockname(fd, (struct sockaddr *)&address, &bytes) == 0 &&
+           (address.ss_family == AF_INET || address.ss_family == AF_INET6) &&
+           med_net_port(&address) == port &&
+           getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepts, &accepts_bytes) == 0 &&
+           (accepts != 0) == listening;
+}
+
+size_t med_net_own_sockets(int port, bool listening, int *ret_fds, size_t max)
+{
+    size_t count = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    if (folder == NULL)
+        return 0;
+    const struct dirent *entry;
+    while ((entry = readdir(folder)) != NULL) {
+        int64_t fd = -1;
+        if (med_parse_integer(entry->d_name, "fd", 0, INT32_MAX, &fd, NULL) < 0 ||
+            !is_at((int)fd, port, listening))
+            continue;
+        if (count < max)
+            ret_fds[count] = (int)fd;
+        count++;
+    }
+    (void)closedir(folder);
+    return count;
 }

@@ -13,6 +13,7 @@
 #include "base/err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/socket.h>
 
 enum {
@@ -24,6 +25,10 @@ int med_net_parse(const char *text, const char *what, struct sockaddr_storage *r
                   struct med_err *err) MED_MUST_CHECK;
 /* "127.0.0.1:7071" or "[::1]:7071". */
 void med_net_format(const struct sockaddr_storage *address, char text[MED_NET_TEXT_MAX]);
+int med_net_port(const struct sockaddr_storage *address);
+/* Sockets of this process that are bound to this port, whoever made them: those that listen, or the
+ * connections of those.  At most `max` are written; returns how many there are. */
+size_t med_net_own_sockets(int port, bool listening, int *ret_fds, size_t max);
 bool med_net_is_loopback(const struct sockaddr_storage *address);
 
 #endif

@@ -21,6 +21,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -91,7 +92,8 @@ void med_router_look(struct med_router *router)
     router->workers_ready = ready;
     router->retry_after_ms = retry_hint(router, soonest_ns);
     if (router->state != MED_ROUTER_CLOSING && router->grpc != NULL)
-        med_grpc_server_set_serving(router->grpc, ready > 0 && router->state == MED_ROUTER_RUNNING);
+        med_grpc_server_set_serving(router->grpc,
+                                    ready > 0 && router->state <= MED_ROUTER_RETIRING);
 }
 
 void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns)
@@ -176,6 +178,16 @@ static void close_all(struct med_router *router)
     uv_close((uv_handle_t *)&router->tick, on_handle_closed);
     uv_close((uv_handle_t *)&router->watch, on_handle_closed);
     uv_close((uv_handle_t *)&router->drain_timer, on_handle_closed);
+    uv_close((uv_handle_t *)&router->retire, on_handle_closed);
+    if (router->take_over.fd >= 0) // the socket's file is the other one's
+        med_link_server_leave(router->links);
+    med_take_over_end(&router->take_over);
+    if (router->hand_over != NULL) {
+        struct med_hand_over *hand_over = router->hand_over;
+        router->hand_over = NULL;
+        router->parts_open++;
+        med_hand_over_close(hand_over, on_part_closed, router);
+    }
 }
 
 /* No request is left, and every answer has been written. */
@@ -209,7 +221,7 @@ static void on_drain_look(uv_timer_t *timer)
 void med_router_drain(struct med_router *router)
 {
     MED_ASSERT_THREAD(router->thread);
-    if (router->state != MED_ROUTER_RUNNING) {
+    if (router->state > MED_ROUTER_RETIRING) {
         close_all(router);
         return;
     }
@@ -297,7 +309,8 @@ static int make_servers(struct med_router *router, struct med_err *err)
         .keys = router->security.api_keys,
         .keepalive_ns = router->config.grpc_keepalive_ns,
         .idle_ns = router->config.grpc_idle_ns,
-        .age_ns = router->config.grpc_age_ns,
+        .age_ns = med_router_connection_age_ns(router),
+        .share_port = router->config.control_socket != NULL,
         .streams_max = router->config.grpc_streams_max,
     };
     struct med_link_ops ops = MED_ROUTER_LINK_OPS;
@@ -323,12 +336,14 @@ static void make_handles(struct med_router *router)
     (void)uv_timer_init(router->loop, &router->tick);
     (void)uv_timer_init(router->loop, &router->watch);
     (void)uv_timer_init(router->loop, &router->drain_timer);
+    (void)uv_timer_init(router->loop, &router->retire);
     router->prepare.data = router;
     router->tick.data = router;
     router->watch.data = router;
     router->drain_timer.data = router;
+    router->retire.data = router;
     med_openai_door_start(router->openai);
-    router->parts_open = 4 + 4; // these, links, HTTP and its OpenAI door, gRPC
+    router->parts_open = 5 + 4; // these, links, HTTP and its OpenAI door, gRPC
 }
 
 int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
@@ -341,6 +356,7 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->loop = loop;
     router->config = *config;
     router->tick_at_ns = INT64_MAX;
+    router->take_over.fd = -1;
     router->retry_after_ms = RETRY_MS_UNKNOWN;
     med_clock_init_real(&router->clock, config->time_scale);
     router->started_unix_ns = med_clock_unix_ns();
@@ -377,20 +393,63 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     return 0;
 }
 
+/* What a predecessor listens on, if that is what is asked for; *ret_fd -1: nothing is inherited. */
+static int inherit(struct med_router *router, const char *name,
+                   const struct sockaddr_storage *address, const char *option, int *ret_fd,
+                   struct med_err *err)
+{
+    struct sockaddr_storage bound = {0};
+    socklen_t bytes = sizeof(bound);
+    char text[MED_NET_TEXT_MAX];
+    char asked[MED_NET_TEXT_MAX];
+    int fd = med_router_inherit(router, name);
+    *ret_fd = -1;
+    if (fd < 0)
+        return 0;
+    if (getsockname(fd, (struct sockaddr *)&bound, &bytes) < 0) {
+        (void)close(fd);
+        return med_err_set(err, MED_E_IO, "%s: what was given is no socket", option);
+    }
+    med_net_format(&bound, text);
+    med_net_format(address, asked);
+    if (strcmp(text, asked) != 0 && med_net_port(address) != 0) {
+        (void)close(fd);
+        return med_err_set(err, MED_E_USAGE,
+                           "%s: found %s, but the router that is taken over listens on %s: "
+                           "addresses stay in a take-over",
+                           option, asked, text);
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+static int listen_unix(struct med_router *router, struct med_err *err)
+{
+    const char *path = router->config.link_socket;
+    if (path == NULL)
+        return 0;
+    int fd = med_router_inherit(router, "unix");
+    return fd < 0 ? med_link_server_listen_unix(router->links, path, err)
+                  : med_link_server_adopt_unix(router->links, fd, path, err);
+}
+
 static int listen_links(struct med_router *router, struct med_router_addresses *addresses,
                         struct med_err *err)
 {
-    const struct med_router_config *c = &router->config;
     struct sockaddr_storage address;
     struct sockaddr_storage bound;
-    int rc = med_net_parse(c->link_listen, "--link-listen", &address, err);
+    int fd = -1;
+    int rc = med_net_parse(router->config.link_listen, "--link-listen", &address, err);
     if (rc == 0)
-        rc = med_link_server_listen_tcp(router->links, &address, &bound, err);
+        rc = inherit(router, "link", &address, "--link-listen", &fd, err);
+    if (rc == 0) {
+        rc = fd < 0 ? med_link_server_listen_tcp(router->links, &address, &bound, err)
+                    : med_link_server_adopt_tcp(router->links, fd, &bound, err);
+    }
     if (rc < 0)
         return rc;
     med_net_format(&bound, addresses->link);
-    return c->link_socket != NULL ? med_link_server_listen_unix(router->links, c->link_socket, err)
-                                  : 0;
+    return listen_unix(router, err);
 }
 
 static int listen_http(struct med_router *router, struct med_router_addresses *addresses,
@@ -400,7 +459,12 @@ static int listen_http(struct med_router *router, struct med_router_addresses *a
     int rc = med_net_parse(router->config.http_listen, "--http-listen", &address, err);
     if (rc < 0)
         return rc;
-    rc = med_http_server_listen(router->http, &address, err);
+    int fd = -1;
+    rc = inherit(router, "http", &address, "--http-listen", &fd, err);
+    if (rc < 0)
+        return rc;
+    rc = fd < 0 ? med_http_server_listen(router->http, &address, err)
+                : med_http_server_adopt(router->http, fd, err);
     if (rc < 0) {
         (void)med_err_prefix(err, "--http-listen %s", router->config.http_listen);
         return rc;
@@ -436,7 +500,12 @@ static int listen_admin(struct med_router *router, struct med_router_addresses *
     if (rc < 0)
         return med_err_set(err, rc, "%s", med_err_text(rc));
     router->parts_open++;
-    rc = med_http_server_listen(router->admin_http, &address, err);
+    int fd = -1;
+    rc = inherit(router, "admin", &address, "--admin", &fd, err);
+    if (rc < 0)
+        return rc;
+    rc = fd < 0 ? med_http_server_listen(router->admin_http, &address, err)
+                : med_http_server_adopt(router->admin_http, fd, err);
     if (rc < 0) {
         (void)med_err_prefix(err, "--admin %s", text);
         return rc;
@@ -455,13 +524,34 @@ static void port_set(struct sockaddr_storage *address, int port)
     }
 }
 
+/* Where the predecessor listens, whose port is shared, or else where the options say. */
+static int grpc_address(struct med_router *router, struct sockaddr_storage *ret_address,
+                        struct med_err *err)
+{
+    char asked[MED_NET_TEXT_MAX];
+    int rc = med_net_parse(router->config.grpc_listen, "--grpc-listen", ret_address, err);
+    if (rc < 0 || router->config.control_socket == NULL)
+        return rc;
+    const char *theirs = router->take_over.handed.grpc;
+    if (theirs[0] == '\0')
+        return med_router_check_port_free(ret_address, err);
+    med_net_format(ret_address, asked);
+    if (strcmp(asked, theirs) != 0 && med_net_port(ret_address) != 0) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--grpc-listen: found %s, but the router that is taken over listens on "
+                           "%s: addresses stay in a take-over",
+                           asked, theirs);
+    }
+    return med_net_parse(theirs, "--take-over", ret_address, err);
+}
+
 static int listen_grpc(struct med_router *router, struct med_router_addresses *addresses,
                        struct med_err *err)
 {
     struct sockaddr_storage address;
     char text[MED_NET_TEXT_MAX];
     int port = 0;
-    int rc = med_net_parse(router->config.grpc_listen, "--grpc-listen", &address, err);
+    int rc = grpc_address(router, &address, err);
     if (rc < 0)
         return rc;
     med_net_format(&address, text);
@@ -477,28 +567,42 @@ static int listen_grpc(struct med_router *router, struct med_router_addresses *a
         return rc;
     port_set(&address, port);
     med_net_format(&address, addresses->grpc);
+    router->grpc_port = port;
     return 0;
 }
 
+static int start_timers(struct med_router *router)
+{
+    int rc = uv_prepare_start(&router->prepare, on_prepare);
+    if (rc == 0)
+        rc = uv_timer_start(&router->watch, on_watch, WATCH_MS, WATCH_MS);
+    router->watch_due_ns = uv_hrtime() + (uint64_t)WATCH_MS * 1000000;
+    return rc;
+}
+
+/* Links first: a successor opens its doors when it has workers. */
 int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
                      struct med_err *err)
 {
     MED_ASSERT_THREAD(router->thread);
-    struct med_router_addresses addresses = {{0}, {0}, {0}, {0}};
-    int rc = listen_links(router, &addresses, err);
+    struct med_router_addresses *addresses = &router->bound;
+    int rc = med_router_take_over(router, err);
     if (rc == 0)
-        rc = listen_http(router, &addresses, err);
+        rc = start_timers(router);
     if (rc == 0)
-        rc = listen_admin(router, &addresses, err);
+        rc = listen_links(router, addresses, err);
     if (rc == 0)
-        rc = listen_grpc(router, &addresses, err);
+        rc = med_router_await_workers(router, err);
     if (rc == 0)
-        rc = uv_prepare_start(&router->prepare, on_prepare);
+        rc = listen_http(router, addresses, err);
     if (rc == 0)
-        rc = uv_timer_start(&router->watch, on_watch, WATCH_MS, WATCH_MS);
-    router->watch_due_ns = uv_hrtime() + (uint64_t)WATCH_MS * 1000000;
+        rc = listen_admin(router, addresses, err);
     if (rc == 0)
-        *ret_addresses = addresses;
+        rc = listen_grpc(router, addresses, err);
+    if (rc == 0)
+        rc = med_router_succeed(router, err);
+    if (rc == 0)
+        *ret_addresses = *addresses;
     return rc;
 }
 

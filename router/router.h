@@ -40,8 +40,11 @@ struct med_router_config {
     int64_t attempts_max;
     bool resume; /* answers that have begun go on elsewhere when their worker is lost */
     int64_t drain_timeout_ns;
-    bool drain_unplanned;     /* after a reload: workers of types that the plan lacks leave */
-    int64_t ping_interval_ns; /* of silence in an HTTP stream until a comment is sent */
+    const char *control_socket; /* where a successor asks for the listeners; NULL: nowhere */
+    bool take_over;             /* be the successor of who listens there, if anybody does */
+    int64_t retire_timeout_ns;  /* what a successor has not got may go on for so long */
+    bool drain_unplanned;       /* after a reload: workers of types that the plan lacks leave */
+    int64_t ping_interval_ns;   /* of silence in an HTTP stream until a comment is sent */
 };
 
 /* Where it listens; "" where it does not. */
@@ -54,7 +57,8 @@ struct med_router;
 
 int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
                    struct med_router **ret_router, struct med_err *err) MED_MUST_CHECK;
-/* Opens links, HTTP and gRPC. On failure call stop, run the loop to its end, and free. */
+/* Opens links, HTTP and gRPC; as a successor it waits until workers have come, running the loop. On failure
+ * call stop, run the loop to its end, and free. */
 int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
                      struct med_err *err) MED_MUST_CHECK;
 /* Reads certificates, keys and tokens again (router/security.h), then the plan's file, and puts it in

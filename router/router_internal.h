@@ -9,6 +9,7 @@
  * router_links.c      from worker links to dispatch
  * router_drain.c      workers that leave
  * router_plan.c       the plan, and its successors
+ * router_successor.c  how one process follows another
  * router_pages.c      the HTTP door's pages
  * admin_*.c           the admin view: what it shows, its actions, who may ask
  */
@@ -19,6 +20,7 @@
 #include "base/rng.h"
 #include "router/dispatch/dispatch.h"
 #include "router/grpc_server.h"
+#include "router/hand_over.h"
 #include "router/http_server.h"
 #include "router/link_server.h"
 #include "router/metrics.h"
@@ -66,6 +68,7 @@ enum {
 
 enum med_router_state {
     MED_ROUTER_RUNNING,
+    MED_ROUTER_RETIRING, // a successor serves; what is connected here may go on
     MED_ROUTER_DRAINING,
     MED_ROUTER_CLOSING
 };
@@ -98,6 +101,12 @@ struct med_router {
     int64_t vocab_tokens;                  // what clients may send as ids is below it
     uint64_t request_counter;
     struct med_router_reload reload;
+    struct med_hand_over *hand_over;   // NULL: no control socket
+    struct med_take_over take_over;    // fd -1: no predecessor
+    struct med_router_addresses bound; // where it listens
+    int grpc_port;
+    uint64_t retire_since_ns;          // uv_hrtime
+    uv_timer_t retire;                 // looks whether the last connection has gone
     uint32_t boot;                     // makes request ids differ between starts
     struct med_router_worker *workers; // [workers_max]
     size_t worker_count;
@@ -203,6 +212,21 @@ int med_router_plan_init(struct med_router *router, struct med_err *err) MED_MUS
 void med_router_plan_release(struct med_router *router);
 /* --drain-unplanned: workers that the plan lacks leave when all that it wants are there. */
 void med_router_look_at_unplanned(struct med_router *router);
+
+/* router_successor.c: how one process follows another */
+/* Before the doors are open: takes what a predecessor gives, if there is one. */
+int med_router_take_over(struct med_router *router, struct med_err *err) MED_MUST_CHECK;
+/* With the links open: has the workers dial here, and runs the loop until they have. */
+int med_router_await_workers(struct med_router *router, struct med_err *err) MED_MUST_CHECK;
+/* With all doors open: the predecessor retires, and the control socket is opened. */
+int med_router_succeed(struct med_router *router, struct med_err *err) MED_MUST_CHECK;
+/* How old gRPC connections get; 0: as old as they like. */
+int64_t med_router_connection_age_ns(const struct med_router *router);
+/* A descriptor from the predecessor, -1: none. The address must be what the options ask for. */
+int med_router_inherit(struct med_router *router, const char *name);
+/* Does anybody listen at this address?  A shared port would hide it. */
+int med_router_check_port_free(const struct sockaddr_storage *address,
+                               struct med_err *err) MED_MUST_CHECK;
 
 /* router_pages.c: handler of the HTTP door, self is the router */
 void med_router_on_http(void *self, struct med_http_exchange *x);

@@ -97,8 +97,10 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
 
 const char *med_router_status_name(const struct med_router *router)
 {
-    if (router->state != MED_ROUTER_RUNNING)
+    if (router->state > MED_ROUTER_RETIRING)
         return "draining";
+    if (router->state == MED_ROUTER_RETIRING)
+        return "retiring";
     return router->workers_ready > 0 ? "serving" : "no_worker";
 }
 
@@ -106,7 +108,7 @@ static int page_health(struct med_router *router, struct med_http_answer *answer
 {
     struct med_json_writer w;
     med_router_look(router);
-    answer->status = router->state == MED_ROUTER_RUNNING && router->workers_ready > 0 ? 200 : 503;
+    answer->status = router->state <= MED_ROUTER_RETIRING && router->workers_ready > 0 ? 200 : 503;
     med_json_writer_init(&w, &answer->body, true);
     med_json_begin_object(&w, NULL);
     med_json_put_string(&w, "status", med_router_status_name(router));

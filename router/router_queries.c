@@ -383,7 +383,7 @@ void med_router_encoded(struct med_router *router, struct med_query *query, int 
 static int check(struct med_router *router, struct med_query *query, struct med_err *err)
 {
     const char *model = router->config.plan->model_name;
-    if (router->state != MED_ROUTER_RUNNING) {
+    if (router->state > MED_ROUTER_RETIRING) {
         (void)med_err_set(err, MED_E_DRAINING, "this router is draining; ask another one");
         return refuse(router, MED_REFUSAL_DRAINING, MED_E_DRAINING);
     }

@@ -100,6 +100,9 @@ struct med_uplink_ops {
     void (*on_cancel)(void *arg, struct med_uplink *link, uint64_t request, uint32_t attempt);
     /* The router wants no more from this worker: what runs is finished, then med_uplink_finish. */
     void (*on_drain)(void *arg, struct med_uplink *link);
+    /* Another process takes over the router's address: a second link is wanted there, and this one is not
+     * to be dialled again. stay: it does not, after all. */
+    void (*on_redial)(void *arg, struct med_uplink *link, bool stay);
     /* The connection is over: its requests have nobody to answer to. */
     void (*on_lost)(void *arg, struct med_uplink *link);
     void (*on_stopped)(void *arg, struct med_uplink *link);

@@ -291,6 +291,9 @@ static int take_frame(struct med_uplink *link, const Medley__Link__Frame *frame,
     case MEDLEY__LINK__FRAME__BODY_DRAIN:
         link->config.ops.on_drain(link->config.ops.arg, link);
         return 0;
+    case MEDLEY__LINK__FRAME__BODY_REDIAL:
+        link->config.ops.on_redial(link->config.ops.arg, link, frame->redial->stay);
+        return 0;
     case MEDLEY__LINK__FRAME__BODY_STATS: /* asks for ours */
         med_uplink_put_stats(link);
         return 0;

@@ -34,6 +34,8 @@ enum {
 };
 
 static void advance(struct med_service *service);
+static int start_link(struct med_service *service, size_t index, const char *address,
+                      struct med_err *err);
 
 /* ---- from the routers ----------------------------------------------------------------------- */
 
@@ -164,8 +166,48 @@ static void on_lost(void *arg, struct med_uplink *link)
         med_engine_cancel(service->engine, &r->engine);
     }
     route->held = 0;
-    if (route->draining)
+    if (route->draining || route->leaving)
         med_uplink_stop(link);
+}
+
+/* A second link to the address of this one, for the process that takes over there. */
+static void redial(struct med_service *service, struct med_service_route *route)
+{
+    struct med_err err = {0};
+    size_t free = 0;
+    while (free < MED_SERVICE_ROUTERS_MAX && service->routes[free].link)
+        free++;
+    if (free == MED_SERVICE_ROUTERS_MAX) {
+        MED_WARN("router %s: it wants another link, but there are %zu; it is dialled when this one "
+                 "has ended",
+                 route->address, service->links_open);
+        return;
+    }
+    if (start_link(service, free, route->address, &err) < 0) {
+        MED_WARN("router %s: %s", route->address, err.text);
+        return;
+    }
+    route->leaving = true;
+    MED_INFO("router %s: another process takes over, dialling it", route->address);
+}
+
+static void on_redial(void *arg, struct med_uplink *link, bool stay)
+{
+    struct med_service *service = arg;
+    struct med_service_route *route = med_uplink_user(link);
+    if (service->phase != MED_SERVICE_SERVING || route->draining || route->leaving != stay)
+        return;
+    if (!stay) {
+        redial(service, route);
+        return;
+    }
+    MED_INFO("router %s: nobody has taken over, staying", route->address);
+    route->leaving = false;
+    for (size_t i = 0; i < service->route_count; i++) {
+        struct med_service_route *other = &service->routes[i];
+        if (other != route && other->link && other->address == route->address && !other->leaving)
+            med_uplink_stop(other->link);
+    }
 }
 
 static void on_stopped(void *arg, struct med_uplink *link)
@@ -205,6 +247,38 @@ static void get_stats(void *arg, struct med_uplink_stats *ret_stats)
         .prefix_queries = s->prefix_queries_total,
         .prefix_hits = s->prefix_hits_total,
     };
+}
+
+static int start_link(struct med_service *service, size_t index, const char *address,
+                      struct med_err *err)
+{
+    const struct med_service_config *c = service->config;
+    struct med_service_route *route = &service->routes[index];
+    *route = (struct med_service_route){.service = service, .address = address};
+    const struct med_uplink_config link = {
+        .address = address,
+        .hello = &c->hello,
+        .clock = c->clock,
+        .tls = c->router_tls,
+        .tokens = c->router_tokens,
+        .seed = c->hello.incarnation + service->links_made++,
+        .user = route,
+        .ops = {.on_generate = on_generate,
+                .on_cancel = on_cancel,
+                .on_drain = on_drain,
+                .on_redial = on_redial,
+                .on_lost = on_lost,
+                .on_stopped = on_stopped,
+                .get_stats = get_stats,
+                .arg = service},
+    };
+    int rc = med_uplink_new(&service->loop, &link, &route->link, err);
+    if (rc < 0)
+        return rc;
+    service->links_open++;
+    if (index >= service->route_count)
+        service->route_count = index + 1;
+    return 0;
 }
 
 /* ---- from the engine ------------------------------------------------------------------------ */
@@ -294,7 +368,7 @@ static void on_wake(uv_async_t *async)
     if (service->given_up)
         return;
     med_engine_take_events(service->engine, on_event, service);
-    for (size_t i = 0; i < service->config->router_count; i++) {
+    for (size_t i = 0; i < service->route_count; i++) {
         struct med_service_route *route = &service->routes[i];
         if (!route->link)
             continue;
@@ -345,7 +419,7 @@ static void advance(struct med_service *service)
         return;
     if (service->phase <= MED_SERVICE_DRAINING && service->requests.count == 0) {
         service->phase = MED_SERVICE_LINKS;
-        for (size_t i = 0; i < service->config->router_count; i++) {
+        for (size_t i = 0; i < service->route_count; i++) {
             if (service->routes[i].link)
                 med_uplink_stop(service->routes[i].link);
         }
@@ -407,7 +481,7 @@ static void on_signal(uv_signal_t *handle, int number)
         return;
     MED_INFO("%s: draining %" PRId64 " requests", name, service->requests.count);
     service->phase = MED_SERVICE_DRAINING;
-    for (size_t i = 0; i < service->config->router_count; i++) {
+    for (size_t i = 0; i < service->route_count; i++) {
         if (!service->routes[i].link)
             continue;
         med_uplink_send_drain(service->routes[i].link);
@@ -445,7 +519,7 @@ static void give_up(struct med_service *service, double silent_s)
         if (r->link)
             finish(service, r, &end);
     }
-    for (size_t i = 0; i < service->config->router_count; i++) {
+    for (size_t i = 0; i < service->route_count; i++) {
         if (service->routes[i].link)
             med_uplink_flush(service->routes[i].link);
     }
@@ -508,28 +582,9 @@ static int start_links(struct med_service *service, struct med_err *err)
 {
     const struct med_service_config *c = service->config;
     for (size_t i = 0; i < c->router_count; i++) {
-        struct med_service_route *route = &service->routes[i];
-        route->service = service;
-        struct med_uplink_config link = {
-            .address = c->routers[i],
-            .hello = &c->hello,
-            .clock = c->clock,
-            .tls = c->router_tls,
-            .tokens = c->router_tokens,
-            .seed = c->hello.incarnation + i,
-            .user = route,
-            .ops = {.on_generate = on_generate,
-                    .on_cancel = on_cancel,
-                    .on_drain = on_drain,
-                    .on_lost = on_lost,
-                    .on_stopped = on_stopped,
-                    .get_stats = get_stats,
-                    .arg = service},
-        };
-        int rc = med_uplink_new(&service->loop, &link, &route->link, err);
+        int rc = start_link(service, i, c->routers[i], err);
         if (rc < 0)
             return rc;
-        service->links_open++;
     }
     return 0;
 }

@@ -28,8 +28,11 @@ enum med_service_phase {
 struct med_service_route {
     struct med_uplink *link; /* NULL once it has stopped */
     struct med_service *service;
-    int64_t held;  /* requests that answer to it */
-    bool draining; /* the router drains us */
+    int64_t held;        /* requests that answer to it */
+    bool draining;       /* the router drains us */
+    const char *address; /* of its router; the configuration's */
+    bool
+        leaving; /* another route has been dialled to the same address; this one ends with its link */
 };
 
 /* thread: loop */
@@ -43,7 +46,9 @@ struct med_service {
     struct med_http_server *http;
     struct med_requests requests;
     struct med_service_route routes[MED_SERVICE_ROUTERS_MAX];
+    size_t route_count; /* that have ever had a link; from router_count on, those of redials */
     size_t links_open;
+    uint64_t links_made;
     enum med_service_phase phase;
     int failure; /* the engine's; what run returns */
     struct med_err failure_err;

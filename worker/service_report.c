@@ -96,9 +96,13 @@ static int answer_metrics(struct med_service *service, struct med_http_answer *a
         .link_count = c->router_count,
     };
     for (size_t i = 0; i < c->router_count; i++) {
-        links[i] = (struct med_metrics_link){.address = c->routers[i],
-                                             .up = service->routes[i].link &&
-                                                   med_uplink_is_up(service->routes[i].link)};
+        /* Up while any link to it is: for a while there may be two, when another process takes over. */
+        links[i] = (struct med_metrics_link){.address = c->routers[i]};
+        for (size_t k = 0; k < service->route_count; k++) {
+            const struct med_service_route *route = &service->routes[k];
+            if (route->link && route->address == c->routers[i])
+                links[i].up = links[i].up || med_uplink_is_up(route->link);
+        }
     }
     med_engine_get_stats(service->engine, &m.engine);
     m.waiting = service->requests.count - m.engine.scheduler.running;

@@ -66,6 +66,13 @@ static void on_drain(void *arg, struct med_uplink *link)
     (void)link;
 }
 
+static void on_redial(void *arg, struct med_uplink *link, bool stay)
+{
+    (void)arg;
+    (void)link;
+    (void)stay;
+}
+
 static void get_stats(void *arg, struct med_uplink_stats *ret_stats)
 {
     (void)arg;
@@ -84,6 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                          .ops = {.on_generate = on_generate,
                                                  .on_cancel = on_cancel,
                                                  .on_drain = on_drain,
+                                                 .on_redial = on_redial,
                                                  .get_stats = get_stats}},
                               .state = MED_UPLINK_STATE_UP,
                               .connection = &connection};

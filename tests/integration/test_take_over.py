@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One router process follows another: no stream breaks, no connection is refused, none comes twice."""
+import json
+import os
+import pathlib
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import unittest
+
+import grpc
+
+import plans
+from harness import BIN, Process, http_get, metrics, wait_until
+from steady import Steady
+from test_grpc import LARGE, SMALL, RouterTest, api, request
+
+
+class Client:
+    """A channel with a connection of its own: grpcio's channels share theirs otherwise."""
+
+    def __init__(self, address):
+        self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self.generate = self.channel.unary_unary(
+            "/medley.v1.Inference/Generate", api.GenerateRequest.SerializeToString,
+            api.GenerateResponse.FromString)
+        self.stream = self.channel.unary_stream(
+            "/medley.v1.Inference/GenerateStream", api.GenerateRequest.SerializeToString,
+            api.GenerateChunk.FromString)
+
+    def close(self):
+        self.channel.close()
+
+
+class TakeOver(RouterTest):
+    OPTIONS = ("--grpc-age-max", "1s")
+
+    def router_process(self, *options, addresses=None):
+        addresses = addresses or {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "link": "127.0.0.1:0"}
+        router = Process("medley-router", self.plan, *(x for door, a in addresses.items()
+                                                       for x in (f"--{door}-listen", a)),
+                         "--control-socket", self.control, *self.OPTIONS, *options)
+        self.addCleanup(router.kill)
+        return router
+
+    def start(self, *options):
+        folder = self.enterContext(tempfile.TemporaryDirectory(prefix="medley-test-"))
+        self.folder = pathlib.Path(folder)
+        self.plan = plans.write(self.folder / "plan.json", self.WORKERS)
+        self.control = str(self.folder / "control")
+        self.router = self.router_process(*options)
+        self.addresses = {k: v for k, v in self.router.wait_ready().items()
+                          if k in ("grpc", "http", "link")}
+        self.grpc, self.http, self.link = (self.addresses[k] for k in ("grpc", "http", "link"))
+
+    def worker_process(self, name, worker_type=SMALL):
+        worker = Process("medley-worker", "--plan", self.plan, "--worker-type", worker_type,
+                         "--worker-id", name, "--router", self.link, "--metrics-listen", "127.0.0.1:0",
+                         "--time-scale", "1")
+        self.addCleanup(worker.kill)
+        return worker
+
+    def start_workers(self):
+        self.workers = [self.worker_process("w1", SMALL), self.worker_process("w2", LARGE)]
+        wait_until(lambda: self.ready() == 2, "both workers")
+
+    def ready(self):
+        status, body = http_get(self.http, "/health")
+        return sum(t["ready"] for t in json.loads(body)["worker_types"]) if status == 200 else 0
+
+    def take_over(self):
+        """Replaces the router; returns the one before, which goes on with what it has."""
+        before, self.router = self.router, self.router_process("--take-over", addresses=self.addresses)
+        self.assertEqual({k: v for k, v in self.router.wait_ready().items() if k in self.addresses},
+                         self.addresses)
+        return before
+
+    def stop_all(self):
+        for worker in self.workers:
+            worker.stop()
+        self.router.stop()
+
+    def http_load(self):
+        """GETs of /health, a connection each: (how many so far, faults, stop)."""
+        stopping, seen, faults = threading.Event(), [0], []
+
+        def run():
+            while not stopping.is_set():
+                try:
+                    status, _ = http_get(self.http, "/health")
+                    if status != 200:
+                        faults.append(status)
+                except OSError as error:
+                    faults.append(repr(error))
+                seen[0] += 1
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return seen, faults, lambda: (stopping.set(), thread.join())
+
+    def test_twice_under_load_and_nobody_notices(self):
+        self.start()
+        self.start_workers()
+        self.assertEqual(stat.S_IMODE(os.stat(self.control).st_mode), 0o600)
+        seen, faults, stop_http = self.http_load()
+        olds = []
+        with Steady(Client, request, self.grpc, clients=4, prompts=(3, 1500), tokens=8) as kept, \
+                Steady(Client, request, self.grpc, clients=2, fresh=True, tokens=3) as fresh:
+            for _ in range(2):
+                kept.wait_for(8)
+                fresh.wait_for(8)
+                olds.append(self.take_over())
+                kept.wait_for(8)
+                fresh.wait_for(8)
+            # Clients leave the one that goes when their connection is of age, while they work.
+            for old in olds:
+                old.wait_line("retired: the last request has ended")
+                self.assertEqual(old.wait(), 0)
+        stop_http()
+        kept.check(self, 20)
+        fresh.check(self, 20)
+        self.assertEqual(faults, [])
+        self.assertGreater(seen[0], 10)
+        self.assertEqual(self.ready(), 2)
+        self.assertGreater(metrics(self.http)["medley_router_accepted_total"], 0)
+        self.stop_all()
+
+    def test_a_live_stream_ends_in_the_process_that_took_it(self):
+        self.start()
+        self.start_workers()
+        client = Client(self.grpc)
+        call = client.stream(request([1, 2, 3], 120, emulated_output_tokens=120))
+        ids = list(next(call).tokens.ids)
+        old = self.take_over()
+        other = Client(self.grpc)
+        other.generate(request([1, 2], 3))
+        self.assertEqual(metrics(self.http)["medley_router_accepted_total"], 1)
+        for chunk in call:
+            self.assertEqual(chunk.position, len(ids))
+            ids += chunk.tokens.ids
+        self.assertEqual(len(ids), 120)
+        client.close()
+        old.wait_line("retired")
+        self.assertEqual(old.wait(), 0)
+        # Workers keep one link, to the one that serves.
+        wait_until(lambda: all(len([x for x in w.stderr if "another process takes over" in x]) == 1
+                               for w in self.workers), "one redial each")
+        self.assertEqual(self.ready(), 2)
+        other.generate(request([1, 2], 3))
+        other.close()
+        self.stop_all()
+
+    def test_when_the_new_one_fails_the_old_one_goes_on(self):
+        self.start()
+        self.start_workers()
+        bad = self.folder / "bad.json"
+        bad.write_text("{}")
+        with Steady(Client, request, self.grpc, clients=2, tokens=4) as load:
+            load.wait_for(3)
+            # Wrong input, another address, killed half-way: none is noticed.
+            status = subprocess.run([BIN / "medley-router", bad, "--control-socket", self.control,
+                                     "--take-over"], capture_output=True, check=False).returncode
+            self.assertEqual(status, 2)
+            moved = self.router_process("--take-over", addresses={**self.addresses, "http": "127.0.0.1:9"})
+            self.assertEqual(moved.wait(), 2)
+            self.assertIn("addresses stay in a take-over", moved.output())
+            load.wait_for(3)
+            with socket.socket(socket.AF_UNIX) as half:
+                half.connect(self.control)
+                half.sendall(b"MEDLEY-TAKE-OVER 1\n")
+                line, fds, _, _ = socket.recv_fds(half, 512, 8)
+                self.assertIn(b"LISTENERS 1 workers=2 ", line)
+                links = socket.socket(fileno=fds[0])
+                half.sendall(b"DIAL\n")
+                # The workers come here now; nobody answers them.
+                links.setblocking(True)
+                links.accept()[0].close()
+            for fd in fds:
+                os.close(fd)
+            links.detach()
+            self.router.wait_line("take-over: given up, this process goes on: the other process has gone")
+            load.wait_for(3)
+            for worker in self.workers:
+                worker.wait_line("nobody has taken over, staying")
+            third = self.worker_process("w3")
+            wait_until(lambda: self.ready() == 3, "a new worker")
+            old = self.take_over()
+            load.wait_for(3)
+        load.check(self, 10)
+        old.wait_line("retired")
+        self.assertEqual(old.wait(), 0)
+        self.assertEqual(self.ready(), 3)
+        self.workers.append(third)
+        self.stop_all()
+
+    def test_without_take_over_a_second_router_is_refused(self):
+        self.start()
+        second = self.router_process(addresses={"grpc": self.grpc, "http": "127.0.0.1:0",
+                                                "link": "127.0.0.1:0"})
+        self.assertEqual(second.wait(), 1)
+        self.assertIn("cannot listen", second.output())
+        plain = Process("medley-router", self.plan, "--grpc-listen", self.grpc, "--http-listen",
+                        "127.0.0.1:0", "--link-listen", "127.0.0.1:0")
+        self.addCleanup(plain.kill)
+        self.assertEqual(plain.wait(), 1)
+        self.router.stop()
+        self.assertFalse(os.path.exists(self.control))
+
+    def test_take_over_of_nobody_starts_as_usual(self):
+        self.start("--take-over")
+        self.router.wait_line("nobody listens on .*control: starting as usual")
+        self.router.send_signal(signal.SIGKILL)
+        self.router.popen.wait()
+        # A socket that a killed process left is no obstacle.
+        self.router = self.router_process("--take-over", addresses=self.addresses)
+        self.router.wait_ready()
+        self.router.stop()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
