@@ -91,9 +91,10 @@ void med_router_look(struct med_router *router)
     }
     router->workers_ready = ready;
     router->retry_after_ms = retry_hint(router, soonest_ns);
-    if (router->state != MED_ROUTER_CLOSING && router->grpc != NULL)
+    if (router->state != MED_ROUTER_CLOSING && router->grpc != NULL) {
         med_grpc_server_set_serving(router->grpc,
                                     ready > 0 && router->state <= MED_ROUTER_RETIRING);
+    }
 }
 
 void med_router_job_ran(struct med_router *router, enum med_loop_job job, uint64_t began_ns)
