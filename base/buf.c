@@ -95,12 +95,20 @@ int med_buf_vprintf(struct med_buf *buf, const char *fmt, va_list args)
 {
     va_list again;
     va_copy(again, args);
-    int length = vsnprintf(NULL, 0, fmt, args);
-    /* Only a broken format or a text over INT_MAX gets here. */
-    int rc = length < 0 ? MED_E_INVALID : med_buf_reserve(buf, (size_t)length);
+    /* Into the room that is there; a second time where that was not enough. */
+    size_t room = buf->capacity - buf->length;
+    int length = vsnprintf(room > 0 ? buf->data + buf->length : NULL, room, fmt, args);
+    /* Only a broken format or a text over INT_MAX is below 0. */
+    int rc = length < 0 ? MED_E_INVALID : 0;
+    if (rc == 0 && (size_t)length >= room) {
+        rc = med_buf_reserve(buf, (size_t)length);
+        if (rc == 0)
+            (void)vsnprintf(buf->data + buf->length, (size_t)length + 1, fmt, again);
+    }
     if (rc == 0) {
-        (void)vsnprintf(buf->data + buf->length, (size_t)length + 1, fmt, again);
         buf->length += (size_t)length;
+    } else if (room > 0) {
+        buf->data[buf->length] = '\0'; // what was there stays as it was
     }
     va_end(again);
     return rc;

@@ -16,6 +16,10 @@
 #include <stdio.h>
 #include <string.h>
 
+enum {
+    HEAD_BYTES = 512 /* room made for a head at once; a longer one makes its own */
+};
+
 void med_http_exchange_free(struct med_http_exchange *x)
 {
     x->conn->server->body_bytes -= x->content.length;
@@ -135,14 +139,42 @@ static void tell_status(const struct med_http_conn *conn, const char *path, int 
         handler->on_status(handler->self, path, status);
 }
 
+/* Status line and headers, up to the empty line.  This is on the way of every request: no printf. */
 static int head_append(struct med_http_conn *conn, int status, const char *content_type,
                        const char *headers)
 {
-    return med_buf_printf(&conn->out,
-                          "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\n"
-                          "X-Content-Type-Options: nosniff\r\n%sConnection: %s\r\n",
-                          status, reason(status), med_http_server_date(conn->server), content_type,
-                          headers != NULL ? headers : "", conn->ends ? "close" : "keep-alive");
+    const char code[] = {(char)('0' + status / 100 % 10), (char)('0' + status / 10 % 10),
+                         (char)('0' + status % 10), '\0'};
+    const char *parts[] = {"HTTP/1.1 ",
+                           code,
+                           " ",
+                           reason(status),
+                           "\r\nDate: ",
+                           med_http_server_date(conn->server),
+                           "\r\nContent-Type: ",
+                           content_type,
+                           "\r\nX-Content-Type-Options: nosniff\r\n",
+                           headers != NULL ? headers : "",
+                           conn->ends ? "Connection: close\r\n" : "Connection: keep-alive\r\n"};
+    int rc = med_buf_reserve(&conn->out, HEAD_BYTES);
+    for (size_t i = 0; rc == 0 && i < sizeof parts / sizeof parts[0]; i++)
+        rc = med_buf_append_str(&conn->out, parts[i]);
+    return rc;
+}
+
+/* "Content-Length: N", and the empty line. */
+static int length_append(struct med_http_conn *conn, size_t length)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + length % 10);
+        length /= 10;
+    } while (length > 0);
+    int rc = med_buf_append_str(&conn->out, "Content-Length: ");
+    if (rc == 0)
+        rc = med_buf_append(&conn->out, digits + at, sizeof digits - at);
+    return rc < 0 ? rc : med_buf_append_str(&conn->out, "\r\n\r\n");
 }
 
 /* A whole answer into `out`; all of it or nothing. */
@@ -151,13 +183,11 @@ static int whole_append(struct med_http_conn *conn, const struct med_http_answer
 {
     size_t before = conn->out.length;
     int rc = head_append(conn, answer->status, answer->content_type, answer->headers);
-    if (rc == 0) {
-        rc = med_buf_printf(&conn->out, "%sContent-Length: %zu\r\n\r\n",
-                            answer->headers != NULL && strstr(answer->headers, "Cache-Control:")
-                                ? ""
-                                : "Cache-Control: no-store\r\n",
-                            answer->body.length);
-    }
+    bool told = answer->headers != NULL && strstr(answer->headers, "Cache-Control:") != NULL;
+    if (rc == 0 && !told)
+        rc = med_buf_append_str(&conn->out, "Cache-Control: no-store\r\n");
+    if (rc == 0)
+        rc = length_append(conn, answer->body.length);
     if (rc == 0 && !is_head && answer->body.length > 0)
         rc = med_buf_append(&conn->out, answer->body.data, answer->body.length);
     if (rc < 0)

@@ -262,15 +262,19 @@ static void continue_send(struct med_http_conn *conn)
 /* Makes the exchange of the head in the first `bytes` of `in`. */
 static void take_head(struct med_http_conn *conn, size_t bytes)
 {
-    struct med_http_exchange *x = med_calloc(1, sizeof *x);
-    if (x != NULL)
-        x->lines = med_alloc(bytes + 1);
-    if (x == NULL || x->lines == NULL) {
+    struct med_http_exchange *x = med_alloc(sizeof *x); /* most of it is text: not cleared */
+    char *lines = med_alloc(bytes + 1);
+    if (x == NULL || lines == NULL) {
         med_free(x);
+        med_free(lines);
         med_http_conn_refuse(conn, 503, "the router has no memory for this request");
         return;
     }
     x->conn = conn;
+    x->user = NULL;
+    x->lines = lines;
+    x->streams = x->chunked = x->waited = false;
+    x->peer[0] = '\0';
     conn->x = x;
     memcpy(x->lines, conn->in.data, bytes);
     x->lines[bytes] = '\0';

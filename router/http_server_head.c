@@ -53,9 +53,9 @@ static int on_message_complete(http_parser *parser)
 bool med_http_is_token(char byte)
 {
     unsigned char c = (unsigned char)byte;
-    if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))
+    if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-')
         return true;
-    return c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL;
+    return c != '\0' && strchr("!#$%&'*+.^_`|~", c) != NULL;
 }
 
 /* One header line without its CR LF. NULL: good. */
@@ -356,6 +356,8 @@ void med_http_head_parse(const char *bytes, size_t count, struct med_http_head *
     g.url_over = g.complete = false;
     ret_head->status = 0;
     ret_head->why = "";
+    ret_head->method = MED_HTTP_GET;
+    ret_head->is_1_1 = ret_head->keep_alive = false;
     ret_head->framing = MED_HTTP_NO_BODY;
     ret_head->body_bytes = 0;
     ret_head->expects_continue = false;

@@ -125,9 +125,27 @@ static void on_written(void *owner, int status)
     }
 }
 
+/* What the socket takes of `out` without a turn of the loop; true: all of it.  Failures are left to
+ * the write that follows. */
+static bool sent_at_once(struct med_link *link)
+{
+    uv_buf_t buf = uv_buf_init(link->out.data, (unsigned)link->out.length);
+    int sent = med_stream_try_write(&link->stream, &buf, 1);
+    if (sent <= 0)
+        return false;
+    med_buf_consume(&link->out, (size_t)sent);
+    if (link->out.length > 0)
+        return false;
+    if (link->out.capacity > BURST_BYTES)
+        med_buf_release(&link->out);
+    return true;
+}
+
 void med_link_flush(struct med_link *link)
 {
     if (link->writing || link->corked || link->state == LINK_CLOSING || link->out.length == 0)
+        return;
+    if (link->state == LINK_OPEN && sent_at_once(link))
         return;
     struct med_buf written = link->on_way;
     link->on_way = link->out;

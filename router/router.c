@@ -588,6 +588,8 @@ int med_router_start(struct med_router *router, struct med_router_addresses *ret
     MED_ASSERT_THREAD(router->thread);
     struct med_router_addresses *addresses = &router->bound;
     int rc = med_router_take_over(router, err);
+    /* Before the doors listen: prepare handles run in the reverse order of their start, and the doors'
+     * take requests, after which the router's asks dispatch when it wants to be ticked. */
     if (rc == 0)
         rc = start_timers(router);
     if (rc == 0)
