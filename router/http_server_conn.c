@@ -110,6 +110,10 @@ void med_http_conn_wake(struct med_http_conn *conn)
 
 static void linger(struct med_http_conn *conn)
 {
+    if (conn->peer_ended) {
+        med_http_conn_close(conn); /* nothing can come that a reset would answer */
+        return;
+    }
     conn->state = MED_HTTP_CONN_LINGERING;
     deadline_set(conn, LINGER_MS);
     if (med_stream_shutdown(&conn->stream) < 0)
@@ -373,6 +377,7 @@ static void on_end(struct med_http_conn *conn, bool orderly)
         (conn->state == MED_HTTP_CONN_HEAD || conn->state == MED_HTTP_CONN_LAST)) {
         med_stream_read_stop(&conn->stream);
         conn->reading = false;
+        conn->peer_ended = true;
         conn->state = MED_HTTP_CONN_LAST;
         med_http_conn_wake(conn);
     } else {

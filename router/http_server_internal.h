@@ -52,6 +52,7 @@ struct med_http_conn {
     struct med_stream stream;
     enum med_http_conn_state state;
     bool flush_listed, reading, serving, writes, broken;
+    bool peer_ended;      // all that the client will ever send has come
     bool ends;            // after the answer under way
     bool owes;            // closing: the handler is to be told
     uint64_t deadline_ms; // uv_now; UINT64_MAX: none

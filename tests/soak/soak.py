@@ -142,13 +142,11 @@ def usage(fleet):
     """What the router holds when nothing is asked of it."""
     fleet.harness.wait_until(lambda: fleet.state()["in_flight"] + fleet.state()["queued"] == 0, "an idle router")
     pid = fleet.router.pid
-    last = None
-    for _ in range(50):  # connections are closed a moment after their clients have gone
-        now = len(os.listdir(f"/proc/{pid}/fd"))
-        if now == last:
-            break
-        last = now
+    now, same = None, 0
+    while same < 8:  # connections linger for a second after their clients have gone
         time.sleep(0.3)
+        last, now = now, len(os.listdir(f"/proc/{pid}/fd"))
+        same = same + 1 if now == last else 0
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     return {"descriptors": now, "rss_mib": rss / 1024, "heap_kib": fleet.state()["heap_bytes"] / 1024}
@@ -189,15 +187,19 @@ def judge_counters(found, said):
         seen += sum(ends.get(good, 0) for ends in got["kinds"].values())
         disturbed += sum(n for kind in ("cancel_early", "cancel_late", "deadline")
                          for end, n in got["kinds"][kind].items() if end != good)
-    wrong = sum(sum(got["kinds"]["wrong"].values()) for got in said.values())
+    # The HTTP door refuses what it can read to be wrong before the router sees it.
+    wrong = {door: sum(got["kinds"]["wrong"].values()) for door, got in said.items()}
     # One that its client gave up may have ended well at the router before it heard of that.
     check(seen <= whole <= seen + disturbed, f"whole at the clients {seen}, at the router {whole:.0f}, "
           f"given up by clients {disturbed}")
     refused = total(found, "medley_router_refused_total")
+    bad = total(found, "medley_router_http_requests_total", path="/v1/completions", status="400")
+    refused += bad
     check(sent - disturbed <= accepted + refused <= sent,
           f"accepted {accepted:.0f} + refused {refused:.0f} of {sent} sent, {disturbed} given up")
-    check(total(found, "medley_router_refused_total", reason="invalid") == wrong,
-          f"refused as invalid {total(found, 'medley_router_refused_total', reason='invalid'):.0f} of {wrong} wrong ones")
+    invalid = total(found, "medley_router_refused_total", reason="invalid")
+    check(invalid == wrong.get("grpc", 0) and bad == wrong.get("http", 0),
+          f"refused as wrong: {invalid:.0f} by gRPC, {bad:.0f} over HTTP, of {wrong}")
     tokens = sum(got["tokens"] for got in said.values())
     check(total(found, "medley_router_output_tokens_total") >= tokens,
           f"output tokens: {tokens} at the clients, {total(found, 'medley_router_output_tokens_total'):.0f} passed on")
