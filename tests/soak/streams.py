@@ -5,6 +5,7 @@
     tests/soak/streams.py                       1,000 streams, build/release
     tests/soak/streams.py --streams 40 --quick  the small one that ./check runs
     tests/soak/streams.py --resume off          a killed worker's streams must fail within a second
+    tests/soak/streams.py --take-over           the router is restarted under them, nothing else
 
 Emulated workers say tokens that are a function of (seed, place), so every token that a client gets is
 compared with the one that must stand there.  When every stream has begun to speak, one worker is killed
@@ -181,15 +182,19 @@ class Fleet:
     def __init__(self, args, folder):
         self.args = args
         self.plan = plans.write(pathlib.Path(folder) / "plan.json", {TYPE: args.workers})
-        self.router = Process("medley-router", self.plan, "--grpc-listen", "127.0.0.1:0",
-                              "--http-listen", "127.0.0.1:0", "--link-listen", "127.0.0.1:0",
-                              "--time-scale", args.time_scale, "--resume", args.resume,
-                              "--queue-wait", "1h", *args.router_option)
+        self.options = ["--time-scale", args.time_scale, "--resume", args.resume,
+                        "--queue-wait", "1h", "--control-socket", f"{folder}/control",
+                        *args.router_option]
+        self.router = self.start(*["127.0.0.1:0"] * 3)
         ready = self.router.wait_ready()
         self.grpc, self.http, self.link = ready["grpc"], ready["http"], ready["link"]
         self.workers = {}
         for i in range(args.workers):
             self.add(f"w{i}")
+
+    def start(self, grpc_address, http_address, link_address, *more):
+        return Process("medley-router", self.plan, "--grpc-listen", grpc_address, "--http-listen",
+                       http_address, "--link-listen", link_address, *self.options, *more)
 
     def add(self, name):
         self.workers[name] = Process("medley-worker", "--profile",
@@ -302,9 +307,26 @@ class Run:
         await until(lambda: harness.metrics(self.fleet.http)[
             'medley_plan_reloads_total{result="done"}'] == 1, "the new plan")
 
+    async def restart(self):
+        """Another router process takes over; this one's streams end in it, and then it does."""
+        self.report["restarted_with"] = self.fleet.state()["in_flight"]
+        fleet, old = self.fleet, self.fleet.router
+        fleet.router = fleet.start(fleet.grpc, fleet.http, fleet.link, "--take-over")
+        await until(lambda: any("READY" in line for line in fleet.router.stderr), "the new router")
+        self.report["alive_after_events"] = sum(1 for s in self.streams if s.code is None)
+        await until(lambda: not old.is_running(), "the old router to end")
+        assert old.wait() == 0, old.output()
+        old.check_clean()
+        await until(lambda: sum(w["state"] == "ready" for w in fleet.state()["workers"])
+                    == self.args.workers, "the workers at the new router")
+
     async def events(self):
         self.say("waiting for all to speak")
         await self.all_speak()
+        if self.args.take_over:
+            self.say("another router takes over")
+            await self.restart()
+            return
         self.say("SIGKILL w0")
         await self.kill("w0")
         if self.args.resume == "off":
@@ -343,6 +365,8 @@ class Run:
     def check(self):
         """Fills the report; returns what did not hold."""
         samples = harness.metrics(self.fleet.http)
+        if self.args.take_over:  # all were the old process's, whose counters went with it
+            self.report["new_router_accepted"] = int(samples["medley_router_accepted_total"])
         whole = sum(s.is_whole() for s in self.streams)
         outcomes = {k.split('"')[1]: int(v) for k, v in samples.items()
                     if k.startswith("medley_router_requests_total{")}
@@ -361,7 +385,7 @@ class Run:
             wrong.append("outcomes do not add up to what was accepted")
         if samples["medley_router_in_flight"] or samples["medley_router_queue_depth"]:
             wrong.append("requests are left in flight or queued")
-        told = sum(v for k, v in samples.items()
+        told = self.report["tokens"] if self.args.take_over else sum(v for k, v in samples.items()
                    if k.startswith("medley_router_output_tokens_total{"))
         if told != self.report["tokens"]:
             wrong.append(f"the router counted {told} tokens, clients got {self.report['tokens']}")
@@ -370,7 +394,7 @@ class Run:
         if self.args.resume == "on":
             wrong += [f"stream {s.seed}: {s.code} {s.details}, {s.got} of {s.total}, "
                       f"{s.wrong} wrong" for s in broken[:5]]
-            if self.report["resumes"] < self.report["killed_with"]:
+            if self.report["resumes"] < self.report.get("killed_with", 0):
                 wrong.append("fewer answers were resumed than the killed worker had")
             if self.report["alive_after_events"] == 0:
                 wrong.append("the streams were too short to see all events")
@@ -392,6 +416,8 @@ def options():
     parser.add_argument("--time-scale", default=None)
     parser.add_argument("--resume", choices=("on", "off"), default="on")
     parser.add_argument("--pause", type=float, default=None, help="seconds between events")
+    parser.add_argument("--take-over", action="store_true",
+                        help="the event is that another router process takes over")
     parser.add_argument("--door", choices=("grpc", "http", "both"), default="both")
     parser.add_argument("--quick", action="store_true", help="sizes for ./check")
     parser.add_argument("--router-option", action="append", default=[],
