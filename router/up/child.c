@@ -135,6 +135,19 @@ int med_child_init(struct med_child *child, uv_loop_t *loop, const char *name,
     return uv_exepath(child->self, &self_bytes);
 }
 
+void med_child_reuse(struct med_child *child, const char *name)
+{
+    MED_ASSERT(!child->process);
+    (void)uv_timer_stop(&child->restart);
+    (void)snprintf(child->name, sizeof(child->name), "%s", name);
+    med_backoff_init(&child->backoff, RESTART_FIRST_MS, RESTART_MAX_MS, RESTART_STABLE_MS);
+    child->wanted = true;
+    child->ready = false;
+    child->starts = 0;
+    child->exit_status = -1;
+    child->end[0] = '\0';
+}
+
 static void free_args(char **args)
 {
     for (size_t i = 0; args && args[i]; i++)

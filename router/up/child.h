@@ -62,6 +62,8 @@ int med_child_init(struct med_child *child, uv_loop_t *loop, const char *name,
                    const struct med_child_ops *ops, void *user) MED_MUST_CHECK;
 /* Replaces the arguments for the next start; args (NULL at the end) are copied. */
 int med_child_set_args(struct med_child *child, const char *const *args) MED_MUST_CHECK;
+/* For another process under another name; it must not run. Its arguments are to be set anew. */
+void med_child_reuse(struct med_child *child, const char *name);
 /* A failure to start counts as an end, and on_end is called. */
 void med_child_start(struct med_child *child);
 bool med_child_runs(const struct med_child *child);

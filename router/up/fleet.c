@@ -154,7 +154,7 @@ static int set_worker_args(struct med_fleet *fleet, struct med_fleet_worker *wor
     struct args args = {0};
     push(&args, o->worker_program, NULL);
     push(&args, "--plan", o->plan_path);
-    push(&args, "--worker-type", fleet->plan->profiles[worker->worker_type].worker_type);
+    push(&args, "--worker-type", worker->worker_type);
     push(&args, "--worker-id", worker->child.name);
     push(&args, "--router", fleet->link);
     push(&args, "--time-scale", scale);
@@ -320,27 +320,68 @@ static void on_router_ready(struct med_child *child, const char *after_ready)
 static bool all_workers_ready(const struct med_fleet *fleet)
 {
     for (size_t i = 0; i < fleet->worker_count; i++) {
-        if (!fleet->workers[i].child.ready)
+        if (fleet->workers[i].row == MED_FLEET_WANTED && !fleet->workers[i].child.ready)
             return false;
     }
     return true;
 }
 
+static bool awaits_joins(const struct med_fleet *fleet)
+{
+    return fleet->phase == MED_FLEET_JOINING ||
+           (fleet->phase == MED_FLEET_RUNNING && fleet->reloading);
+}
+
+/* What the router's /health must count before all that are wanted have joined: those that are to leave are
+ * there still. */
+static int64_t workers_to_join(const struct med_fleet *fleet)
+{
+    int64_t count = 0;
+    for (size_t i = 0; i < fleet->worker_count; i++) {
+        const struct med_fleet_worker *worker = &fleet->workers[i];
+        count += worker->row == MED_FLEET_WANTED ||
+                 (worker->row == MED_FLEET_LEAVING && worker->child.ready);
+    }
+    return count;
+}
+
+/* Their replacements serve: those that the plan has no place for may go. */
+static void drain_leaving(struct med_fleet *fleet)
+{
+    size_t count = 0;
+    fleet->reloading = false;
+    for (size_t i = 0; i < fleet->worker_count; i++) {
+        struct med_fleet_worker *worker = &fleet->workers[i];
+        if (worker->row != MED_FLEET_LEAVING)
+            continue;
+        count++;
+        worker->row = med_child_runs(&worker->child) ? MED_FLEET_DRAINING : MED_FLEET_IDLE;
+        med_child_stop(&worker->child, SIGTERM);
+    }
+    MED_INFO("the plan's workers have joined; %zu that it has no place for are drained", count);
+    if (fleet->on_change)
+        fleet->on_change(fleet);
+}
+
 static void on_probe_pause(uv_timer_t *timer)
 {
     struct med_fleet *fleet = timer->data;
-    if (fleet->phase == MED_FLEET_JOINING && !fleet->probe.runs)
+    if (awaits_joins(fleet) && !fleet->probe.runs)
         med_probe_start(&fleet->probe, fleet->loop, &fleet->http_address);
 }
 
 static void on_probe_answer(struct med_probe *probe, int64_t workers_ready)
 {
     struct med_fleet *fleet = probe->user;
-    if (fleet->phase != MED_FLEET_JOINING)
+    if (!awaits_joins(fleet))
         return;
     fleet->workers_joined = workers_ready > 0 ? workers_ready : 0;
-    if (workers_ready < (int64_t)fleet->worker_count) {
+    if (workers_ready < workers_to_join(fleet) || !all_workers_ready(fleet)) {
         MED_ASSERT(uv_timer_start(&fleet->probe_pause, on_probe_pause, PROBE_PAUSE_MS, 0) == 0);
+        return;
+    }
+    if (fleet->reloading) {
+        drain_leaving(fleet);
         return;
     }
     fleet->phase = MED_FLEET_RUNNING;
@@ -357,7 +398,9 @@ static void on_worker_ready(struct med_child *child, const char *after_ready)
         fleet->phase = MED_FLEET_JOINING;
         on_probe_pause(&fleet->probe_pause);
     } else if (fleet->phase == MED_FLEET_RUNNING) {
-        MED_INFO("%s is ready again", child->name);
+        if (fleet->reloading)
+            on_probe_pause(&fleet->probe_pause);
+        MED_INFO("%s is ready%s", child->name, child->starts > 1 ? " again" : "");
         if (fleet->on_change)
             fleet->on_change(fleet);
     }
@@ -366,6 +409,17 @@ static void on_worker_ready(struct med_child *child, const char *after_ready)
 static void on_child_end(struct med_child *child, int64_t pause_ms)
 {
     struct med_fleet *fleet = child->user;
+    if (child != &fleet->router) {
+        struct med_fleet_worker *worker = (struct med_fleet_worker *)child;
+        if (worker->row == MED_FLEET_DRAINING) {
+            worker->row = MED_FLEET_IDLE;
+            MED_INFO("%s has left: %s", child->name, child->end);
+            if (fleet->phase == MED_FLEET_RUNNING && fleet->on_change)
+                fleet->on_change(fleet);
+            if (fleet->phase < MED_FLEET_STOPPING_WORKERS)
+                return;
+        }
+    }
     if (fleet->phase >= MED_FLEET_STOPPING_WORKERS) {
         if (pause_ms >= 0)
             (void)uv_timer_stop(&child->restart);
@@ -399,29 +453,147 @@ static const struct med_child_ops router_ops = {.on_ready = on_router_ready,
 static const struct med_child_ops worker_ops = {.on_ready = on_worker_ready,
                                                 .on_end = on_child_end};
 
+/* "a10g-000": the lowest number that no other worker of the type has. */
+static void name_worker(const struct med_fleet *fleet, const char *type,
+                        char name[MED_CHILD_NAME_MAX])
+{
+    for (size_t k = 0;; k++) {
+        size_t i = 0;
+        (void)snprintf(name, MED_CHILD_NAME_MAX, "%s-%03zu", type, k);
+        while (i < fleet->worker_count && (fleet->workers[i].row == MED_FLEET_IDLE ||
+                                           strcmp(fleet->workers[i].child.name, name) != 0))
+            i++;
+        if (i == fleet->worker_count)
+            return;
+    }
+}
+
+/* A row for one more worker; its process is not started. */
+static int add_worker(struct med_fleet *fleet, const char *type,
+                      struct med_fleet_worker **ret_worker)
+{
+    char name[MED_CHILD_NAME_MAX];
+    size_t i = 0;
+    int rc = 0;
+    name_worker(fleet, type, name);
+    while (i < fleet->worker_count && fleet->workers[i].row != MED_FLEET_IDLE)
+        i++;
+    if (i == MED_FLEET_WORKERS_MAX)
+        return MED_E_LIMIT;
+    struct med_fleet_worker *worker = &fleet->workers[i];
+    if (i < fleet->worker_count) {
+        med_child_reuse(&worker->child, name);
+    } else {
+        rc = med_child_init(&worker->child, fleet->loop, name, &worker_ops, fleet);
+        fleet->worker_count++;
+    }
+    worker->row = MED_FLEET_WANTED;
+    (void)snprintf(worker->worker_type, sizeof(worker->worker_type), "%s", type);
+    *ret_worker = worker;
+    return rc;
+}
+
+static const char *type_of(const struct med_plan *plan, size_t i)
+{
+    return plan->profiles[plan->workers[i].worker_type].worker_type;
+}
+
 static int add_workers(struct med_fleet *fleet)
 {
     const struct med_plan *plan = fleet->plan;
-    size_t total = 0;
-    for (size_t i = 0; i < plan->worker_count; i++)
-        total += (size_t)plan->workers[i].count;
-    fleet->workers = med_calloc(total, sizeof(*fleet->workers));
+    fleet->workers = med_calloc(MED_FLEET_WORKERS_MAX, sizeof(*fleet->workers));
     if (!fleet->workers)
         return MED_E_NOMEM;
     for (size_t i = 0; i < plan->worker_count; i++) {
-        size_t type = plan->workers[i].worker_type;
         for (int64_t k = 0; k < plan->workers[i].count; k++) {
-            struct med_fleet_worker *worker = &fleet->workers[fleet->worker_count];
-            char name[MED_CHILD_NAME_MAX];
-            (void)snprintf(name, sizeof(name), "%s-%03" PRId64, plan->profiles[type].worker_type,
-                           k);
-            worker->worker_type = type;
-            int rc = med_child_init(&worker->child, fleet->loop, name, &worker_ops, fleet);
-            fleet->worker_count++;
+            struct med_fleet_worker *worker;
+            int rc = add_worker(fleet, type_of(plan, i), &worker);
             if (rc < 0)
                 return rc;
         }
     }
+    return 0;
+}
+
+/* ---- another plan ---- */
+
+static int64_t wanted_of(const struct med_plan *plan, const char *type)
+{
+    int64_t count = 0;
+    for (size_t i = 0; i < plan->worker_count; i++) {
+        if (strcmp(type_of(plan, i), type) == 0)
+            count += plan->workers[i].count;
+    }
+    return count;
+}
+
+static int64_t have_of(const struct med_fleet *fleet, const char *type)
+{
+    int64_t count = 0;
+    for (size_t i = 0; i < fleet->worker_count; i++) {
+        const struct med_fleet_worker *worker = &fleet->workers[i];
+        count += worker->row == MED_FLEET_WANTED && strcmp(worker->worker_type, type) == 0;
+    }
+    return count;
+}
+
+/* Those that were to leave may stay after all; those beyond the plan's count are to leave. */
+static void mark_rows(struct med_fleet *fleet, const struct med_plan *plan)
+{
+    for (size_t i = 0; i < fleet->worker_count; i++) {
+        if (fleet->workers[i].row == MED_FLEET_LEAVING)
+            fleet->workers[i].row = MED_FLEET_WANTED;
+    }
+    for (size_t i = fleet->worker_count; i-- > 0;) {
+        struct med_fleet_worker *worker = &fleet->workers[i];
+        if (worker->row == MED_FLEET_WANTED &&
+            have_of(fleet, worker->worker_type) > wanted_of(plan, worker->worker_type))
+            worker->row = MED_FLEET_LEAVING;
+    }
+}
+
+static int start_missing(struct med_fleet *fleet, const struct med_plan *plan, size_t *ret_started)
+{
+    for (size_t i = 0; i < plan->worker_count; i++) {
+        while (have_of(fleet, type_of(plan, i)) < wanted_of(plan, type_of(plan, i))) {
+            struct med_fleet_worker *worker = NULL;
+            int rc = add_worker(fleet, type_of(plan, i), &worker);
+            if (rc == 0)
+                rc = set_worker_args(fleet, worker);
+            if (rc < 0) {
+                if (worker)
+                    worker->row = MED_FLEET_IDLE;
+                return rc;
+            }
+            med_child_start(&worker->child);
+            (*ret_started)++;
+        }
+    }
+    return 0;
+}
+
+int med_fleet_reload(struct med_fleet *fleet, const struct med_plan *plan, struct med_err *err)
+{
+    if (fleet->phase != MED_FLEET_RUNNING) {
+        return med_err_set(err, MED_E_AGAIN, "the fleet %s",
+                           fleet->phase < MED_FLEET_RUNNING ? "is not ready yet" : "stops");
+    }
+    /* The router first: it refuses workers of types that its plan lacks. */
+    if (med_child_runs(&fleet->router))
+        (void)uv_kill(med_child_pid(&fleet->router), SIGHUP);
+    mark_rows(fleet, plan);
+    fleet->plan = plan;
+    fleet->reloading = true;
+    size_t started = 0;
+    size_t leaving = 0;
+    int rc = start_missing(fleet, plan, &started);
+    for (size_t i = 0; i < fleet->worker_count; i++)
+        leaving += fleet->workers[i].row == MED_FLEET_LEAVING;
+    MED_INFO("plan %s: %zu worker%s started, %zu to leave when they serve",
+             fleet->options->plan_path, started, started == 1 ? "" : "s", leaving);
+    if (rc < 0)
+        MED_ERROR("not all of the plan's workers can be started: %s", med_err_text(rc));
+    on_probe_pause(&fleet->probe_pause);
     return 0;
 }
 

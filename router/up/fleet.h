@@ -47,9 +47,17 @@ enum med_fleet_phase {
     MED_FLEET_STOPPED,
 };
 
+enum med_fleet_row {
+    MED_FLEET_WANTED,
+    MED_FLEET_LEAVING, /* the plan has no place for it; it serves until its replacements are there */
+    MED_FLEET_DRAINING, /* told to stop */
+    MED_FLEET_IDLE      /* it has ended; the row may be another worker's */
+};
+
 struct med_fleet_worker {
     struct med_child child;
-    size_t worker_type; /* index into the plan's profiles */
+    enum med_fleet_row row;
+    char worker_type[MED_LIMIT_NAME_BYTES + 1];
 };
 
 /* thread: loop */
@@ -59,8 +67,9 @@ struct med_fleet {
     const struct med_fleet_options *options;
     enum med_fleet_phase phase;
     struct med_child router;
-    struct med_fleet_worker *workers;
-    size_t worker_count;
+    struct med_fleet_worker *workers; /* [MED_FLEET_WORKERS_MAX]: children do not move */
+    size_t worker_count;              /* rows that were ever used */
+    bool reloading; /* another plan's workers start, or those that it lacks leave */
     char grpc[MED_FLEET_ADDRESS_MAX], http[MED_FLEET_ADDRESS_MAX], link[MED_FLEET_ADDRESS_MAX];
     int64_t begun_ms;
     uv_timer_t limit; /* of starting, then of stopping */
@@ -83,6 +92,11 @@ int med_fleet_check(const struct med_plan *plan, const struct med_fleet_options 
 int med_fleet_init(struct med_fleet *fleet, uv_loop_t *loop, const struct med_plan *plan,
                    const struct med_fleet_options *options, struct med_err *err) MED_MUST_CHECK;
 void med_fleet_start(struct med_fleet *fleet);
+/* Another plan, checked, is to be run: the router reads it; workers that it adds are started, and when
+ * they serve, those that it has no place for are drained.  The plan before may go when this returns.
+ * errors: MED_E_AGAIN it is not running yet, or stops; MED_E_LIMIT, MED_E_NOMEM; the fleet is as it was. */
+int med_fleet_reload(struct med_fleet *fleet, const struct med_plan *plan,
+                     struct med_err *err) MED_MUST_CHECK;
 /* Stops in order; called again, kills.  The loop ends when all has ended. */
 void med_fleet_stop(struct med_fleet *fleet);
 /* After the loop has ended. */

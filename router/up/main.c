@@ -43,7 +43,9 @@ struct up_options {
 /* thread: loop */
 struct up {
     const struct up_options *options;
-    struct med_plan plan;
+    struct med_plan *plan; /* owned; another one after a reload */
+    const char *plan_path;
+    bool has_terminal; /* standard input was one at the start */
     struct med_fleet_options fleet_options;
     struct med_fleet fleet;
     uv_loop_t loop;
@@ -150,6 +152,8 @@ static const struct med_program program = {
         "plan's profiles say. With --model the router takes and gives text. A process that\n"
         "ends is started again, after a pause that doubles from 0.25 s to 10 s.\n"
         "SIGINT or SIGTERM lets running requests finish; a second one kills.\n"
+        "SIGHUP reads PLAN again: workers that it adds are started, and when they serve, those\n"
+        "that it has no place for finish what they have and end.\n"
         "\n"
         "Exit status: 0 stopped by a signal, 1 the fleet could not be started, 2 wrong usage\n"
         "or bad input, 3 the plan is infeasible.\n"
@@ -194,10 +198,12 @@ static int format_ready(struct med_buf *buf, const struct med_fleet *fleet)
     med_json_begin_array(&w, "workers");
     for (size_t i = 0; i < fleet->worker_count; i++) {
         const struct med_fleet_worker *worker = &fleet->workers[i];
+        if (worker->row == MED_FLEET_IDLE)
+            continue;
         med_json_begin_row_object(&w, NULL);
         med_json_put_string(&w, "worker_id", worker->child.name);
-        med_json_put_string(&w, "worker_type",
-                            fleet->plan->profiles[worker->worker_type].worker_type);
+        med_json_put_string(&w, "worker_type", worker->worker_type);
+        med_json_put_bool(&w, "leaving", worker->row != MED_FLEET_WANTED);
         write_child(&w, &worker->child);
         med_json_end_object(&w);
     }
@@ -226,7 +232,7 @@ static void write_ready_file(const char *path, const struct med_fleet *fleet)
 static void show_table(const struct up *up)
 {
     const struct med_fleet *fleet = &up->fleet;
-    const struct med_plan *plan = &up->plan;
+    const struct med_plan *plan = up->plan;
     (void)printf("%s: %zu worker%s ready after %.1f s, time scale %g, %.2f $/h if rented\n",
                  fleet->options->plan_path, fleet->worker_count,
                  fleet->worker_count == 1 ? "" : "s", med_fleet_age_s(fleet),
@@ -262,6 +268,53 @@ static void on_change(struct med_fleet *fleet)
     up->shown = true;
 }
 
+/* ---- another plan ---- */
+
+static void plan_free(struct med_plan *plan)
+{
+    if (!plan)
+        return;
+    med_plan_release(plan);
+    med_free(plan);
+}
+
+static int plan_read(const char *path, struct med_plan **ret_plan, struct med_err *err)
+{
+    struct med_plan *plan = med_calloc(1, sizeof(*plan));
+    if (!plan)
+        return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
+    int rc = med_plan_read_file(path, plan, err);
+    if (rc < 0) {
+        med_free(plan);
+        return rc;
+    }
+    *ret_plan = plan;
+    return 0;
+}
+
+static int reload(struct up *up, struct med_err *err)
+{
+    struct med_plan *plan = NULL;
+    int rc = plan_read(up->plan_path, &plan, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(plan->model_name, up->plan->model_name) != 0) {
+        rc = med_err_set(err, MED_E_INVALID, "%s: model is \"%s\", but \"%s\" is served",
+                         up->plan_path, plan->model_name, up->plan->model_name);
+    } else {
+        rc = med_fleet_check(plan, &up->fleet_options, err);
+    }
+    if (rc >= 0)
+        rc = med_fleet_reload(&up->fleet, plan, err);
+    if (rc < 0) {
+        plan_free(plan);
+        return rc;
+    }
+    plan_free(up->plan);
+    up->plan = plan;
+    return 0;
+}
+
 /* ---- life ---- */
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -274,6 +327,18 @@ static void on_signal(uv_signal_t *handle, int number)
         MED_WARN("signal %d again: killing", number);
     }
     med_fleet_stop(&up->fleet);
+}
+
+/* Its terminal has gone, or somebody wants the plan read again. */
+static void on_hang_up(uv_signal_t *handle, int number)
+{
+    struct up *up = handle->data;
+    struct med_err err = {0};
+    if (up->has_terminal && !isatty(STDIN_FILENO)) {
+        on_signal(handle, number);
+    } else if (reload(up, &err) < 0) {
+        MED_ERROR("the plan is not reloaded, the fleet stays as it is: %s", err.text);
+    }
 }
 
 static int find_program(const char *given, const char *name, char out[PATH_BYTES],
@@ -298,11 +363,11 @@ static int find_program(const char *given, const char *name, char out[PATH_BYTES
     return 0;
 }
 
-static void start_signal(struct up *up, uv_signal_t *handle, int number)
+static void start_signal(struct up *up, uv_signal_t *handle, uv_signal_cb callback, int number)
 {
     MED_ASSERT(uv_signal_init(&up->loop, handle) == 0);
     handle->data = up;
-    MED_ASSERT(uv_signal_start(handle, on_signal, number) == 0);
+    MED_ASSERT(uv_signal_start(handle, callback, number) == 0);
     /* The loop ends when the fleet has; the signals alone do not keep it. */
     uv_unref((uv_handle_t *)handle);
 }
@@ -311,13 +376,13 @@ static int run_fleet(struct up *up)
 {
     struct med_err err = {0};
     MED_ASSERT(uv_loop_init(&up->loop) == 0);
-    int rc = med_fleet_init(&up->fleet, &up->loop, &up->plan, &up->fleet_options, &err);
+    int rc = med_fleet_init(&up->fleet, &up->loop, up->plan, &up->fleet_options, &err);
     if (rc >= 0) {
         up->fleet.on_change = on_change;
         up->fleet.user = up;
-        start_signal(up, &up->interrupt, SIGINT);
-        start_signal(up, &up->terminate, SIGTERM);
-        start_signal(up, &up->hang_up, SIGHUP);
+        start_signal(up, &up->interrupt, on_signal, SIGINT);
+        start_signal(up, &up->terminate, on_signal, SIGTERM);
+        start_signal(up, &up->hang_up, on_hang_up, SIGHUP);
         med_fleet_start(&up->fleet);
         (void)uv_run(&up->loop, UV_RUN_DEFAULT);
         uv_close((uv_handle_t *)&up->interrupt, NULL);
@@ -351,7 +416,7 @@ static int prepare(struct up *up, const char *plan_path, struct med_err *err)
         .start_timeout_ns = o->start_timeout_ns,
         .stop_timeout_ns = o->stop_timeout_ns,
     };
-    int rc = med_fleet_check(&up->plan, &up->fleet_options, err);
+    int rc = med_fleet_check(up->plan, &up->fleet_options, err);
     if (rc >= 0)
         rc = find_program(o->router_program, "medley-router", up->router_program, err);
     if (rc >= 0)
@@ -366,7 +431,9 @@ static int up_main(const struct up_options *options, const char *plan_path)
     (void)signal(SIGPIPE, SIG_IGN);
     struct med_err err = {0};
     up.options = options;
-    int rc = med_plan_read_file(plan_path, &up.plan, &err);
+    up.plan_path = plan_path;
+    up.has_terminal = isatty(STDIN_FILENO);
+    int rc = plan_read(plan_path, &up.plan, &err);
     if (rc < 0)
         return fail(&err);
     int status;
@@ -376,7 +443,7 @@ static int up_main(const struct up_options *options, const char *plan_path)
     } else {
         status = run_fleet(&up);
     }
-    med_plan_release(&up.plan);
+    plan_free(up.plan);
     return status;
 }
 

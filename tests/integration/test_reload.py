@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another plan while requests are in flight: none is lost, none is sent to who should not have it."""
 import json
+import pathlib
 import signal
+import tempfile
 import unittest
 
 import plans
 from fake_worker import dial, hello
-from harness import http_get, metrics, wait_until
+from harness import Process, http_get, metrics, wait_until
 from steady import Steady
 from test_grpc import LARGE, SMALL, Client, RouterTest, request
 
@@ -163,6 +165,44 @@ class Reload(PlanTest):
         large.close()
         self.assertIsNotNone(self.router.wait_line("w2 has left after draining: safe to delete"))
         self.stop()
+
+
+class Up(unittest.TestCase):
+    """medley up runs another plan: first the new workers, then the old ones' leave."""
+
+    def test_workers_are_added_before_others_leave_and_no_stream_breaks(self):
+        with tempfile.TemporaryDirectory(prefix="medley-test-") as folder:
+            path = pathlib.Path(folder)
+            plan = plans.write(path / "plan.json", {SMALL: 2, LARGE: 1})
+            listen = [x for door in ("grpc", "http", "link") for x in (f"--{door}-listen", "127.0.0.1:0")]
+            up = Process("medley-up", plan, "--ready-file", path / "ready.json", *listen)
+            self.addCleanup(up.kill)
+            up.wait_line("^READY ")
+
+            def state():
+                return json.loads((path / "ready.json").read_text())
+
+            def names(leaving=False):
+                return sorted(w["worker_id"] for w in state()["workers"] if w["leaving"] == leaving)
+            self.assertEqual(names(), [f"{LARGE}-000", f"{SMALL}-000", f"{SMALL}-001"])
+            stays = {w["worker_id"]: w["pid"] for w in state()["workers"]}[f"{SMALL}-000"]
+            with Steady(Client, request, state()["grpc"], clients=3, prompts=(3, 1500), tokens=6) as load:
+                load.wait_for(6)
+                plan.write_text("{}")
+                up.send_signal(signal.SIGHUP)
+                up.wait_line("the plan is not reloaded, the fleet stays as it is")
+                plans.write(plan, {SMALL: 1, LITTLE: 2})
+                up.send_signal(signal.SIGHUP)
+                up.wait_line("2 workers started, 2 to leave when they serve")
+                up.wait_line("2 that it has no place for are drained")
+                wait_until(lambda: names(True) == [], "the leave of two")
+                load.wait_for(6)
+            load.check(self, 12)
+            self.assertEqual(names(), [f"{SMALL}-000", f"{LITTLE}-000", f"{LITTLE}-001"])
+            self.assertIn(stays, [w["pid"] for w in state()["workers"]])
+            found = json.loads(http_get(state()["http"], "/health")[1])["worker_types"]
+            self.assertEqual({t["worker_type"]: t["ready"] for t in found}, {SMALL: 1, LITTLE: 2})
+            up.stop()
 
 
 if __name__ == "__main__":
