@@ -298,6 +298,7 @@ static int reload(struct up *up, struct med_err *err)
     int rc = plan_read(up->plan_path, &plan, err);
     if (rc < 0)
         return rc;
+    MED_ASSERT(plan);
     if (strcmp(plan->model_name, up->plan->model_name) != 0) {
         rc = med_err_set(err, MED_E_INVALID, "%s: model is \"%s\", but \"%s\" is served",
                          up->plan_path, plan->model_name, up->plan->model_name);
@@ -451,7 +452,7 @@ int main(int argc, char **argv)
 {
     if (med_become_asked(argc, argv))
         return med_become(argc, argv);
-    struct up_options values = {0};
+    static struct up_options values; /* `up` keeps a pointer to it */
     struct med_options options;
     int status = 0;
     if (med_options_main(&program, argc, argv, &values, &options, &status) != MED_OPTIONS_RUN)
