@@ -75,6 +75,7 @@ enum {
     MED_LIMIT_WORKER_REQUESTS = 16384,    /* held by one worker; more are refused, not started */
 
     /* The gRPC door. */
+    MED_LIMIT_USER_BYTES = 512, /* a request's `user` */
     MED_LIMIT_GRPC_MESSAGE_BYTES = 8 << 20,
     MED_LIMIT_CALLS = 16384, /* calls in flight; more are RESOURCE_EXHAUSTED */
     MED_LIMIT_CALL_TOKENS_UNSENT =

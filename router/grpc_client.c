@@ -15,8 +15,10 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/buf.h"
 #include "base/thread.h"
 #include "proto/unpack.h"
+#include "router/keys.h"
 
 #include "inference.pb-c.h"
 
@@ -28,12 +30,14 @@
 #include <grpc/support/time.h>
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 enum {
     BATCHES = 3, /* of a call: sent, status, message */
-    DETAILS_MAX = 256
+    DETAILS_MAX = 256,
+    CA_BYTES_MAX = 4 << 20
 };
 
 enum tag_kind {
@@ -74,6 +78,8 @@ struct med_grpc_client {
     grpc_channel *channel;
     grpc_completion_queue *queue;
     grpc_slice method;
+    grpc_metadata authorization; // of every call
+    bool has_authorization;
     struct med_mailbox events;
     pthread_t thread;
     bool thread_runs;
@@ -274,14 +280,63 @@ static int connect_channel(struct med_grpc_client *client, const char *target, i
     }
 }
 
+static int read_key(struct med_grpc_client *client, const char *path, struct med_err *err)
+{
+    struct med_keys *keys = NULL;
+    char value[MED_KEY_BYTES_MAX + 16];
+    int rc = med_keys_new("--api-key-file", path, &keys, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(value, sizeof(value), "Bearer %s", med_keys_first(keys));
+    client->authorization.key = grpc_slice_from_static_string("authorization");
+    client->authorization.value = grpc_slice_from_copied_string(value);
+    client->has_authorization = true;
+    med_keys_free(keys);
+    return 0;
+}
+
+static int make_credentials(const struct med_grpc_client_security *security,
+                            grpc_channel_credentials **ret_credentials, struct med_err *err)
+{
+    struct med_buf pem;
+    if (!security->tls_ca) {
+        *ret_credentials = grpc_insecure_credentials_create();
+        return 0;
+    }
+    med_buf_init(&pem, CA_BYTES_MAX);
+    bool system = strcmp(security->tls_ca, "system") == 0;
+    int rc = system ? 0 : med_buf_read_file(&pem, security->tls_ca, err);
+    if (rc < 0) {
+        (void)med_err_prefix(err, "--tls-ca");
+    } else if (!system && !strstr(pem.length > 0 ? pem.data : "", "-----BEGIN CERTIFICATE-----")) {
+        rc = med_err_set(err, MED_E_INVALID, "--tls-ca %s: expected PEM certificates",
+                         security->tls_ca);
+    } else {
+        *ret_credentials = grpc_ssl_credentials_create(system ? NULL : pem.data, NULL, NULL, NULL);
+    }
+    med_buf_release(&pem);
+    return rc;
+}
+
 int med_grpc_client_new(const char *target, const struct med_clock *clock,
                         int64_t connect_timeout_real_ns, bool patient,
+                        const struct med_grpc_client_security *security,
                         struct med_grpc_client **ret_client, struct med_err *err)
 {
+    grpc_channel_credentials *credentials = NULL;
     struct med_grpc_client *client = med_calloc(1, sizeof(*client));
     if (!client)
         return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
     grpc_init();
+    int rc = make_credentials(security, &credentials, err);
+    if (rc >= 0 && security->api_key_file)
+        rc = read_key(client, security->api_key_file, err);
+    if (rc < 0) {
+        grpc_channel_credentials_release(credentials);
+        grpc_shutdown();
+        med_free(client);
+        return rc;
+    }
     client->clock = clock;
     client->method = grpc_slice_from_static_string("/medley.v1.Inference/GenerateStream");
     med_mailbox_init(&client->events, MED_LIMIT_MAILBOX_MESSAGES, NULL, NULL);
@@ -296,11 +351,10 @@ int med_grpc_client_new(const char *target, const struct med_clock *clock,
         {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_ENABLE_RETRIES, .value.integer = 0},
     };
     grpc_channel_args channel_args = {.num_args = sizeof(args) / sizeof(args[0]), .args = args};
-    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
     client->channel = grpc_channel_create(target, credentials, &channel_args);
     grpc_channel_credentials_release(credentials);
 
-    int rc = connect_channel(client, target, connect_timeout_real_ns, patient, err);
+    rc = connect_channel(client, target, connect_timeout_real_ns, patient, err);
     if (rc >= 0) {
         rc = med_thread_start(&client->thread, "client-cq", run_queue, client);
         client->thread_runs = rc >= 0;
@@ -330,6 +384,8 @@ void med_grpc_client_free(struct med_grpc_client *client)
         }
     }
     grpc_completion_queue_destroy(client->queue);
+    if (client->has_authorization)
+        grpc_slice_unref(client->authorization.value); // the key is static
     med_mailbox_close(&client->events);
     med_mailbox_release(&client->events);
     grpc_shutdown();
@@ -446,6 +502,10 @@ static void start_batches(struct med_grpc_call *call, grpc_byte_buffer *request)
                       {.op = GRPC_OP_SEND_MESSAGE},
                       {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
                       {.op = GRPC_OP_RECV_INITIAL_METADATA}};
+    if (call->client->has_authorization) {
+        ops[0].data.send_initial_metadata.count = 1;
+        ops[0].data.send_initial_metadata.metadata = &call->client->authorization;
+    }
     ops[1].data.send_message.send_message = request;
     ops[3].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
     MED_ASSERT(grpc_call_start_batch(call->call, ops, 4, &call->sent, NULL) == GRPC_CALL_OK);

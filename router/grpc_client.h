@@ -79,11 +79,19 @@ enum {
 };
 const char *med_grpc_status_name(int status); /* "UNAVAILABLE" */
 
+/* How a router is spoken to; the values of options, borrowed for the call. */
+struct med_grpc_client_security {
+    const char *tls_ca; /* PEM file, or "system": TLS, the router's certificate checked with these
+                                 authorities for HOST; NULL: no TLS */
+    const char *api_key_file; /* its first key is presented; NULL: none */
+};
+
 /* Connects to "HOST:PORT" or "unix:PATH" and waits until the connection stands.
- * errors: MED_E_IO with a sentence when it does not within connect_timeout_real_ns, or, unless
+ * errors: MED_E_INVALID for a file of `security`; MED_E_IO with a sentence when it does not within connect_timeout_real_ns, or, unless
  * `patient`, as soon as an attempt is refused. */
 int med_grpc_client_new(const char *target, const struct med_clock *clock,
                         int64_t connect_timeout_real_ns, bool patient,
+                        const struct med_grpc_client_security *security,
                         struct med_grpc_client **ret_client, struct med_err *err) MED_MUST_CHECK;
 /* Every call must have been freed. Accepts NULL. */
 void med_grpc_client_free(struct med_grpc_client *client);

@@ -221,12 +221,20 @@ static int read_fields(const Medley__V1__GenerateRequest *from, struct med_query
                            id_bytes, MED_LIMIT_REQUEST_ID_BYTES);
     }
     memcpy(query->request_id, from->request_id, id_bytes + 1);
+    if (strlen(from->user) > MED_LIMIT_USER_BYTES) {
+        return med_err_set(err, MED_E_INVALID, "user: found %zu bytes, expected at most %d",
+                           strlen(from->user), MED_LIMIT_USER_BYTES);
+    }
     query->tokens_max = from->max_tokens;
+    query->priority = from->priority;
     query->choice_count = from->n;
     query->echo = from->echo != 0;
     query->emulated_output_tokens = from->emulated_output_tokens;
     query->model = med_strdup(from->model);
-    int rc = query->model != NULL ? read_input(from, query) : MED_E_NOMEM;
+    if (from->user[0] != '\0')
+        query->user = med_strdup(from->user);
+    bool copied = query->model != NULL && (query->user != NULL || from->user[0] == '\0');
+    int rc = copied ? read_input(from, query) : MED_E_NOMEM;
     if (rc == 0)
         rc = read_sampling(from->sampling, &query->sampling);
     return rc < 0 ? med_err_set(err, rc, "%s", med_err_text(rc)) : 0;

@@ -28,7 +28,7 @@ enum {
 };
 
 struct options {
-    const char *target, *model, *system, *request_id;
+    const char *target, *tls_ca, *api_key_file, *model, *system, *request_id;
     int64_t tokens_max, seed;
     double temperature, top_p;
     struct med_option_list stops;
@@ -43,6 +43,11 @@ static const struct med_option option_table[] = {
     {.name = "target", .type = MED_OPT_STRING, .offset = FIELD(target), .unit = "HOST:PORT",
      .default_text = "127.0.0.1:7070", .group = "Router",
      .help = "The router's gRPC door; unix:PATH is taken too."},
+    {.name = "tls-ca", .type = MED_OPT_STRING, .offset = FIELD(tls_ca), .unit = "FILE",
+     .help = "Speaks TLS, and checks the router's certificate with these PEM authorities; system: with the "
+             "system's."},
+    {.name = "api-key-file", .type = MED_OPT_STRING, .offset = FIELD(api_key_file), .unit = "FILE",
+     .help = "The first line is the API key that is presented."},
     {.name = "target-model", .type = MED_OPT_STRING, .offset = FIELD(model), .unit = "NAME",
      .help = "The model's name; another than the served one is refused. Default: the one that is served."},
     {.name = "request-id", .type = MED_OPT_STRING, .offset = FIELD(request_id), .unit = "ID",
@@ -347,6 +352,8 @@ static int check_options(const struct options *o, struct med_err *err)
 
 static int run(struct ask *ask, const char *prompt, struct med_err *err)
 {
+    const struct med_grpc_client_security security = {.tls_ca = ask->options->tls_ca,
+                                                      .api_key_file = ask->options->api_key_file};
     struct med_grpc_client *client = NULL;
     struct med_clock clock;
     med_clock_init_real(&clock, 1);
@@ -355,7 +362,7 @@ static int run(struct ask *ask, const char *prompt, struct med_err *err)
         rc = read_prompt(ask, prompt, err);
     if (rc == 0) {
         rc = med_grpc_client_new(ask->options->target, &clock, ask->options->connect_timeout_ns,
-                                 false, &client, err);
+                                 false, &security, &client, err);
     }
     if (rc == 0)
         rc = call_router(ask, client, &clock, err);

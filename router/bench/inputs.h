@@ -16,6 +16,7 @@ struct med_bench_options {
         *data_dir;
     double rate_per_s, burstiness, time_scale;
     int64_t requests, duration_ns, seed, max_concurrency, max_tokens, vocabulary;
+    const char *tls_ca, *api_key_file;
     int64_t connect_timeout_ns, stall_timeout_ns, queue_wait_ns, queue_max;
     bool rate_over_time, json, predict, recorded_lengths, progress, dry_run;
 };

@@ -103,7 +103,10 @@ static int drive(const struct med_bench_options *o, struct med_bench_inputs *in,
     for (size_t i = 0; i < type_count; i++)
         types[i] = in->plan.profiles[i].worker_type;
     struct med_grpc_client *client;
-    int rc = med_grpc_client_new(o->target, &clock, o->connect_timeout_ns, true, &client, err);
+    const struct med_grpc_client_security security = {.tls_ca = o->tls_ca,
+                                                      .api_key_file = o->api_key_file};
+    int rc = med_grpc_client_new(o->target, &clock, o->connect_timeout_ns, true, &security, &client,
+                                 err);
     if (rc < 0) {
         med_free(types);
         return rc;

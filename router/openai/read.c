@@ -17,10 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    USER_BYTES = 512
-};
-
 static const int64_t integer_max = INT64_C(1) << 53;
 
 /* ---- optional values ---- */
@@ -373,7 +369,7 @@ static int read_standing(const struct med_json_at *root, struct med_query *query
     if (med_json_has(root, "priority"))
         rc = med_json_integer(root, "priority", INT32_MIN, INT32_MAX, &priority, err);
     if (rc == 0 && med_json_has(root, "user"))
-        rc = med_json_string(root, "user", -(long)USER_BYTES, &user, err);
+        rc = med_json_string(root, "user", -(long)MED_LIMIT_USER_BYTES, &user, err);
     query->priority = (int32_t)priority;
     if (rc < 0 || user == NULL || user[0] == '\0')
         return rc;

@@ -10,7 +10,8 @@ import struct
 
 from harness import PATIENCE_S
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+MAX_CONCURRENT_STREAMS = 3
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 
 
@@ -21,6 +22,43 @@ def literal(name, value):
 def frame(kind, flags, stream, payload):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(
         ">I", stream) + payload
+
+
+class Connection:
+    """A connection without a call; `frames` yields (kind, flags, payload) until the server closes."""
+
+    def __init__(self, address):
+        host, port = address.rsplit(":", 1)
+        self.sock = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        self.sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b""))
+
+    def ping(self):
+        self.sock.sendall(frame(PING, 0, 0, b"ping" * 2))
+
+    def frames(self):
+        data = b""
+        while True:
+            while len(data) < 9 or len(data) < 9 + int.from_bytes(data[:3], "big"):
+                try:
+                    more = self.sock.recv(1 << 16)
+                except ConnectionResetError:
+                    more = b""
+                if not more:
+                    return
+                data += more
+            end = 9 + int.from_bytes(data[:3], "big")
+            yield data[3], data[4], data[9:end]
+            data = data[end:]
+
+    def wait(self, kind, flags=0):
+        """The payload of the next frame of that kind."""
+        for got, got_flags, payload in self.frames():
+            if (got, got_flags) == (kind, flags):
+                return payload
+        raise AssertionError(f"the server closed without a frame of kind {kind}")
+
+    def close(self):
+        self.sock.close()
 
 
 class StalledCall:

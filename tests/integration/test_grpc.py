@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from harness import Process, metrics, wait_until
 from link import pb as link_pb
 
 api = harness.proto_module("inference")
+status_pb = harness.proto_module("status")
 SMALL, LARGE = "a10g-llama-2-7b-fp16", "a100-80gb-llama-2-7b-fp16"
 CODES = grpc.StatusCode
 
@@ -264,8 +266,17 @@ class Refusals(RouterTest):
         wait_until(lambda: metrics(self.http)["medley_router_queue_depth"] == 2, "two to wait")
         error = self.assert_status(CODES.RESOURCE_EXHAUSTED,
                                    lambda: self.client.generate(request()), "2 wait already")
-        hint = dict(error.trailing_metadata())["retry-after-ms"]
-        self.assertGreaterEqual(int(hint), 100)
+        trailers = dict(error.trailing_metadata())
+        hint = int(trailers["retry-after-ms"])
+        self.assertGreaterEqual(hint, 100)
+        # google.rpc.Status with a RetryInfo, which says the same.
+        status = status_pb.Status.FromString(trailers["grpc-status-details-bin"])
+        self.assertEqual((status.code, status.message),
+                         (CODES.RESOURCE_EXHAUSTED.value[0], error.details()))
+        self.assertEqual([d.type_url for d in status.details],
+                         ["type.googleapis.com/google.rpc.RetryInfo"])
+        delay = status_pb.RetryInfo.FromString(status.details[0].value).retry_delay
+        self.assertEqual(delay.seconds * 1000 + delay.nanos // 1000000, hint)
         for call in calls:
             call.cancel()
         wait_until(lambda: outcomes(self.http)["abort_client"] == 3, "the cancels to count")
@@ -285,6 +296,89 @@ class Refusals(RouterTest):
         first.cancel()
         wait_until(lambda: outcomes(self.http)["abort_client"] == 1, "the cancel to count")
         link.close()
+        self.stop()
+
+
+class Limits(RouterTest):
+    def connection(self):
+        connection = http2.Connection(self.grpc)
+        self.addCleanup(connection.close)
+        return connection
+
+    def test_streams_of_a_connection(self):
+        self.start("--grpc-streams-max", "2")
+        settings = self.connection().wait(http2.SETTINGS)
+        found = dict(struct.unpack(">HI", settings[i:i + 6]) for i in range(0, len(settings), 6))
+        self.assertEqual(found[http2.MAX_CONCURRENT_STREAMS], 2)
+        worker = self.worker()
+        calls = [self.client.stream(request([i], 1), timeout=120) for i in (1, 2, 3)]
+        first, second = worker.next_generate(), worker.next_generate()
+        self.assertEqual(metrics(self.http)["medley_router_in_flight"], 2)
+        for generate in (first, second):  # the third comes when another has ended
+            worker.tokens(generate, 0, [7])
+            worker.finish(generate, link_pb.ENDING_LENGTH)
+        third = worker.next_generate()
+        worker.tokens(third, 0, [7])
+        worker.finish(third, link_pb.ENDING_LENGTH)
+        self.assertEqual([[t for c in call for t in c.tokens.ids] for call in calls], [[7]] * 3)
+        self.stop()
+
+    def test_an_idle_connection_is_asked_to_leave(self):
+        self.start("--grpc-idle-max", "300ms")
+        self.connection().wait(http2.GOAWAY)
+        self.stop()
+
+    def test_an_old_connection_is_asked_to_leave_and_its_call_goes_on(self):
+        self.start("--grpc-age-max", "300ms")
+        worker = self.worker()
+        call = self.client.stream(request([1], 2), timeout=120)
+        generate = worker.next_generate()
+        self.connection().wait(http2.GOAWAY)  # younger than the client's
+        worker.tokens(generate, 0, [1, 2])
+        worker.finish(generate, link_pb.ENDING_LENGTH)
+        self.assertEqual([t for c in call for t in c.tokens.ids], [1, 2])
+        self.stop()
+
+    def test_a_silent_connection_is_pinged_and_one_that_pings_too_much_is_closed(self):
+        self.start("--grpc-keepalive", "1s")
+        self.assertEqual(len(self.connection().wait(http2.PING)), 8)
+        noisy = self.connection()
+        for _ in range(8):
+            noisy.ping()
+        self.assertIn(b"too_many_pings", noisy.wait(http2.GOAWAY))
+        self.worker(auto=True)
+        self.assertEqual(len(self.client.generate(request(), timeout=60).choices), 1)
+        self.stop()
+
+    def test_metadata(self):
+        self.start()
+        self.worker(auto=True)
+        self.assertEqual(len(self.client.generate(
+            request(), metadata=[("x-large", "x" * (8 << 10))], timeout=60).choices), 1)
+        self.assert_status(CODES.RESOURCE_EXHAUSTED, lambda: self.client.generate(
+            request(), metadata=[("x-large", "x" * (20 << 10))], timeout=60))
+        self.stop()
+
+    def test_priority_and_user(self):
+        self.start()
+        self.assert_status(CODES.INVALID_ARGUMENT,
+                           lambda: self.client.generate(request(user="u" * 513)), "user", "513")
+        worker = self.worker(max_num_seqs=1)
+        calls = [self.client.generate.future(request([1], 1, user="one"), timeout=120)]
+        running = worker.next_generate()
+        for number, (prompt, priority) in enumerate(((2, 5), (3, 0), (4, -5)), 1):
+            calls.append(self.client.generate.future(request([prompt], 1, priority=priority),
+                                                     timeout=120))
+            wait_until(lambda n=number: metrics(self.http)["medley_router_queue_depth"] == n, "it")
+        order = []
+        for _ in range(4):
+            order.append(running.prompt[0])
+            worker.tokens(running, 0, [9])
+            worker.finish(running, link_pb.ENDING_LENGTH)
+            running = worker.next_generate() if len(order) < 4 else None
+        self.assertEqual(order, [1, 4, 3, 2])
+        for call in calls:
+            self.assertEqual(list(call.result().choices[0].tokens.ids), [9])
         self.stop()
 
 
@@ -599,6 +693,28 @@ class Draining(RouterTest):
         worker.tokens(generate, 0, [1, 2])
         worker.finish(generate, link_pb.ENDING_LENGTH)
         self.assertEqual([t for c in call for t in c.tokens.ids], [1, 2])
+        self.assertEqual(call.code(), CODES.OK)
+        self.assertEqual(self.router.wait(), 0)
+        self.router.check_clean()
+
+    def test_connections_get_a_goaway_and_their_streams_end_whole(self):
+        self.start()
+        worker = self.worker()
+        idle = http2.Connection(self.grpc)
+        self.addCleanup(idle.close)
+        idle.wait(http2.SETTINGS)
+        call = self.client.stream(request([1], 3), timeout=120)
+        generate = worker.next_generate()
+        worker.tokens(generate, 0, [1])
+        self.router.send_signal(signal.SIGTERM)
+        idle.wait(http2.GOAWAY)
+        fresh = Client(self.grpc)
+        self.addCleanup(fresh.close)
+        for client in (fresh, self.client):
+            self.assert_status(CODES.UNAVAILABLE, lambda c=client: c.generate(request(), timeout=60))
+        worker.tokens(generate, 1, [2, 3])
+        worker.finish(generate, link_pb.ENDING_LENGTH)
+        self.assertEqual([t for c in call for t in c.tokens.ids], [1, 2, 3])
         self.assertEqual(call.code(), CODES.OK)
         self.assertEqual(self.router.wait(), 0)
         self.router.check_clean()
