@@ -485,7 +485,7 @@ class Clients(SecurityTest):
         for options, line in (
                 (("--tls-ca", self.authority.pem), "UNAUTHENTICATED"),
                 (("--tls-ca", self.authority.pem, "--api-key-file", wrong), "UNAUTHENTICATED"),
-                (("--tls-ca", other.pem, "--api-key-file", path), "cannot connect"),
+                (("--tls-ca", other.pem, "--api-key-file", path), "no connection"),
                 (("--tls-ca", self.secrets / "none.pem"), "--tls-ca"),
                 (("--tls-ca", path), "expected PEM certificates"),
                 (("--api-key-file", self.secrets / "none"), "--api-key-file")):
