@@ -109,7 +109,9 @@ int soak_run_grpc(struct soak *soak)
     struct med_clock clock;
     struct med_err err = {0};
     med_clock_init_real(&clock, 1);
-    if (med_grpc_client_new(soak->address, &clock, INT64_C(10000000000), true, &client, &err) < 0) {
+    const struct med_grpc_client_security open_door = {0};
+    if (med_grpc_client_new(soak->address, &clock, INT64_C(10000000000), true, &open_door, &client,
+                            &err) < 0) {
         (void)fprintf(stderr, "soak_client: %s\n", err.text);
         return -1;
     }
