@@ -46,9 +46,12 @@ static void path_append(char path[MED_JSON_PATH_MAX], const char *piece)
     size_t length = strlen(piece);
     if (used >= 3 && strcmp(path + used - 3, "...") == 0)
         return;
-    if (used + length + 4 > MED_JSON_PATH_MAX)
-        piece = "...";
-    (void)snprintf(path + used, MED_JSON_PATH_MAX - used, "%s", piece);
+    if (used + length + 4 > MED_JSON_PATH_MAX) {
+        piece = "..."; // for which every piece before has left room
+        length = 3;
+    }
+    memcpy(path + used, piece, length);
+    path[used + length] = '\0';
 }
 
 static bool is_plain_key(const char *key)

@@ -101,10 +101,16 @@ static int put_head(const struct med_openai_style *style, const char *object, st
     int rc = chat ? PUT(out, "{\"id\":\"chatcmpl-") : PUT(out, "{\"id\":\"cmpl-");
     if (rc == 0)
         rc = put_escaped(out, style->id, strlen(style->id));
-    if (rc == 0) {
-        rc = med_buf_printf(out, "\",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", object,
-                            style->created_s);
-    }
+    if (rc == 0)
+        rc = PUT(out, "\",\"object\":\"");
+    if (rc == 0)
+        rc = med_buf_append_str(out, object);
+    if (rc == 0)
+        rc = PUT(out, "\",\"created\":");
+    if (rc == 0)
+        rc = put_u64(out, (uint64_t)style->created_s);
+    if (rc == 0)
+        rc = PUT(out, ",\"model\":");
     if (rc == 0)
         rc = put_string(out, style->model);
     return rc == 0 ? PUT(out, ",\"choices\":[") : rc;
@@ -118,6 +124,8 @@ static const char *chunk_object(const struct med_openai_style *style)
 int med_openai_style_init(struct med_openai_style *style)
 {
     med_buf_init(&style->head, HEAD_BYTES);
+    if (!style->call->stream)
+        return 0; // only chunks begin with it
     int rc = PUT(&style->head, "data: ");
     if (rc == 0)
         rc = put_head(style, chunk_object(style), &style->head);
@@ -142,18 +150,33 @@ static int put_usage(const struct med_openai_call *call, struct med_buf *out)
         /* The first choice: the others may have found what it put there. */
         cached += query->choices != NULL ? query->choices[0].cached_tokens : 0;
     }
-    return med_buf_printf(out,
-                          "{\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
-                          ",\"total_tokens\":%" PRIu64
-                          ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64 "}}",
-                          prompt, output, prompt + output, cached);
+    int rc = PUT(out, "{\"prompt_tokens\":");
+    if (rc == 0)
+        rc = put_u64(out, prompt);
+    if (rc == 0)
+        rc = PUT(out, ",\"completion_tokens\":");
+    if (rc == 0)
+        rc = put_u64(out, output);
+    if (rc == 0)
+        rc = PUT(out, ",\"total_tokens\":");
+    if (rc == 0)
+        rc = put_u64(out, prompt + output);
+    if (rc == 0)
+        rc = PUT(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
+    if (rc == 0)
+        rc = put_u64(out, cached);
+    return rc == 0 ? PUT(out, "}}") : rc;
 }
 
 /* "finish_reason" and the stop string that ended it, as members. */
 static int put_ending(const struct med_req *req, struct med_buf *out)
 {
     const char *stop = med_answer_stop(&req->answer);
-    int rc = med_buf_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", finish_reason(req));
+    int rc = PUT(out, ",\"finish_reason\":\"");
+    if (rc == 0)
+        rc = med_buf_append_str(out, finish_reason(req));
+    if (rc == 0)
+        rc = PUT(out, "\",\"stop_reason\":");
     if (rc < 0)
         return rc;
     return stop != NULL ? put_string(out, stop) : PUT(out, "null");
