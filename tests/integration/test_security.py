@@ -119,7 +119,7 @@ class GrpcTls(SecurityTest):
         shutil.copy(self.secrets / "first.key", self.secrets / "server-in-use.key")
         self.reload("the old one stays in force")
         self.assertEqual(subject(self.grpc, self.authority.pem), "second")
-        self.stop()
+        self.router.stop()  # its metrics are behind TLS too
 
     def test_a_client_without_tls_gets_nowhere_and_hurts_nobody(self):
         client = self.start_tls()
@@ -129,7 +129,7 @@ class GrpcTls(SecurityTest):
             with socket.create_connection((host, int(port)), timeout=60) as plain:
                 plain.sendall(junk)
         self.assertEqual(len(client.ask().choices), 1)
-        self.stop()
+        self.router.stop()  # its metrics are behind TLS too
 
     def test_old_protocol_versions_are_refused(self):
         self.start_tls()
