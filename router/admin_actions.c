@@ -98,21 +98,12 @@ static int reload(struct med_router *router, const struct med_json_at *body, str
     return med_router_reload(router, err);
 }
 
-static int reload_plan(struct med_router *router, const struct med_json_at *body,
-                       struct med_err *err)
-{
-    static const char *const keys[] = {NULL};
-    int rc = med_json_keys(body, keys, err);
-    return rc == 0 ? med_router_reload(router, err) : rc;
-}
-
 static const struct {
     const char *path;
     int (*run)(struct med_router *router, const struct med_json_at *body, struct med_err *err);
 } actions[] = {
     {"/admin/log-level", set_log_level},
     {"/admin/drain", drain_worker},
-    {"/admin/reload", reload_plan},
     {"/admin/reload", reload},
 };
 

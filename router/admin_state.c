@@ -303,12 +303,8 @@ static void put_reloads(struct med_json_writer *w, const struct med_router *rout
     const struct med_router_reload *reload = &router->reload;
     if (router->config.plan_path != NULL)
         med_json_put_string(w, "path", router->config.plan_path);
-    med_json_put_integer(w, "generation", (int64_t)reload->generation);
-    med_json_put_number(w, "loaded_ago_s", seconds(med_clock_unix_ns() - reload->loaded_unix_ns));
     med_json_put_bool(w, "complete", med_dispatch_is_complete(router->dispatch));
     med_json_put_integer(w, "reloads_refused", (int64_t)reload->refused);
-    if (reload->last_error[0] != '\0')
-        med_json_put_string(w, "last_error", reload->last_error);
 }
 
 /* The plan's buckets: who is to serve them, and what came. */

@@ -179,7 +179,9 @@ static void on_signal(uv_signal_t *handle, int number)
     struct signals *signals = handle->data;
     if (number == SIGHUP) {
         MED_INFO("SIGHUP received");
-        (void)med_router_reload(signals->router, NULL); // it logs why not
+        struct med_err err = {0};
+        if (med_router_reload(signals->router, &err) < 0)
+            MED_WARN("the plan is not read again: %s", err.text);
         return;
     }
     MED_INFO("%s received", number == SIGTERM ? "SIGTERM" : "SIGINT");

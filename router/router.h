@@ -62,8 +62,8 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
 int med_router_start(struct med_router *router, struct med_router_addresses *ret_addresses,
                      struct med_err *err) MED_MUST_CHECK;
 /* Reads certificates, keys and tokens again (router/security.h), then the plan's file, and puts it in
- * force; requests in flight go on.  On failure the plan before stays; err says why, and so does the
- * log. */
+ * force; requests in flight go on.  A thread of the pool reads it; how that went is said by the log, the
+ * metrics and the admin view: on failure the plan before stays.  < 0: it cannot even begin. */
 int med_router_reload(struct med_router *router, struct med_err *err);
 /* A second call ends the drain at once. */
 void med_router_drain(struct med_router *router);

@@ -79,6 +79,7 @@ struct med_router_reload {
     uint64_t generation;   // 1: the first
     int64_t loaded_unix_ns;
     uint64_t done, refused;
+    bool reading, again;  // the pool reads the file; once more after that
     char last_error[512]; // of the last one; "": it was done
 };
 

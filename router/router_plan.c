@@ -4,8 +4,8 @@
  *
  * A reload reads the plan's file again and puts it in force between two events of the loop: dispatch,
  * metrics, and what requests in flight hold of the plan's rows change together or not at all.  The
- * plan before is freed then: nothing else keeps a pointer into it.  The file is read and parsed on the
- * loop; docs/internals/reload.md has what that takes.
+ * plan before is freed then: nothing else keeps a pointer into it.  A thread of the pool reads the file and
+ * works out what dispatch needs of it, capacities above all, which takes up to a second.
  *
  * Runs on the loop. What becomes of workers that the new plan lacks is dispatch's business
  * (dispatch/replan.c), and drains them here only where --drain-unplanned asks for it.
@@ -96,50 +96,67 @@ void med_router_plan_release(struct med_router *router)
 
 /* ---- reload ---- */
 
-static int read_plan(struct med_router *router, struct med_plan **ret_plan, int64_t *ret_vocab,
-                     struct med_err *err)
+/* What the thread pool makes of the file. */
+struct med_router_reading {
+    uv_work_t work;
+    struct med_router *router;
+    struct med_plan *plan; // owned; NULL: rc and err say why
+    struct med_dispatch_config config;
+    int64_t vocab_tokens;
+    int rc;
+    struct med_err err;
+};
+
+static void reading_free(struct med_router_reading *reading)
 {
-    const char *path = router->config.plan_path;
-    if (path == NULL)
-        return med_err_set(err, MED_E_USAGE, "this router's plan is of no file");
-    struct med_plan *plan = med_calloc(1, sizeof(*plan));
-    if (plan == NULL)
-        return med_err_set(err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
-    int rc = med_plan_read_file(path, plan, err);
-    if (rc < 0) {
-        med_free(plan);
-        return rc;
-    }
+    med_dispatch_config_release(&reading->config);
+    plan_free(reading->plan);
+    med_free(reading);
+}
+
+static int check_model(const struct med_router *router, const struct med_plan *plan,
+                       struct med_err *err)
+{
     const char *served = router->config.plan->model_name;
-    if (strcmp(plan->model_name, served) != 0) {
-        rc = med_err_set(err, MED_E_INVALID,
-                         "%s: model is \"%s\", but \"%s\" is served: another model needs another "
-                         "router",
-                         path, plan->model_name, served);
-    } else {
-        rc = find_vocabulary(router, plan, ret_vocab, err);
+    if (strcmp(plan->model_name, served) == 0)
+        return 0;
+    return med_err_set(err, MED_E_INVALID,
+                       "%s: model is \"%s\", but \"%s\" is served: another model needs another "
+                       "router",
+                       router->config.plan_path, plan->model_name, served);
+}
+
+/* thread: the pool's.  The plan in force stays meanwhile; configuration and tokenizer never change. */
+static void read_plan(uv_work_t *work)
+{
+    struct med_router_reading *r = work->data;
+    struct med_plan *plan = med_calloc(1, sizeof(*plan));
+    if (plan == NULL) {
+        r->rc = med_err_set(&r->err, MED_E_NOMEM, "%s", med_err_text(MED_E_NOMEM));
+        return;
     }
-    if (rc < 0) {
-        plan_free(plan);
-        return rc;
+    r->rc = med_plan_read_file(r->router->config.plan_path, plan, &r->err);
+    if (r->rc < 0) {
+        med_free(plan);
+        return;
     }
-    *ret_plan = plan;
-    return 0;
+    r->plan = plan;
+    r->rc = check_model(r->router, plan, &r->err);
+    if (r->rc == 0)
+        r->rc = find_vocabulary(r->router, plan, &r->vocab_tokens, &r->err);
+    if (r->rc == 0)
+        r->rc = config_of(r->router, plan, &r->config, &r->err);
 }
 
 /* Dispatch and metrics, both or none. */
-static int put_in_force(struct med_router *router, const struct med_plan *plan, struct med_err *err)
+static int put_in_force(struct med_router *router, const struct med_router_reading *reading,
+                        struct med_err *err)
 {
-    struct med_dispatch_config config = {0};
     int64_t now_ns = med_clock_now_ns(&router->clock);
-    int rc = config_of(router, plan, &config, err);
+    int rc = med_dispatch_replan(router->dispatch, now_ns, &reading->config, err);
     if (rc < 0)
         return rc;
-    rc = med_dispatch_replan(router->dispatch, now_ns, &config, err);
-    med_dispatch_config_release(&config);
-    if (rc < 0)
-        return rc;
-    rc = med_router_metrics_replan(&router->metrics, plan, router->dispatch);
+    rc = med_router_metrics_replan(&router->metrics, reading->plan, router->dispatch);
     if (rc < 0) {
         med_dispatch_replan_undo(router->dispatch, now_ns);
         return med_err_set(err, rc, "no memory for another plan's metrics");
@@ -181,52 +198,100 @@ static void log_plan(const struct med_router *router)
              left, router->active);
 }
 
-static int reload(struct med_router *router, struct med_err *err)
+/* Takes the plan out of the reading. */
+static int take_plan(struct med_router *router, struct med_router_reading *reading,
+                     struct med_err *err)
 {
-    struct med_plan *plan = NULL;
-    int64_t vocab = 0;
     if (router->state != MED_ROUTER_RUNNING)
         return med_err_set(err, MED_E_DRAINING, "this router is stopping");
-    int rc = read_plan(router, &plan, &vocab, err);
+    med_router_spend(router); // at the prices until now
+    int rc = put_in_force(router, reading, err);
     if (rc < 0)
         return rc;
-    med_router_spend(router); // at the prices until now
-    rc = put_in_force(router, plan, err);
-    if (rc < 0) {
-        plan_free(plan);
-        return rc;
-    }
     place_requests(router);
     plan_free(router->reload.plan); // NULL: the first one is main's
-    router->reload.plan = plan;
-    router->config.plan = plan;
-    router->vocab_tokens = vocab;
+    router->reload.plan = reading->plan;
+    router->config.plan = reading->plan;
+    reading->plan = NULL;
+    router->vocab_tokens = reading->vocab_tokens;
     router->reload.generation++;
     router->reload.loaded_unix_ns = med_clock_unix_ns();
     return 0;
 }
 
-int med_router_reload(struct med_router *router, struct med_err *err)
+static void note_result(struct med_router *router, int rc, const struct med_err *err)
 {
-    struct med_err why = {0};
-    uint64_t began_ns = uv_hrtime();
-    med_router_reload_security(router); // for itself: a wrong plan does not keep it out
-    int rc = reload(router, &why);
+    struct med_router_reload *reload = &router->reload;
     if (rc == 0) {
-        router->reload.done++;
-        router->reload.last_error[0] = '\0';
+        reload->done++;
+        reload->last_error[0] = '\0';
         log_plan(router);
         med_router_look(router);
     } else {
-        router->reload.refused++;
-        (void)snprintf(router->reload.last_error, sizeof(router->reload.last_error), "%s",
-                       why.text);
-        MED_ERROR("the plan is not reloaded, the one before stays in force: %s", why.text);
+        reload->refused++;
+        (void)snprintf(reload->last_error, sizeof(reload->last_error), "%s", err->text);
+        MED_ERROR("the plan is not reloaded, the one before stays in force: %s", err->text);
     }
-    if (err != NULL)
-        *err = why;
+}
+
+static int begin_reading(struct med_router *router, struct med_err *err);
+
+static void on_read(uv_work_t *work, int status)
+{
+    struct med_router_reading *reading = work->data;
+    struct med_router *router = reading->router;
+    uint64_t began_ns = uv_hrtime();
+    router->reload.reading = false;
+    router->parts_open--;
+    if (router->state == MED_ROUTER_CLOSING) {
+        reading_free(reading);
+        return;
+    }
+    if (status < 0)
+        reading->rc = med_err_set(&reading->err, MED_E_CANCELLED, "%s", uv_strerror(status));
+    if (reading->rc == 0)
+        reading->rc = take_plan(router, reading, &reading->err);
+    note_result(router, reading->rc, &reading->err);
+    reading_free(reading);
     med_router_job_ran(router, MED_LOOP_LOOK, began_ns);
-    return rc;
+    if (router->reload.again) {
+        struct med_err err = {0};
+        router->reload.again = false;
+        if (begin_reading(router, &err) < 0)
+            note_result(router, err.code, &err);
+    }
+}
+
+static int begin_reading(struct med_router *router, struct med_err *err)
+{
+    if (router->state != MED_ROUTER_RUNNING)
+        return med_err_set(err, MED_E_DRAINING, "this router is stopping");
+    if (router->config.plan_path == NULL)
+        return med_err_set(err, MED_E_USAGE, "this router's plan is of no file");
+    if (router->reload.reading) {
+        router->reload.again = true; // the file may have changed since
+        return 0;
+    }
+    struct med_router_reading *reading = med_calloc(1, sizeof(*reading));
+    int rc = reading == NULL ? MED_E_NOMEM : 0;
+    if (rc == 0) {
+        reading->router = router;
+        reading->work.data = reading;
+        rc = uv_queue_work(router->loop, &reading->work, read_plan, on_read);
+    }
+    if (rc < 0) {
+        med_free(reading);
+        return med_err_set(err, rc, "the plan cannot be read: %s", med_err_text(rc));
+    }
+    router->reload.reading = true;
+    router->parts_open++;
+    return 0;
+}
+
+int med_router_reload(struct med_router *router, struct med_err *err)
+{
+    med_router_reload_security(router); // for itself: a wrong plan does not keep it out
+    return begin_reading(router, err);
 }
 
 /* ---- workers that the plan lacks ---- */
