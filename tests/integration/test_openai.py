@@ -431,6 +431,19 @@ class Failures(OpenAITest):
         self.assertEqual(sum(outcomes(self.http).values()), 0)
         self.stop()
 
+    def test_keys(self):
+        keys = harness.tempfile.NamedTemporaryFile("w", suffix=".keys")
+        self.addCleanup(keys.close)
+        keys.write("a-key-of-sufficient-length-1\n")
+        keys.flush()
+        self.start_door("--api-key-file", keys.name)
+        self.worker(script=self.ids("ok"))
+        self.error(openai.AuthenticationError,
+                   lambda: self.api.completions.create(model=MODEL, prompt="x"))
+        known = self.api.with_options(api_key="a-key-of-sufficient-length-1")
+        self.assertEqual(known.completions.create(model=MODEL, prompt="x").choices[0].text, "ok")
+        self.stop()
+
     def test_hostile_bodies(self):
         self.start_door()
         for body in (b"", b"{", b"[" * 100000, b"\xff\xfe", b'{"prompt":"\xc3"}', b'{"prompt":"x"}{}',
