@@ -256,8 +256,14 @@ struct med_json_at med_json_root(const struct med_json_doc *doc)
 
 static const struct cJSON *member(const struct med_json_at *at, const char *key)
 {
-    /* The library would look into arrays too, whose elements have no keys. */
-    return cJSON_IsObject(at->node) ? cJSON_GetObjectItemCaseSensitive(at->node, key) : NULL;
+    /* Looked for here: the library's search costs a call for each member and compares keys whole. */
+    if (!cJSON_IsObject(at->node))
+        return NULL;
+    for (const struct cJSON *node = at->node->child; node; node = node->next) {
+        if (node->string[0] == key[0] && strcmp(node->string, key) == 0)
+            return node;
+    }
+    return NULL;
 }
 
 /* The position of a key, present or not (then node is NULL). */
