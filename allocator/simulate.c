@@ -421,6 +421,8 @@ static int start_worker(struct sim *sim, size_t index, const struct med_profile 
     rc = med_dispatch_worker_join(sim->dispatch, 0, &hello, &name, err);
     if (rc < 0)
         return rc;
+    const struct med_dispatch_worker_stats stats = {.heartbeat_ns = 0};
+    med_dispatch_worker_stats(sim->dispatch, 0, name, &stats);
     sim->names[index] = name;
     sim->indices[name] = (uint32_t)index;
     return 0;

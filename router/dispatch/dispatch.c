@@ -26,6 +26,7 @@
 
 #define RETRY_NS       (10 * MED_NS_PER_MS)
 #define SCAN_MAX       16
+#define TABLE_MAX      (1 << 24) /* of users_max and prefixes_max */
 #define PRIORITY_MAX   1000      /* more is taken for this, either way */
 #define REQUESTS_LIMIT (1 << 24) /* of requests_max: rows are indices of 32 bits, and memory */
 
@@ -58,6 +59,14 @@ static int check_counts(const struct med_dispatch_config *c, struct med_err *err
             err, MED_E_INVALID,
             "dispatch: queue_max %lld and attempts_max %lld, expected at least 0 and 1",
             (long long)c->queue_max, (long long)c->attempts_max);
+    }
+    if (c->policy >= MED_POLICY_COUNT || c->users_max < 0 || c->users_max > TABLE_MAX ||
+        c->prefixes_max < 0 || c->prefixes_max > TABLE_MAX || c->priority_step_ns < 0) {
+        return med_err_set(err, MED_E_INVALID,
+                           "dispatch: policy %d, users_max %lld, prefixes_max %lld, "
+                           "priority_step_ns %lld: expected a policy, 0 to %d and a time >= 0",
+                           (int)c->policy, (long long)c->users_max, (long long)c->prefixes_max,
+                           (long long)c->priority_step_ns, TABLE_MAX);
     }
     if (c->ttft_objective_ns < 0 || c->queue_wait_ns < 0 || c->suspect_after_ns <= 0 ||
         c->gone_after_ns < c->suspect_after_ns) {
@@ -170,6 +179,13 @@ int med_dispatch_new(const struct med_dispatch_config *config, const struct med_
         rc = queue_init(&d->deadlines, requests);
     if (rc == 0)
         rc = workers_init(&d->workers, config);
+    if (rc == 0)
+        rc = users_init(&d->users, (size_t)config->users_max);
+    if (rc == 0)
+        rc = prefixes_init(&d->prefixes, (size_t)config->prefixes_max, (size_t)config->workers_max,
+                           requests);
+    if (rc == 0)
+        rc = decisions_init(&d->decisions);
     if (rc < 0) {
         med_dispatch_free(d);
         return med_err_set(err, rc, "dispatch: no memory for %zu requests and %lld workers",
@@ -192,6 +208,9 @@ void med_dispatch_free(struct med_dispatch *d)
     queue_release(&d->waiting);
     queue_release(&d->deadlines);
     workers_release(&d->workers);
+    users_release(&d->users);
+    prefixes_release(&d->prefixes);
+    decisions_release(&d->decisions);
     med_free(d->picks);
     med_free(d->types);
     med_free(d);
@@ -199,7 +218,7 @@ void med_dispatch_free(struct med_dispatch *d)
 
 /* ---- into flight and out of it ---- */
 
-static int64_t ns_of_ms(double ms)
+int64_t dispatch_ns_of_ms(double ms)
 {
     double ns = ms * 1e6;
     return ns < 9e18 ? (int64_t)ns : INT64_MAX;
@@ -209,6 +228,13 @@ static void count_pick(struct med_dispatch *d, const struct lease *row, const st
 {
     size_t cell = (size_t)row->input_row * d->config.output_edge_count + (size_t)row->output_row;
     d->picks[pick->type * d->config.input_edge_count * d->config.output_edge_count + cell]++;
+    policy_take(d, pick->worker);
+    if (pick->cached_tokens > 0) {
+        d->totals.affinity++;
+        d->totals.affinity_tokens += (uint64_t)pick->cached_tokens;
+    }
+    if (d->config.policy != MED_POLICY_PLAN)
+        return;
     if (pick->has_plan)
         shares_take(&d->shares, row->input_row, pick->weights, pick->planned_type);
     if (!pick->has_plan || pick->type != pick->planned_type)
@@ -220,6 +246,10 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 {
     struct lease *row = &d->leases.rows[lease];
     MED_ASSERT(row->worker == NONE);
+    if (row->prefix_count > 0)
+        prefixes_find(&d->prefixes, lease, row->prefix_count);
+    else
+        d->prefixes.looked_up++;
     for (;;) {
         struct pick pick = pick_worker(d, row, now_ns);
         if (pick.worker == NONE)
@@ -238,10 +268,14 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
         }
         row->worker = pick.worker;
         row->type = (uint16_t)pick.type;
-        row->predicted_ttft_ns = ns_of_ms(pick.prediction.ttft_ms);
-        row->predicted_tpot_ns = ns_of_ms(pick.prediction.tpot_ms);
+        row->predicted_ttft_ns = dispatch_ns_of_ms(pick.prediction.ttft_ms);
+        row->predicted_tpot_ns = dispatch_ns_of_ms(pick.prediction.tpot_ms);
+        decisions_add(d, now_ns, row, &pick);
+        row->cached = pick.cached_tokens;
+        prefixes_sent(&d->prefixes, lease, row->prefix_count, pick.worker);
         worker_attach(worker, &d->leases, lease, now_ns, pick.prediction.added_ms);
         count_pick(d, row, &pick);
+        admission_started(d, now_ns, pick.type);
         (void)queue_remove(&d->deadlines, lease); /* not there: it did not wait */
         if (row->deadline_ns > 0)
             queue_push(&d->deadlines, lease, row->deadline_ns);
@@ -252,8 +286,9 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 
 static void enqueue(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 {
-    const struct lease *row = &d->leases.rows[lease];
+    struct lease *row = &d->leases.rows[lease];
     int64_t until = row->deadline_ns > 0 ? row->deadline_ns : now_ns + d->config.queue_wait_ns;
+    admission_enter(d, now_ns, row);
     queue_push(&d->waiting, lease, row->turn_ns);
     queue_push(&d->deadlines, lease, until);
     d->totals.queued++;
@@ -267,14 +302,30 @@ static void detach(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
     struct lease *row = &d->leases.rows[lease];
     (void)queue_remove(&d->deadlines, lease); /* not there: it is in flight, without a deadline */
     if (row->worker == NONE) {
-        if (queue_remove(&d->waiting, lease))
+        if (queue_remove(&d->waiting, lease)) {
+            admission_leave(d, now_ns, row);
             d->totals.queued--;
+        }
         return;
     }
     worker_detach(&d->workers.rows[row->worker], &d->leases, lease, now_ns);
     row->worker = NONE;
     d->totals.in_flight--;
     MED_ASSERT(d->totals.in_flight >= 0);
+}
+
+/* What an answer that has ended says of the predictions. */
+static void learn(struct med_dispatch *d, const struct lease *row, bool cut)
+{
+    double anybody = predictor_mean(&d->predictor, row->input_row, 0, row->output_tokens_max, 1);
+    users_on_end(&d->users, row->user, anybody, row->tokens, cut);
+    struct med_dispatch_lengths *lengths = &d->lengths[row->input_row];
+    double predicted = (double)row->predicted_output_tokens;
+    double actual = (double)row->tokens;
+    lengths->count++;
+    lengths->predicted += predicted;
+    lengths->actual += actual;
+    lengths->error += fabs(predicted - actual);
 }
 
 void dispatch_end(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum med_outcome outcome,
@@ -285,6 +336,7 @@ void dispatch_end(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum m
     uint64_t request = row->request;
     detach(d, now_ns, lease);
     if (outcome == MED_OUTCOME_STOP || outcome == MED_OUTCOME_LENGTH) {
+        learn(d, row, outcome == MED_OUTCOME_LENGTH);
         predictor_on_end(&d->predictor, row->input_row, row->tokens, outcome == MED_OUTCOME_LENGTH);
         shares_on_end(&d->shares, &d->predictor);
     }
@@ -305,6 +357,8 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
     struct lease *row = &d->leases.rows[lease];
     MED_ASSERT(row->worker != NONE);
     bool lost = reason == MED_REROUTE_WORKER_LOST;
+    if (reason == MED_REROUTE_WORKER_ERROR)
+        fleet_fault(d, now_ns, row->worker);
     if (tell)
         tell_cancel(d, row);
     /* One that kills its workers must not take them all; one whose workers leave may go on. */
@@ -340,6 +394,7 @@ void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
         struct queue_entry entry = *queue_first(&d->waiting);
         (void)queue_remove(&d->waiting, entry.lease); /* it is the first */
         if (may_wait(d, entry.lease, now_ns) && start(d, now_ns, entry.lease)) {
+            admission_leave(d, now_ns, &d->leases.rows[entry.lease]);
             d->totals.queued--;
         } else {
             stuck[stuck_count++] = entry;
@@ -398,6 +453,18 @@ static bool fits_some_type(const struct med_dispatch *d, const struct med_dispat
     return false;
 }
 
+static void take_prefixes(struct med_dispatch *d, uint32_t lease,
+                          const struct med_dispatch_request *request)
+{
+    MED_ASSERT(request->prefix_count <= MED_DISPATCH_PREFIX_MAX);
+    size_t count = d->config.prefixes_max > 0 ? request->prefix_count : 0;
+    while (count > 0 && (int64_t)count * MED_DISPATCH_PREFIX_TOKENS >= request->prompt_tokens)
+        count--;
+    d->leases.rows[lease].prefix_count = count;
+    if (count > 0)
+        memcpy(d->prefixes.hashes[lease].at, request->prefixes, count * sizeof(uint64_t));
+}
+
 int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
                         const struct med_dispatch_request *request)
 {
@@ -412,21 +479,28 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
     struct lease *row = &d->leases.rows[lease];
     row->prompt_tokens = request->prompt_tokens;
     row->output_tokens_max = request->output_tokens_max;
+    row->arrived_ns = now_ns;
     row->deadline_ns = request->deadline_ns;
+    take_prefixes(d, lease, request);
     row->priority = clamp_priority(request->priority);
     row->user = request->user;
     row->turn_ns = turn_of(d, row, now_ns);
     row->input_row = (int16_t)predictor_input_row(&d->predictor, request->prompt_tokens);
     double chances[MED_LIMIT_EDGES];
-    predictor_distribution(&d->predictor, row->input_row, 0, row->output_tokens_max, chances);
+    row->factor = users_factor(&d->users, row->user);
+    predictor_distribution(&d->predictor, row->input_row, 0, row->output_tokens_max, row->factor,
+                           chances);
     row->output_row = (int16_t)predictor_median_row(&d->predictor, chances);
-    row->remaining =
-        llround(predictor_mean(&d->predictor, row->input_row, 0, row->output_tokens_max));
+    row->remaining = llround(
+        predictor_mean(&d->predictor, row->input_row, 0, row->output_tokens_max, row->factor));
     row->predicted_output_tokens = row->remaining;
     bool late = request->deadline_ns > 0 && request->deadline_ns <= now_ns;
     /* Those who wait come first, so the newcomer may start at once only past an empty queue. */
     bool started = !late && d->waiting.count == 0 && start(d, now_ns, lease);
-    if (!started && (late || (int64_t)d->waiting.count >= d->config.queue_max)) {
+    bool full = (int64_t)d->waiting.count >= d->config.queue_max;
+    bool slow = !started && !late && !full && !admission_accepts(d, now_ns, row);
+    d->totals.refused_admission += slow;
+    if (!started && (late || full || slow)) {
         leases_remove(&d->leases, lease);
         return refuse(d, MED_E_OVERLOAD);
     }
@@ -502,7 +576,7 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
         row->remaining = 1; /* all came that may: only the finish is to come */
         if (row->tokens < row->output_tokens_max) {
             row->remaining = llround(predictor_mean(&d->predictor, row->input_row, row->tokens,
-                                                    row->output_tokens_max)) -
+                                                    row->output_tokens_max, row->factor)) -
                              row->tokens;
         }
         if (row->remaining < 1)
@@ -522,6 +596,8 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     if (rc < 0)
         return rc;
     const struct lease *row = &d->leases.rows[lease];
+    if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0))
+        breaker_success(&d->workers.rows[worker].breaker);
     if (outcome == MED_OUTCOME_ERROR) {
         dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_ERROR, false);
     } else if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0)) {
@@ -531,6 +607,35 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     }
     dispatch_drain_queue(d, now_ns);
     return 0;
+}
+
+int med_dispatch_return(struct med_dispatch *d, int64_t now_ns, uint32_t worker, uint64_t request,
+                        uint32_t attempt)
+{
+    uint32_t lease;
+    int rc = find_attempt(d, worker, request, attempt, &lease);
+    if (rc < 0)
+        return rc;
+    d->leases.rows[lease].tries -= !d->workers.rows[worker].draining; /* that is done there */
+    dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_LOST, false);
+    dispatch_drain_queue(d, now_ns);
+    return 0;
+}
+
+void med_dispatch_cached(struct med_dispatch *d, uint32_t worker, uint64_t request,
+                         uint32_t attempt, int64_t cached_tokens)
+{
+    uint32_t lease = leases_find(&d->leases, request);
+    if (lease == NONE || d->leases.rows[lease].worker != worker ||
+        d->leases.rows[lease].attempt != attempt)
+        return; /* stale: its finish is told next, and counted there */
+    const struct lease *row = &d->leases.rows[lease];
+    struct worker *from = &d->workers.rows[worker];
+    if (cached_tokens > 0) {
+        from->prefix_misses = 0;
+    } else if (row->cached > 0) {
+        from->prefix_misses++;
+    }
 }
 
 /* ---- time ---- */

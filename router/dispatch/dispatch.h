@@ -52,6 +52,27 @@ struct med_dispatch_bucket {
                                             * objectives; 0: not known */
 };
 
+/* How a worker is chosen; all share queue, leases, health and admission. */
+enum med_dispatch_policy {
+    MED_POLICY_PLAN,              /* the plan's shares, then the least predicted finish */
+    MED_POLICY_ROUND_ROBIN,       /* worker after worker */
+    MED_POLICY_RANDOM,            /* any, from a seeded generator */
+    MED_POLICY_LEAST_OUTSTANDING, /* fewest requests in flight */
+    MED_POLICY_THROUGHPUT,        /* random, by the type's profiled throughput for the bucket */
+    MED_POLICY_TOKEN_LOAD,        /* least outstanding tokens over that throughput */
+    MED_POLICY_COUNT
+};
+const char *med_dispatch_policy_name(enum med_dispatch_policy policy); /* "round-robin" */
+bool med_dispatch_policy_parse(const char *name, enum med_dispatch_policy *ret_policy);
+
+/* Prompts are compared by blocks of so many tokens, at most so many of them. */
+#define MED_DISPATCH_PREFIX_TOKENS 256
+#define MED_DISPATCH_PREFIX_MAX    16
+/* One hash per full block from the start, each over all tokens up to its end; returns how many. Prompts of
+ * different salts share nothing.  O(count), at most PREFIX_TOKENS x PREFIX_MAX tokens. */
+size_t med_dispatch_prefix_hashes(const uint32_t *tokens, size_t count, uint64_t salt,
+                                  uint64_t ret_hashes[MED_DISPATCH_PREFIX_MAX]);
+
 struct med_dispatch_config {
     const struct med_dispatch_type *types; /* copied */
     size_t type_count;
@@ -64,12 +85,21 @@ struct med_dispatch_config {
     int64_t queue_max;         /* requests waiting; more are refused with MED_E_OVERLOAD */
     int64_t requests_max;      /* accepted and not ended; more are refused with MED_E_OVERLOAD */
     int64_t workers_max;
+    /* Silence of a worker's engine; neither is less than 4 times its predicted iteration. */
     int64_t suspect_after_ns, gone_after_ns;
     int64_t attempts_max; /* dispatches of one request, first included */
     /* In the queue, each unit of priority counts as so much of waiting: one of priority p is passed only
      * by those that come within p times this after it. 0: an eighth of queue_wait_ns. */
     int64_t priority_step_ns;
-    bool resume; /* one that has tokens goes on elsewhere when its worker is lost */
+    enum med_dispatch_policy policy;
+    uint64_t policy_seed; /* of the random ones */
+    /* What would wait longer than its objective allows is refused at once: see admission.c. */
+    bool admission;
+    /* Faults in a row after which a worker gets no requests for a while; 0: 3; < 0: never. */
+    int64_t breaker_faults;
+    int64_t users_max;    /* users whose lengths are learned; 0: lengths by bucket alone */
+    int64_t prefixes_max; /* (block, worker) pairs remembered; 0: no affinity */
+    bool resume;          /* one that has tokens goes on elsewhere when its worker is lost */
 };
 
 enum med_outcome {
@@ -103,6 +133,8 @@ struct med_dispatch_request {
     int64_t deadline_ns;       /* fleet time; 0: none */
     int32_t priority;          /* lower is sooner; 0: as usual */
     uint64_t user;             /* a hash of who asks; 0: not known */
+    const uint64_t *prefixes;  /* [prefix_count] of med_dispatch_prefix_hashes; copied */
+    size_t prefix_count;       /* at most MED_DISPATCH_PREFIX_MAX */
 };
 
 /* What a worker says when it joins; limits as the worker's scheduler has them. */
@@ -120,8 +152,9 @@ struct med_dispatch_worker_stats {
 };
 
 enum med_worker_state {
+    MED_WORKER_JOINING, /* has said hello, but not yet how it is */
     MED_WORKER_READY,
-    MED_WORKER_SUSPECT,
+    MED_WORKER_SUSPECT, /* silent for too long: no new requests, those it has go elsewhere */
     MED_WORKER_DRAINING,
     MED_WORKER_GONE
 };
@@ -164,6 +197,13 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
 int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker, uint64_t request,
                         uint32_t attempt, enum med_outcome outcome) MED_MUST_CHECK;
 
+/* The worker gives it back and is not to blame: it leaves. Goes on elsewhere. Same results as tokens. */
+int med_dispatch_return(struct med_dispatch *d, int64_t now_ns, uint32_t worker, uint64_t request,
+                        uint32_t attempt) MED_MUST_CHECK;
+/* Of the prompt, so many tokens were in the worker's prefix cache: before its finish is told. */
+void med_dispatch_cached(struct med_dispatch *d, uint32_t worker, uint64_t request,
+                         uint32_t attempt, int64_t cached_tokens);
+
 /* Expires queue entries, deadlines and heartbeats; starts what can start. */
 void med_dispatch_tick(struct med_dispatch *d, int64_t now_ns);
 /* When tick must be called next; INT64_MAX: nothing is pending. */
@@ -198,9 +238,14 @@ const char *med_reroute_name(enum med_reroute reason);
 
 struct med_dispatch_totals {
     uint64_t accepted, refused_overload, refused_no_worker, refused_invalid;
+    uint64_t
+        refused_admission; /* of refused_overload: because of the wait; else a table was full */
     uint64_t outcomes[MED_OUTCOME_COUNT]; /* sum == accepted - in flight - queued */
     uint64_t reroutes[MED_REROUTE_COUNT];
     uint64_t spills;
+    uint64_t affinity;        /* sent to a worker that was believed to have a prefix */
+    uint64_t affinity_tokens; /* ... of so many tokens in all */
+    uint64_t breaker_opened;  /* also of workers that have left */
     uint64_t stale_messages;
     int64_t in_flight, queued;
 };
@@ -211,7 +256,13 @@ struct med_dispatch_worker_view {
     size_t type;
     enum med_worker_state state;
     int64_t in_flight;
+    bool drained;               /* it drains, and has nothing left */
     int64_t predicted_start_ns; /* from now, for a request sent now */
+    int64_t silence_max_ns;     /* beyond it is suspect */
+    bool breaker_open;
+    int64_t breaker_until_ns; /* when a probe is sent, if open */
+    uint64_t breaker_opened, faults;
+    bool prefix_cache; /* false: it has never found what it was believed to have */
     struct med_dispatch_worker_stats stats;
 };
 /* false: no such worker (indices are < workers_max, with holes). */
@@ -230,6 +281,71 @@ const char *med_dispatch_type_name(const struct med_dispatch *d, size_t type);
 /* Requests sent to a type for a (predicted) bucket; since the edges last changed. */
 uint64_t med_dispatch_picks(const struct med_dispatch *d, size_t type, int input_row,
                             int output_row);
+
+struct med_dispatch_type_view {
+    int64_t workers, ready;
+    int64_t in_flight;
+    int64_t queued;      /* that it may serve; others may too */
+    double rate_per_s;   /* of requests that leave the queue to it, as planned and as measured */
+    double queued_cap;   /* rate times the wait that admission allows */
+    int64_t wait_max_ns; /* the same for all types */
+};
+void med_dispatch_get_type(const struct med_dispatch *d, size_t type,
+                           struct med_dispatch_type_view *ret_view);
+/* When a refused request would be accepted, at the rate at which the queue drains; 0: not known. */
+int64_t med_dispatch_retry_after_ns(const struct med_dispatch *d);
+
+/* Predicted against actual output tokens of the answers that ended by themselves, per input row. */
+struct med_dispatch_lengths {
+    uint64_t count;
+    double predicted, actual, error; /* sums; error is absolute */
+};
+void med_dispatch_get_lengths(const struct med_dispatch *d, int input_row,
+                              struct med_dispatch_lengths *ret_lengths);
+
+enum {
+    MED_DISPATCH_DECISIONS = 256, /* as many are remembered */
+    MED_DISPATCH_CANDIDATES = 8   /* workers of each */
+};
+
+/* A worker that was considered; times are predicted, from the decision on, 0 without a model. */
+struct med_dispatch_candidate {
+    char worker_id[MED_LIMIT_NAME_BYTES + 1];
+    uint32_t worker;
+    size_t type;
+    bool chosen;
+    bool in_time; /* could start it within the objective */
+    bool avoided; /* had failed it before */
+    int64_t in_flight;
+    int64_t wait_ns, ttft_ns, finish_ns;
+    int64_t cached_tokens; /* believed to be in its prefix cache */
+    int64_t saved_ns;      /* ... which saves so much */
+    double score;          /* least wins, in a type by the plan, in all by other policies */
+};
+
+/* Why a request went where it went. */
+struct med_dispatch_decision {
+    uint64_t request;
+    uint32_t attempt;
+    int64_t at_ns;
+    int64_t waited_ns; /* since it was submitted */
+    enum med_dispatch_policy policy;
+    int64_t prompt_tokens, delivered_tokens, expected_tokens; /* expected: output in all */
+    int input_row, output_row;
+    bool has_plan;       /* by the plan, and a type with a share was there */
+    size_t planned_type; /* whose turn it was */
+    size_t type;         /* that it went to */
+    bool spilled;        /* to another than planned */
+    size_t considered;   /* workers that were free for it */
+    size_t candidate_count;
+    struct med_dispatch_candidate candidates[MED_DISPATCH_CANDIDATES]; /* the best ones */
+};
+/* back 0: the newest. NULL: there is none. Borrowed until the next call that may send. */
+const struct med_dispatch_decision *med_dispatch_get_decision(const struct med_dispatch *d,
+                                                              size_t back);
+/* The newest one about a request, if it is still remembered. */
+const struct med_dispatch_decision *med_dispatch_find_decision(const struct med_dispatch *d,
+                                                               uint64_t request);
 
 struct med_dispatch_lease_view {
     uint32_t worker;  /* UINT32_MAX: queued */

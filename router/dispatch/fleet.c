@@ -2,11 +2,17 @@
 /*
  * Fleet: workers join, beat, drain and go; what happens to their requests then.
  *
- * A worker is READY while its engine beats. Silent for suspect_after it is SUSPECT: it gets no new
- * requests and keeps those it has. Silent for gone_after it is GONE: its requests are dispatched
- * again or ended, and it is told to stop them, since the connection may still be there. A beat
- * brings a worker back from either; what it then says of the requests that were taken from it is
- * stale. DRAINING is for good: no new requests, those in flight go on.
+ * A worker is JOINING from its hello to its first word of how it is, then READY while its engine beats.
+ * Silent for longer than suspect_after and 4 of its predicted iterations it is SUSPECT: it gets no new
+ * requests, and those it has go elsewhere if that costs the client nothing (no token yet, or resume)
+ * and another worker could take them; a lone worker keeps them, it may only be slow. Silent for
+ * gone_after it is GONE: all its requests are dispatched again or ended, and it is told to stop them,
+ * since the connection may still be there. A beat brings a worker back from either; what it then says of
+ * the requests that were taken from it is stale. DRAINING is for good: no new requests, those in flight
+ * go on, and when none is left it is drained.
+ *
+ * Silence, a connection that breaks under requests, and errors are faults of the worker (breaker.c),
+ * unless it drains.
  *
  * Health can only get worse with time, so the time of the next check is a lower bound that beats do
  * not move: one scan of the table per suspect_after at most, not one per beat. thread: loop.
@@ -16,6 +22,8 @@
 #include "base/assert.h"
 
 #include <string.h>
+
+#define STEPS_MAX 4 /* predicted iterations without a beat */
 
 static struct worker *get_worker(struct med_dispatch *d, uint32_t worker)
 {
@@ -29,42 +37,127 @@ static int64_t after(int64_t at_ns, int64_t more_ns)
     return at_ns > INT64_MAX - more_ns ? INT64_MAX : at_ns + more_ns;
 }
 
-static enum med_worker_state state_at(const struct workers *w, const struct worker *worker,
+int64_t fleet_silence_max_ns(const struct med_dispatch *d, const struct worker *worker)
+{
+    const struct med_dispatch_type *type = &d->types[worker->type].plan;
+    int64_t most = d->workers.suspect_after_ns;
+    if (!type->has_latency)
+        return most;
+    int64_t steps = dispatch_ns_of_ms(STEPS_MAX * worker_step_ms(worker, &type->latency));
+    return steps > most ? steps : most;
+}
+
+static enum med_worker_state state_at(const struct med_dispatch *d, const struct worker *worker,
                                       int64_t now_ns)
 {
-    if (now_ns >= after(worker->stats.heartbeat_ns, w->gone_after_ns))
+    int64_t beat_ns = worker->stats.heartbeat_ns;
+    int64_t silence_max = fleet_silence_max_ns(d, worker);
+    int64_t gone_after = d->workers.gone_after_ns;
+    if (now_ns >= after(beat_ns, gone_after > silence_max ? gone_after : silence_max))
         return MED_WORKER_GONE;
     if (worker->draining)
         return MED_WORKER_DRAINING;
-    if (now_ns >= after(worker->stats.heartbeat_ns, w->suspect_after_ns))
-        return MED_WORKER_SUSPECT;
-    return MED_WORKER_READY;
+    if (!worker->has_beaten)
+        return MED_WORKER_JOINING;
+    return now_ns >= after(beat_ns, silence_max) ? MED_WORKER_SUSPECT : MED_WORKER_READY;
 }
 
-/* When its state may next change for the worse; never, once it is gone. */
-static int64_t change_at(const struct workers *w, const struct worker *worker)
+/* When its state may next change for the worse; never, once it is gone. Its predicted iteration may
+ * change until then, so a time that has passed without a change is followed by a look at the longer. */
+static int64_t change_at(const struct med_dispatch *d, const struct worker *worker, int64_t now_ns)
 {
     if (worker->state == MED_WORKER_GONE)
         return INT64_MAX;
-    bool ready = worker->state == MED_WORKER_READY;
-    return after(worker->stats.heartbeat_ns, ready ? w->suspect_after_ns : w->gone_after_ns);
+    int64_t beat_ns = worker->stats.heartbeat_ns;
+    int64_t silence_max = fleet_silence_max_ns(d, worker);
+    int64_t first =
+        worker->state == MED_WORKER_READY ? d->workers.suspect_after_ns : d->workers.gone_after_ns;
+    int64_t at = after(beat_ns, first);
+    return at > now_ns ? at : after(beat_ns, silence_max > first ? silence_max : first);
 }
 
-static void set_state(struct workers *w, struct worker *worker, int64_t now_ns)
+static void set_state(struct med_dispatch *d, struct worker *worker, int64_t now_ns)
 {
-    worker->state = state_at(w, worker, now_ns);
-    int64_t at = change_at(w, worker);
-    if (at < w->check_at_ns)
-        w->check_at_ns = at;
+    enum med_worker_state before = worker->state;
+    enum med_worker_state state = state_at(d, worker, now_ns);
+    admission_advance(d, now_ns);
+    workers_set_state(&d->workers, worker, state);
+    if (state != before && (state == MED_WORKER_SUSPECT || state == MED_WORKER_GONE))
+        worker->turned = true;
+    int64_t at = change_at(d, worker, now_ns);
+    if (at < d->workers.check_at_ns)
+        d->workers.check_at_ns = at;
 }
 
-/* Its requests, oldest first: those without a token go elsewhere, the others end. */
+/* Its requests, oldest first: they go elsewhere while dispatch_again finds that they may. */
 static void take_all(struct med_dispatch *d, int64_t now_ns, struct worker *worker, bool tell)
 {
     while (worker->decoding.first != NONE)
         dispatch_again(d, now_ns, worker->decoding.first, MED_REROUTE_WORKER_LOST, tell);
     while (worker->prefilling.first != NONE)
         dispatch_again(d, now_ns, worker->prefilling.first, MED_REROUTE_WORKER_LOST, tell);
+}
+
+/* Those that lose nothing by it, and that somebody else could serve. */
+static void take_movable(struct med_dispatch *d, int64_t now_ns, const struct lease_list *list)
+{
+    uint32_t next;
+    for (uint32_t i = list->first; i != NONE; i = next) {
+        const struct lease *row = &d->leases.rows[i];
+        next = row->next;
+        bool again = row->tries < d->config.attempts_max &&
+                     (row->tokens == 0 || d->config.resume) && pick_has_other(d, row);
+        if (again)
+            dispatch_again(d, now_ns, i, MED_REROUTE_WORKER_LOST, true);
+    }
+}
+
+static void fault(struct med_dispatch *d, int64_t now_ns, struct worker *worker)
+{
+    uint64_t opened = worker->breaker.opened_total;
+    if (worker->draining)
+        return;
+    breaker_fault(&worker->breaker, d->config.breaker_faults, now_ns);
+    d->totals.breaker_opened += worker->breaker.opened_total - opened;
+}
+
+void fleet_fault(struct med_dispatch *d, int64_t now_ns, uint32_t worker)
+{
+    fault(d, now_ns, get_worker(d, worker));
+}
+
+/* Its state has got worse: what it has goes elsewhere. */
+static void react(struct med_dispatch *d, int64_t now_ns, struct worker *worker)
+{
+    if (!worker->turned)
+        return;
+    worker->turned = false;
+    /* One fault for one silence, however long it gets. */
+    bool first = worker->state == MED_WORKER_SUSPECT || worker_in_flight(worker) > 0;
+    if (first && worker->silent_ns != worker->stats.heartbeat_ns) {
+        worker->silent_ns = worker->stats.heartbeat_ns;
+        fault(d, now_ns, worker);
+    }
+    if (worker->state == MED_WORKER_GONE) {
+        prefixes_forget(&d->prefixes, (uint32_t)(worker - d->workers.rows));
+        take_all(d, now_ns, worker, true);
+    } else {
+        take_movable(d, now_ns, &worker->decoding);
+        take_movable(d, now_ns, &worker->prefilling);
+    }
+}
+
+/* A worker that was here before, under the same name, has its breaker back. */
+static void recall_breaker(struct med_dispatch *d, struct worker *worker)
+{
+    for (size_t i = 0; i < d->workers.count_max; i++) {
+        struct worker *old = &d->workers.rows[i];
+        if (!old->connected && strcmp(old->worker_id, worker->worker_id) == 0) {
+            worker->breaker = old->breaker;
+            worker->breaker.probe = NONE;
+            old->worker_id[0] = '\0';
+        }
+    }
 }
 
 static int find_type(const struct med_dispatch *d, const char *name)
@@ -124,6 +217,7 @@ int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
     }
     struct worker *worker = &d->workers.rows[index];
     memcpy(worker->worker_id, hello->worker_id, strlen(hello->worker_id) + 1);
+    recall_breaker(d, worker);
     worker->incarnation = hello->incarnation;
     worker->sequences_max = hello->sequences_max;
     worker->kv_tokens = hello->kv_tokens;
@@ -133,9 +227,9 @@ int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
     if (of->fit_tokens == INT64_MAX || of->fit_tokens < worker->fit_tokens)
         of->fit_tokens = worker->fit_tokens;
     worker->stats.heartbeat_ns = now_ns;
-    set_state(&d->workers, worker, now_ns);
+    worker->silent_ns = INT64_MIN;
+    set_state(d, worker, now_ns);
     *ret_worker = index;
-    dispatch_drain_queue(d, now_ns);
     return 0;
 }
 
@@ -151,10 +245,9 @@ void med_dispatch_worker_stats(struct med_dispatch *d, int64_t now_ns, uint32_t 
     if (row->stats.heartbeat_ns < heartbeat)
         row->stats.heartbeat_ns = heartbeat;
     row->blocked_until_ns = now_ns;
-    enum med_worker_state before = row->state;
-    set_state(&d->workers, row, now_ns);
-    if (row->state == MED_WORKER_GONE && before != MED_WORKER_GONE)
-        take_all(d, now_ns, row, true);
+    row->has_beaten = true;
+    set_state(d, row, now_ns);
+    react(d, now_ns, row);
     dispatch_drain_queue(d, now_ns);
 }
 
@@ -163,15 +256,18 @@ void med_dispatch_worker_drain(struct med_dispatch *d, int64_t now_ns, uint32_t 
     struct worker *row = get_worker(d, worker);
     row->draining = true;
     if (row->state != MED_WORKER_GONE)
-        set_state(&d->workers, row, now_ns);
-    if (row->state == MED_WORKER_GONE)
-        take_all(d, now_ns, row, true);
+        set_state(d, row, now_ns);
+    react(d, now_ns, row);
 }
 
 void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t worker)
 {
     struct worker *row = get_worker(d, worker);
-    row->state = MED_WORKER_GONE;
+    if (worker_in_flight(row) > 0 && row->state != MED_WORKER_GONE)
+        fault(d, now_ns, row);
+    admission_advance(d, now_ns);
+    workers_set_state(&d->workers, row, MED_WORKER_GONE);
+    prefixes_forget(&d->prefixes, worker);
     take_all(d, now_ns, row, false);
     workers_remove(&d->workers, worker);
     dispatch_drain_queue(d, now_ns);
@@ -186,10 +282,10 @@ void fleet_tick(struct med_dispatch *d, int64_t now_ns)
     /* First all states, so that no request moves from one lost worker to another. */
     for (size_t i = 0; i < w->count_max; i++) {
         if (w->rows[i].connected)
-            set_state(w, &w->rows[i], now_ns);
+            set_state(d, &w->rows[i], now_ns);
     }
     for (size_t i = 0; i < w->count_max; i++) {
-        if (w->rows[i].connected && w->rows[i].state == MED_WORKER_GONE)
-            take_all(d, now_ns, &w->rows[i], true);
+        if (w->rows[i].connected)
+            react(d, now_ns, &w->rows[i]);
     }
 }

@@ -33,12 +33,13 @@ void predictor_release(struct predictor *p);
 int predictor_input_row(const struct predictor *p, int64_t tokens);
 int predictor_output_row(const struct predictor *p, int64_t tokens);
 /* Probability of each output row for a request of this input row whose answer is longer than
- * `delivered` and at most output_tokens_max tokens. */
+ * `delivered` and at most output_tokens_max tokens. factor: how much longer this user's are. */
 void predictor_distribution(const struct predictor *p, int input_row, int64_t delivered,
-                            int64_t output_tokens_max, double ret_chances[MED_LIMIT_EDGES]);
+                            int64_t output_tokens_max, double factor,
+                            double ret_chances[MED_LIMIT_EDGES]);
 /* Expected output tokens under the same conditions, > delivered. */
 double predictor_mean(const struct predictor *p, int input_row, int64_t delivered,
-                      int64_t output_tokens_max);
+                      int64_t output_tokens_max, double factor);
 int predictor_median_row(const struct predictor *p, const double chances[MED_LIMIT_EDGES]);
 void predictor_on_arrival(struct predictor *p, int input_row, int64_t output_tokens_max);
 bool predictor_has_same_edges(const struct predictor *a, const struct predictor *b);
@@ -47,13 +48,38 @@ void predictor_adopt(struct predictor *p, const struct predictor *from);
 /* An answer ended after `tokens`. cut: by its maximum, so that it would have been longer. */
 void predictor_on_end(struct predictor *p, int input_row, int64_t tokens, bool cut);
 
+/* ---- users.c: how their answers differ ---- */
+
+struct user {
+    uint64_t name;
+    double sum, weight;      /* of actual over predicted, aged */
+    uint32_t next, previous; /* by last use */
+    uint32_t hash_next;
+};
+
+struct users {
+    struct user *rows;
+    uint32_t *heads;
+    size_t count, count_max, head_mask;
+    uint32_t first, last;
+};
+
+int users_init(struct users *u, size_t count_max);
+void users_release(struct users *u);
+/* 1: as anybody's. */
+double users_factor(const struct users *u, uint64_t name);
+void users_on_end(struct users *u, uint64_t name, double predicted, int64_t actual, bool cut);
+void users_check(const struct users *u);
+
 /* ---- shares.c: the plan's mix, executed ---- */
 
 struct shares {
     size_t row_count, column_count, type_count;
-    double *planned;    /* [row][column][type] sum 1; cells without traffic copy the nearest */
-    double *work;       /* [row][column][type] worker-seconds of one request */
-    double *tilt;       /* [type] factor on the planned shares */
+    double *planned; /* [row][column][type] sum 1; cells without traffic copy the nearest */
+    double *work;    /* [row][column][type] worker-seconds of one request */
+    double *tilt;    /* [type] factor on the planned shares */
+    double per_worker[MED_LIMIT_WORKER_TYPES]; /* requests per second of one worker, of its share of
+                                                * the traffic; 0: not known */
     double *credits;    /* [row][type] requests owed by the smooth weighted choice */
     bool tilted;        /* the work of every cell is known or estimated */
     int64_t until_tilt; /* answers until the tilt is computed again */
@@ -71,6 +97,8 @@ size_t shares_choose(const struct shares *s, int input_row,
                      const double weights[MED_LIMIT_WORKER_TYPES]);
 void shares_take(struct shares *s, int input_row, const double weights[MED_LIMIT_WORKER_TYPES],
                  size_t type);
+/* Worker-seconds of a request; 0: not known. */
+double shares_work(const struct shares *s, int input_row, int output_row, size_t type);
 /* Follows the predictor: the factors that bring each type's work back to the plan's. */
 void shares_on_end(struct shares *s, const struct predictor *p);
 void shares_balance(struct shares *s, const struct predictor *p, int rounds);
@@ -103,11 +131,16 @@ void queue_check(const struct queue *q);
 
 struct lease {
     uint64_t request;
+    int64_t arrived_ns;
     int64_t prompt_tokens, output_tokens_max;
     int64_t deadline_ns; /* 0: none */
     int64_t turn_ns;     /* its place in the queue; what it has waited counts, also elsewhere */
     int32_t priority;
     uint64_t user;
+    double factor;  /* of the user, at submit */
+    uint64_t types; /* bits: those that may serve it, while it waits */
+    int64_t cached; /* prompt tokens that its worker is believed to have */
+    size_t prefix_count;
     int64_t tokens;    /* delivered */
     int64_t base;      /* ... of which so many before the last send */
     int64_t remaining; /* predicted tokens to come, >= 1 while in flight */
@@ -144,10 +177,31 @@ struct lease_list {
     int64_t count;
 };
 
+/* breaker.c */
+struct breaker {
+    double faults; /* what answers that ended well took back is off */
+    int64_t until_ns, backoff_ns;
+    uint64_t opened_total, faults_total;
+    uint32_t probe; /* the lease sent while half open, or NONE */
+    bool open;
+};
+bool breaker_allows(const struct breaker *b, int64_t now_ns);
+/* limit: as in the configuration. */
+void breaker_fault(struct breaker *b, int64_t limit, int64_t now_ns);
+void breaker_sent(struct breaker *b, uint32_t lease);
+void breaker_left(struct breaker *b, uint32_t lease);
+void breaker_first_token(struct breaker *b, uint32_t lease);
+void breaker_success(struct breaker *b);
+
 struct worker {
     char worker_id[MED_LIMIT_NAME_BYTES + 1];
     uint64_t incarnation;
     bool connected, draining;
+    bool has_beaten;        /* since it joined */
+    bool turned;            /* its state got worse, and nothing has been done about it yet */
+    int64_t silent_ns;      /* the last beat before the silence that was last a fault */
+    uint32_t prefix_misses; /* believed prefixes in a row that it did not have */
+    struct breaker breaker; /* outlives the connection, for as long as the row is free */
     enum med_worker_state state;
     size_t type;
     int64_t fit_tokens; /* prompt + output that it can hold */
@@ -168,9 +222,10 @@ struct worker {
 
 struct workers {
     struct worker *rows;
-    size_t count, count_max; /* connected; all */
-    uint32_t *type_first;    /* [type] list of connected workers */
-    uint32_t free;
+    size_t count, count_max;               /* connected; all */
+    uint32_t *type_first;                  /* [type] list of connected workers */
+    int64_t ready[MED_LIMIT_WORKER_TYPES]; /* in that state */
+    uint32_t free, free_last;              /* the one longest free is used first */
     int64_t suspect_after_ns, gone_after_ns;
     int64_t check_at_ns; /* no worker's health can change for the worse before */
 };
@@ -178,6 +233,7 @@ struct workers {
 struct prediction {
     double wait_ms, ttft_ms, tpot_ms;
     double room_ms;   /* part of the wait: until there is a place and memory for it */
+    double saved_ms;  /* of the first token, by the prefix cache */
     double added_ms;  /* what its prefill adds to the iterations of others */
     double finish_ms; /* or tokens outstanding, for a type without a latency model */
 };
@@ -194,10 +250,83 @@ void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease,
 /* The lease's first token: from prefilling to decoding. */
 void worker_first_token(struct worker *worker, struct leases *leases, uint32_t lease,
                         int64_t now_ns);
-/* latency NULL: none. Units: milliseconds from now. */
-struct prediction worker_predict(const struct worker *worker, const struct med_latency *latency,
-                                 const struct leases *leases, int64_t now_ns, int64_t prompt_tokens,
-                                 double output_tokens);
+struct prediction_input {
+    const struct med_latency *latency; /* NULL: none */
+    const struct leases *leases;
+    int64_t now_ns;
+    int64_t prompt_tokens;
+    int64_t cached_tokens; /* of them, < all */
+    double output_tokens;
+};
+/* Units: milliseconds from now. */
+struct prediction worker_predict(const struct worker *worker, const struct prediction_input *input);
+/* Of the next iteration; 0: nothing to do. */
+double worker_step_ms(const struct worker *worker, const struct med_latency *latency);
+void workers_set_state(struct workers *w, struct worker *worker, enum med_worker_state state);
+
+/* ---- prefix.c: who has which beginning of a prompt ---- */
+
+struct prefix {
+    uint64_t hash;
+    uint32_t worker, epoch;
+    uint32_t next, previous; /* by last use */
+    uint32_t hash_next;
+};
+
+struct prefix_found {
+    uint32_t stamp, blocks;
+};
+
+struct prefix_hashes {
+    uint64_t at[MED_DISPATCH_PREFIX_MAX];
+};
+
+struct prefixes {
+    struct prefix *rows;
+    uint32_t *heads;
+    size_t count, count_max, head_mask;
+    uint32_t first, last;
+    struct prefix_found *found;   /* [worker] by the look-up with this stamp */
+    uint32_t *epochs;             /* [worker] entries of an earlier one are of another connection */
+    struct prefix_hashes *hashes; /* [lease] */
+    uint32_t looked_up;
+};
+
+int prefixes_init(struct prefixes *p, size_t count_max, size_t workers_max, size_t requests_max);
+void prefixes_release(struct prefixes *p);
+/* Looks up a lease's prefixes; the answers are those of prefixes_blocks until the next look-up. */
+void prefixes_find(struct prefixes *p, uint32_t lease, size_t count);
+size_t prefixes_blocks(const struct prefixes *p, uint32_t worker);
+void prefixes_sent(struct prefixes *p, uint32_t lease, size_t count, uint32_t worker);
+void prefixes_forget(struct prefixes *p, uint32_t worker);
+bool prefix_is_trusted(const struct worker *worker);
+void prefixes_check(const struct prefixes *p);
+
+/* ---- admission.c: what may wait ---- */
+
+enum {
+    ADMISSION_CLASSES = 17, /* of priorities; beyond are taken for the last */
+    ADMISSION_UNITS = 1 << 20
+};
+
+struct admission {
+    int64_t since_ns; /* until when worker_s is counted */
+    int64_t waiting;
+    /* While somebody waited for the type: requests that it was sent, and ready workers times seconds. */
+    double starts[MED_LIMIT_WORKER_TYPES], worker_s[MED_LIMIT_WORKER_TYPES];
+    int64_t queued[MED_LIMIT_WORKER_TYPES];                   /* that it may serve */
+    int64_t units[MED_LIMIT_WORKER_TYPES][ADMISSION_CLASSES]; /* its part of them */
+};
+
+/* ---- decisions.c ---- */
+
+struct decisions {
+    struct med_dispatch_decision *rows; /* a ring */
+    uint64_t count;
+};
+
+int decisions_init(struct decisions *r);
+void decisions_release(struct decisions *r);
 
 /* ---- dispatch.c ---- */
 
@@ -229,7 +358,14 @@ struct med_dispatch {
     struct workers workers;
     uint64_t *picks; /* [type][row][column] */
     struct med_dispatch_totals totals;
-    int64_t retry_at_ns;       /* when the queue is tried again without an event */
+    struct users users;
+    struct prefixes prefixes;
+    struct admission admission;
+    struct decisions decisions;
+    struct med_dispatch_lengths lengths[MED_LIMIT_EDGES]; /* [input row] */
+    uint64_t policy_turn;                                 /* choices made */
+    size_t policy_next;  /* the worker behind the last one chosen */
+    int64_t retry_at_ns; /* when the queue is tried again without an event */
     size_t retired;            /* types that the plan in force lacks */
     struct plan_tables before; /* the last replan; zero: none, or it was taken back */
 };
@@ -244,6 +380,20 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
                     bool tell);
 /* Starts what can start of those that wait. */
 void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns);
+int64_t dispatch_ns_of_ms(double ms);
+
+/* Time passes; before anything changes that it depends on. */
+void admission_advance(struct med_dispatch *d, int64_t now_ns);
+void admission_enter(struct med_dispatch *d, int64_t now_ns, struct lease *row);
+void admission_leave(struct med_dispatch *d, int64_t now_ns, const struct lease *row);
+void admission_started(struct med_dispatch *d, int64_t now_ns, size_t type);
+bool admission_accepts(const struct med_dispatch *d, int64_t now_ns, const struct lease *row);
+double admission_rate(const struct med_dispatch *d, size_t type); /* requests per second */
+int64_t admission_wait_max_ns(const struct med_dispatch *d);
+void admission_check(const struct med_dispatch *d);
+/* The worker failed a request. */
+void fleet_fault(struct med_dispatch *d, int64_t now_ns, uint32_t worker);
+int64_t fleet_silence_max_ns(const struct med_dispatch *d, const struct worker *worker);
 void fleet_tick(struct med_dispatch *d, int64_t now_ns);
 
 int dispatch_check_config(const struct med_dispatch_config *config,
@@ -261,6 +411,14 @@ void dispatch_release_before(struct med_dispatch *d);
 
 /* ---- pick.c: which worker ---- */
 
+struct candidate {
+    uint32_t worker;
+    bool in_time, avoided;
+    int64_t in_flight, cached_tokens;
+    double score; /* the least wins */
+    struct prediction prediction;
+};
+
 struct pick {
     uint32_t worker; /* NONE: nobody can take it now */
     size_t type;
@@ -268,7 +426,17 @@ struct pick {
     bool has_plan;       /* false: no type with a share is there */
     double weights[MED_LIMIT_WORKER_TYPES];
     struct prediction prediction;
+    int64_t cached_tokens;
+    size_t considered, candidate_count;
+    struct candidate candidates[MED_DISPATCH_CANDIDATES];
 };
+void decisions_add(struct med_dispatch *d, int64_t now_ns, const struct lease *lease,
+                   const struct pick *pick);
+/* Is there another worker, busy or not, that could serve it? */
+bool pick_has_other(const struct med_dispatch *d, const struct lease *lease);
+/* policy.c: of a worker for a request; the least wins. */
+double policy_score(const struct med_dispatch *d, const struct lease *lease, uint32_t worker);
+void policy_take(struct med_dispatch *d, uint32_t worker);
 struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns);
 
 #endif

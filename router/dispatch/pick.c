@@ -2,73 +2,125 @@
 /*
  * Pick: which worker takes a request now. Nothing changes here; dispatch.c acts on the answer.
  *
- * In each type the worker with the least predicted finish; then the type whose turn it is by the
- * plan's shares, if that worker can start in time; else, among the types that can, the one with the
+ * By the plan: in each type the worker with the least predicted finish; then the type whose turn it is
+ * by the plan's shares, if that worker can start in time; else, among the types that can, the one with the
  * largest share, then the least finish. A worker can start a request in time when the first token is
  * predicted within the TTFT objective, or when the request would hardly wait there (a quarter of
  * the objective): a prompt that is too long for the objective anywhere is not held back for it.
- * Without an objective, when there is a place and memory for it now: what would wait at a worker
- * waits here, where the order is by deadline and any worker may take it.
+ * Under admission what a request has waited counts, up to a quarter of the objective, which is what
+ * admission lets it wait. Without an objective, when there is a place and memory for it now: what
+ * would wait at a worker waits here, where the order is by deadline and any worker may take it.
+ *
+ * A worker that is believed to have the beginning of the prompt in its cache is predicted without that
+ * part's prefill. So it wins exactly when it saves more than its longer queue costs.
+ *
+ * By another policy: the least score over the workers of all types that have a place (policy.c).
+ *
  * Types that a replan has left out are asked last, and only until the plan is complete.
  * A worker that failed this request before is the last choice. O(workers). thread: loop.
  */
 #include "router/dispatch/internal.h"
 
-struct candidate {
-    uint32_t worker;
-    bool in_time, avoided;
-    struct prediction prediction;
-};
-
-static bool is_eligible(const struct worker *worker, const struct lease *lease, int64_t now_ns)
+static bool has_room_for(const struct worker *worker, const struct lease *lease)
 {
-    return worker->state == MED_WORKER_READY && now_ns >= worker->blocked_until_ns &&
-           worker_in_flight(worker) < worker->sequences_max &&
+    return worker->state == MED_WORKER_READY &&
            lease->prompt_tokens + lease->output_tokens_max <= worker->fit_tokens;
 }
 
-static bool is_in_time(const struct med_dispatch *d, const struct prediction *p)
+static bool is_eligible(const struct worker *worker, const struct lease *lease, int64_t now_ns)
+{
+    return has_room_for(worker, lease) && now_ns >= worker->blocked_until_ns &&
+           worker_in_flight(worker) < worker->sequences_max &&
+           breaker_allows(&worker->breaker, now_ns);
+}
+
+static bool is_in_time(const struct med_dispatch *d, const struct lease *lease,
+                       const struct prediction *p, int64_t now_ns)
 {
     if (d->config.ttft_objective_ns == 0)
         return p->room_ms <= 0;
     double objective_ms = (double)d->config.ttft_objective_ns / 1e6;
-    return p->ttft_ms <= objective_ms || p->wait_ms <= objective_ms / 4;
+    double left_ms = objective_ms;
+    if (d->config.admission) {
+        double waited_ms = (double)(now_ns - lease->arrived_ns) / 1e6;
+        left_ms -= waited_ms < objective_ms / 4 ? waited_ms : objective_ms / 4;
+    }
+    return p->ttft_ms <= left_ms || p->wait_ms <= objective_ms / 4;
 }
 
-static bool is_better(const struct candidate *a, const struct candidate *b, int64_t a_in_flight,
-                      int64_t b_in_flight)
+static bool is_better(const struct candidate *a, const struct candidate *b)
 {
     if (a->avoided != b->avoided)
         return b->avoided;
     if (a->in_time != b->in_time)
         return a->in_time;
-    if (a->prediction.finish_ms < b->prediction.finish_ms)
+    if (a->score < b->score)
         return true;
-    if (a->prediction.finish_ms > b->prediction.finish_ms)
+    if (a->score > b->score)
         return false;
-    return a_in_flight < b_in_flight || (a_in_flight == b_in_flight && a->worker < b->worker);
+    return a->in_flight < b->in_flight || (a->in_flight == b->in_flight && a->worker < b->worker);
+}
+
+/* Keeps the best ones, in order. */
+static void note(struct pick *pick, const struct candidate *it)
+{
+    size_t place = pick->candidate_count;
+    pick->considered++;
+    if (place < MED_DISPATCH_CANDIDATES) {
+        pick->candidate_count++;
+    } else if (!is_better(it, &pick->candidates[--place])) {
+        return;
+    }
+    for (; place > 0 && is_better(it, &pick->candidates[place - 1]); place--)
+        pick->candidates[place] = pick->candidates[place - 1];
+    pick->candidates[place] = *it;
+}
+
+static void predict(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
+                    struct candidate *it)
+{
+    const struct worker *worker = &d->workers.rows[it->worker];
+    const struct med_dispatch_type *plan = &d->types[worker->type].plan;
+    const struct med_latency *latency = plan->has_latency ? &plan->latency : NULL;
+    int64_t tokens = lease->prompt_tokens + lease->tokens;
+    if (prefix_is_trusted(worker)) {
+        it->cached_tokens =
+            (int64_t)(prefixes_blocks(&d->prefixes, it->worker) * MED_DISPATCH_PREFIX_TOKENS);
+    }
+    struct prediction_input input = {.latency = latency,
+                                     .leases = &d->leases,
+                                     .now_ns = now_ns,
+                                     .prompt_tokens = tokens,
+                                     .cached_tokens = it->cached_tokens,
+                                     .output_tokens = (double)lease->remaining};
+    it->prediction = worker_predict(worker, &input);
+    if (it->cached_tokens > 0) {
+        input.cached_tokens = 0;
+        it->prediction.saved_ms = worker_predict(worker, &input).ttft_ms - it->prediction.ttft_ms;
+    }
 }
 
 static struct candidate best_of_type(const struct med_dispatch *d, const struct lease *lease,
-                                     size_t type, int64_t now_ns, double output_tokens)
+                                     size_t type, int64_t now_ns, struct pick *pick)
 {
-    const struct med_dispatch_type *plan = &d->types[type].plan;
-    const struct med_latency *latency = plan->has_latency ? &plan->latency : NULL;
     struct candidate best = {.worker = NONE};
-    int64_t best_in_flight = 0;
     for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
         const struct worker *worker = &d->workers.rows[i];
         if (!is_eligible(worker, lease, now_ns))
             continue;
-        struct candidate it = {.worker = i, .avoided = i == lease->avoid};
-        it.prediction = worker_predict(worker, latency, &d->leases, now_ns,
-                                       lease->prompt_tokens + lease->tokens, output_tokens);
-        it.in_time = is_in_time(d, &it.prediction);
-        if (best.worker == NONE ||
-            is_better(&it, &best, worker_in_flight(worker), best_in_flight)) {
-            best = it;
-            best_in_flight = worker_in_flight(worker);
+        struct candidate it = {
+            .worker = i, .avoided = i == lease->avoid, .in_flight = worker_in_flight(worker)};
+        if (d->config.policy == MED_POLICY_PLAN) {
+            predict(d, lease, now_ns, &it);
+            it.in_time = is_in_time(d, lease, &it.prediction, now_ns);
+            it.score = it.prediction.finish_ms;
+        } else {
+            it.in_time = true;
+            it.score = policy_score(d, lease, i);
         }
+        note(pick, &it);
+        if (best.worker == NONE || is_better(&it, &best))
+            best = it;
     }
     return best;
 }
@@ -78,60 +130,86 @@ static double available_of(const struct med_dispatch *d, const struct lease *lea
 {
     double count = 0;
     for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
-        const struct worker *worker = &d->workers.rows[i];
-        if (worker->state == MED_WORKER_READY &&
-            lease->prompt_tokens + lease->output_tokens_max <= worker->fit_tokens)
+        if (has_room_for(&d->workers.rows[i], lease) && !d->workers.rows[i].breaker.open)
             count++;
     }
     int64_t planned = d->types[type].plan.workers_planned;
     return planned > 0 ? count / (double)planned : count > 0;
 }
 
-static bool is_retired(const struct med_dispatch *d, size_t type)
+bool pick_has_other(const struct med_dispatch *d, const struct lease *lease)
 {
-    return d->types[type].plan.retired;
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        for (uint32_t i = d->workers.type_first[t]; i != NONE; i = d->workers.rows[i].next) {
+            const struct worker *worker = &d->workers.rows[i];
+            if (i != lease->worker && has_room_for(worker, lease) && !worker->breaker.open)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Does a candidate of another type go before the best so far? */
+static bool goes_before(const struct med_dispatch *d, const struct pick *pick, size_t type,
+                        const struct candidate *it, const struct candidate *best)
+{
+    if (best->worker == NONE)
+        return true;
+    if (it->avoided != best->avoided)
+        return best->avoided;
+    if (d->types[type].plan.retired != d->types[pick->type].plan.retired)
+        return d->types[pick->type].plan.retired;
+    if (pick->has_plan && type == pick->planned_type)
+        return true;
+    if (pick->has_plan && pick->type == pick->planned_type)
+        return false;
+    if (pick->weights[type] != pick->weights[pick->type])
+        return pick->weights[type] > pick->weights[pick->type];
+    return is_better(it, best);
+}
+
+static void choose(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
+                   struct pick *pick)
+{
+    struct candidate best = {.worker = NONE};
+    bool retired_too = dispatch_may_use_retired(d);
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        if (d->types[t].plan.retired && !retired_too)
+            continue;
+        struct candidate it = best_of_type(d, lease, t, now_ns, pick);
+        if (it.worker != NONE && it.in_time && goes_before(d, pick, t, &it, &best)) {
+            best = it;
+            pick->type = t;
+        }
+    }
+    if (best.worker == NONE)
+        return;
+    if (d->config.policy != MED_POLICY_PLAN)
+        predict(d, lease, now_ns, &best); /* for what is shown */
+    pick->worker = best.worker;
+    pick->prediction = best.prediction;
+    pick->cached_tokens = best.cached_tokens;
+    size_t i = 0;
+    while (i + 1 < pick->candidate_count && pick->candidates[i].worker != best.worker)
+        i++;
+    pick->candidates[i] = best;
 }
 
 struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns)
 {
     struct pick pick = {.worker = NONE};
-    double chances[MED_LIMIT_EDGES];
-    double available[MED_LIMIT_WORKER_TYPES];
-    predictor_distribution(&d->predictor, lease->input_row, 0, lease->output_tokens_max, chances);
-    for (size_t t = 0; t < d->config.type_count; t++)
-        available[t] = available_of(d, lease, t);
-    pick.has_plan = shares_weigh(&d->shares, lease->input_row, chances, available, pick.weights);
-    if (pick.has_plan)
-        pick.planned_type = shares_choose(&d->shares, lease->input_row, pick.weights);
-    struct candidate best = {.worker = NONE};
-    bool retired_too = dispatch_may_use_retired(d);
-    for (size_t t = 0; t < d->config.type_count; t++) {
-        if (available[t] <= 0 || (d->types[t].plan.retired && !retired_too))
-            continue;
-        struct candidate it = best_of_type(d, lease, t, now_ns, (double)lease->remaining);
-        if (it.worker == NONE || !it.in_time)
-            continue;
-        bool is_planned = pick.has_plan && t == pick.planned_type;
-        bool take = best.worker == NONE;
-        if (!take && it.avoided != best.avoided) {
-            take = best.avoided;
-        } else if (!take && is_retired(d, t) != is_retired(d, pick.type)) {
-            take = is_retired(d, pick.type);
-        } else if (!take && is_planned) {
-            take = true;
-        } else if (!take && pick.has_plan && pick.type == pick.planned_type) {
-            take = false;
-        } else if (!take && pick.weights[t] != pick.weights[pick.type]) {
-            take = pick.weights[t] > pick.weights[pick.type];
-        } else if (!take) {
-            take = it.prediction.finish_ms < best.prediction.finish_ms;
-        }
-        if (take) {
-            best = it;
-            pick.type = t;
-        }
+    if (d->config.policy == MED_POLICY_PLAN) {
+        double chances[MED_LIMIT_EDGES];
+        double available[MED_LIMIT_WORKER_TYPES];
+        predictor_distribution(&d->predictor, lease->input_row, 0, lease->output_tokens_max,
+                               lease->factor, chances);
+        for (size_t t = 0; t < d->config.type_count; t++)
+            available[t] = available_of(d, lease, t);
+        pick.has_plan =
+            shares_weigh(&d->shares, lease->input_row, chances, available, pick.weights);
+        if (pick.has_plan)
+            pick.planned_type = shares_choose(&d->shares, lease->input_row, pick.weights);
     }
-    pick.worker = best.worker;
-    pick.prediction = best.prediction;
+    choose(d, lease, now_ns, &pick);
     return pick;
 }

@@ -109,11 +109,29 @@ void predictor_release(struct predictor *p)
     med_free(p->arrivals);
 }
 
+/* The histogram of a row as if all its answers were `factor` times as long. */
+static void move_weights(const struct predictor *p, int input_row, double factor,
+                         double ret_weights[MED_LIMIT_EDGES])
+{
+    const double *weights = p->weights + (size_t)input_row * p->column_count;
+    const double *means = p->means + (size_t)input_row * p->column_count;
+    for (size_t c = 0; c < p->column_count; c++)
+        ret_weights[c] = 0;
+    for (size_t c = 0; c < p->column_count; c++)
+        ret_weights[predictor_output_row(p, llround(fmax(1, means[c] * factor)))] += weights[c];
+}
+
 void predictor_distribution(const struct predictor *p, int input_row, int64_t delivered,
-                            int64_t output_tokens_max, double ret_chances[MED_LIMIT_EDGES])
+                            int64_t output_tokens_max, double factor,
+                            double ret_chances[MED_LIMIT_EDGES])
 {
     MED_ASSERT(delivered < output_tokens_max);
     const double *weights = p->weights + (size_t)input_row * p->column_count;
+    double moved[MED_LIMIT_EDGES];
+    if (factor != 1) {
+        move_weights(p, input_row, factor, moved);
+        weights = moved;
+    }
     size_t first = (size_t)predictor_output_row(p, delivered + 1);
     size_t last = (size_t)predictor_output_row(p, output_tokens_max);
     double sum = 0;
@@ -132,10 +150,10 @@ void predictor_distribution(const struct predictor *p, int input_row, int64_t de
 }
 
 double predictor_mean(const struct predictor *p, int input_row, int64_t delivered,
-                      int64_t output_tokens_max)
+                      int64_t output_tokens_max, double factor)
 {
     double chances[MED_LIMIT_EDGES];
-    predictor_distribution(p, input_row, delivered, output_tokens_max, chances);
+    predictor_distribution(p, input_row, delivered, output_tokens_max, factor, chances);
     const double *means = p->means + (size_t)input_row * p->column_count;
     double mean = 0;
     for (size_t c = 0; c < p->column_count; c++) {

@@ -129,6 +129,13 @@ int shares_init(struct shares *s, const struct med_dispatch_config *config)
         for (size_t c = 0; c < s->column_count; c++)
             fill_cell(s, config, r, c, ratios);
     }
+    for (size_t b = 0; b < config->bucket_count; b++) {
+        for (size_t t = 0; t < s->type_count; t++) {
+            int64_t workers = config->types[t].workers_planned;
+            s->per_worker[t] += config->buckets[b].rate_per_s * config->buckets[b].shares[t] /
+                                (workers > 0 ? (double)workers : 1);
+        }
+    }
     s->until_tilt = TILT_EVERY_ENDS;
     return 0;
 }
@@ -151,6 +158,11 @@ static void mixture(const struct shares *s, size_t row, const double chances[MED
         for (size_t t = 0; chances[c] > 0 && t < s->type_count; t++)
             ret_weights[t] += chances[c] * planned[t];
     }
+}
+
+double shares_work(const struct shares *s, int input_row, int output_row, size_t type)
+{
+    return s->work[cell_of(s, (size_t)input_row, (size_t)output_row) + type];
 }
 
 bool shares_weigh(const struct shares *s, int input_row, const double chances[MED_LIMIT_EDGES],
@@ -194,11 +206,16 @@ void shares_take(struct shares *s, int input_row, const double weights[MED_LIMIT
     credits[type] -= 1;
 }
 
+/* Over the traffic: work that types are given, that the plan means them to have, and its requests. */
+struct work_sums {
+    double given[MED_LIMIT_WORKER_TYPES], meant[MED_LIMIT_WORKER_TYPES];
+    double requests[MED_LIMIT_WORKER_TYPES];
+};
+
 /* Adds what requests of one input row and one maximum bring each type, under the factors so far,
  * and what the plan's own choice for them would. */
 static void add_work(const struct shares *s, size_t row, const double chances[MED_LIMIT_EDGES],
-                     double rate, double ret_given[MED_LIMIT_WORKER_TYPES],
-                     double ret_meant[MED_LIMIT_WORKER_TYPES])
+                     double rate, struct work_sums *sums)
 {
     double weights[MED_LIMIT_WORKER_TYPES];
     mixture(s, row, chances, weights);
@@ -211,18 +228,18 @@ static void add_work(const struct shares *s, size_t row, const double chances[ME
         size_t cell = cell_of(s, row, c);
         for (size_t t = 0; chances[c] > 0 && t < s->type_count; t++) {
             double work = rate * chances[c] * s->work[cell + t];
-            ret_given[t] += work * weights[t] / sum;
-            ret_meant[t] += work * s->planned[cell + t];
+            sums->given[t] += work * weights[t] / sum;
+            sums->meant[t] += work * s->planned[cell + t];
+            sums->requests[t] += rate * chances[c] * s->planned[cell + t];
         }
     }
 }
 
 /* Ratio of the two for each type, over the traffic as it arrives; 0 for a type that gets nothing. */
-static void work_ratios(const struct shares *s, const struct predictor *p,
+static void work_ratios(struct shares *s, const struct predictor *p,
                         double ret_ratios[MED_LIMIT_WORKER_TYPES])
 {
-    double given[MED_LIMIT_WORKER_TYPES] = {0};
-    double meant[MED_LIMIT_WORKER_TYPES] = {0};
+    struct work_sums sums = {0};
     double chances[MED_LIMIT_EDGES];
     double total = 0;
     for (size_t i = 0; i < s->row_count * s->column_count; i++)
@@ -234,11 +251,14 @@ static void work_ratios(const struct shares *s, const struct predictor *p,
         int64_t most = (int64_t)p->output_edges[i % s->column_count];
         if (i % s->column_count + 1 == s->column_count)
             most = INT64_MAX;
-        predictor_distribution(p, (int)row, 0, most < 1 ? 1 : most, chances);
-        add_work(s, row, chances, p->arrivals[i], given, meant);
+        predictor_distribution(p, (int)row, 0, most < 1 ? 1 : most, 1, chances);
+        add_work(s, row, chances, p->arrivals[i], &sums);
     }
-    for (size_t t = 0; t < s->type_count; t++)
-        ret_ratios[t] = meant[t] > 0 ? given[t] / meant[t] : 0;
+    for (size_t t = 0; t < s->type_count; t++) {
+        ret_ratios[t] = sums.meant[t] > 0 ? sums.given[t] / sums.meant[t] : 0;
+        if (sums.meant[t] > 0)
+            s->per_worker[t] = sums.requests[t] / sums.meant[t];
+    }
 }
 
 static void balance_once(struct shares *s, const struct predictor *p)

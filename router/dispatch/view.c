@@ -25,9 +25,8 @@ const char *med_outcome_name(enum med_outcome outcome)
 const char *med_worker_state_name(enum med_worker_state state)
 {
     static const char *const names[] = {
-        [MED_WORKER_READY] = "ready",
-        [MED_WORKER_SUSPECT] = "suspect",
-        [MED_WORKER_DRAINING] = "draining",
+        [MED_WORKER_JOINING] = "joining", [MED_WORKER_READY] = "ready",
+        [MED_WORKER_SUSPECT] = "suspect", [MED_WORKER_DRAINING] = "draining",
         [MED_WORKER_GONE] = "gone",
     };
     MED_ASSERT(state <= MED_WORKER_GONE);
@@ -59,12 +58,24 @@ bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t index,
     const struct med_dispatch_type *type = &d->types[worker->type].plan;
     /* Of the shortest prompt, since the view is of no request; the time is that of the last event
      * on its prefills, which makes it an upper bound. */
-    struct prediction p = worker_predict(worker, type->has_latency ? &type->latency : NULL,
-                                         &d->leases, worker->prefill_since_ns, 1, 1);
+    struct prediction_input input = {.latency = type->has_latency ? &type->latency : NULL,
+                                     .leases = &d->leases,
+                                     .now_ns = worker->prefill_since_ns,
+                                     .prompt_tokens = 1,
+                                     .output_tokens = 1};
+    struct prediction p = worker_predict(worker, &input);
     *ret_view = (struct med_dispatch_worker_view){.worker_id = worker->worker_id,
                                                   .type = worker->type,
                                                   .state = worker->state,
                                                   .in_flight = worker_in_flight(worker),
+                                                  .drained = worker->draining &&
+                                                             worker_in_flight(worker) == 0,
+                                                  .silence_max_ns = fleet_silence_max_ns(d, worker),
+                                                  .breaker_open = worker->breaker.open,
+                                                  .breaker_until_ns = worker->breaker.until_ns,
+                                                  .breaker_opened = worker->breaker.opened_total,
+                                                  .faults = worker->breaker.faults_total,
+                                                  .prefix_cache = prefix_is_trusted(worker),
                                                   .predicted_start_ns = (int64_t)(p.wait_ms * 1e6),
                                                   .stats = worker->stats};
     return true;
@@ -92,6 +103,30 @@ void med_dispatch_get_context(const struct med_dispatch *d,
     if (context.planned == INT64_MAX)
         context.planned = 0;
     *ret_context = context;
+}
+
+void med_dispatch_get_type(const struct med_dispatch *d, size_t type,
+                           struct med_dispatch_type_view *ret_view)
+{
+    MED_ASSERT(type < d->config.type_count);
+    int64_t wait_max_ns = admission_wait_max_ns(d);
+    double rate = admission_rate(d, type);
+    *ret_view = (struct med_dispatch_type_view){.ready = d->workers.ready[type],
+                                                .queued = d->admission.queued[type],
+                                                .rate_per_s = rate,
+                                                .queued_cap = rate * (double)wait_max_ns / 1e9,
+                                                .wait_max_ns = wait_max_ns};
+    for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
+        ret_view->workers++;
+        ret_view->in_flight += worker_in_flight(&d->workers.rows[i]);
+    }
+}
+
+void med_dispatch_get_lengths(const struct med_dispatch *d, int input_row,
+                              struct med_dispatch_lengths *ret_lengths)
+{
+    MED_ASSERT(input_row >= 0 && (size_t)input_row < d->config.input_edge_count);
+    *ret_lengths = d->lengths[input_row];
 }
 
 size_t med_dispatch_type_count(const struct med_dispatch *d)
@@ -141,7 +176,8 @@ void med_dispatch_bucket_of(const struct med_dispatch *d,
 {
     double chances[MED_LIMIT_EDGES];
     *ret_input_row = predictor_input_row(&d->predictor, request->prompt_tokens);
-    predictor_distribution(&d->predictor, *ret_input_row, 0, request->output_tokens_max, chances);
+    predictor_distribution(&d->predictor, *ret_input_row, 0, request->output_tokens_max,
+                           users_factor(&d->users, request->user), chances);
     *ret_output_row = predictor_median_row(&d->predictor, chances);
 }
 
@@ -166,7 +202,7 @@ static void check_list(const struct med_dispatch *d, uint32_t index, const struc
         if (decoding) {
             sums->context_tokens += row->prompt_tokens + row->tokens;
         } else {
-            sums->prompt_tokens += row->prompt_tokens + row->base;
+            sums->prompt_tokens += row->prompt_tokens + row->base - row->cached;
         }
         sums->remaining_tokens += row->remaining;
         previous = i;
@@ -175,6 +211,22 @@ static void check_list(const struct med_dispatch *d, uint32_t index, const struc
     MED_ASSERT(list->last == previous);
     MED_ASSERT(list->count == count);
     sums->count += count;
+}
+
+static void check_ready(const struct med_dispatch *d)
+{
+    int64_t ready[MED_LIMIT_WORKER_TYPES] = {0};
+    for (uint32_t i = 0; i < d->workers.count_max; i++) {
+        const struct worker *worker = &d->workers.rows[i];
+        if (!worker->connected)
+            continue;
+        ready[worker->type] += worker->state == MED_WORKER_READY;
+        MED_ASSERT(!worker->turned);
+        uint32_t probe = worker->breaker.probe;
+        MED_ASSERT(probe == NONE || (worker->breaker.open && d->leases.rows[probe].worker == i));
+    }
+    for (size_t t = 0; t < d->config.type_count; t++)
+        MED_ASSERT(d->workers.ready[t] == ready[t]);
 }
 
 static int64_t check_workers(const struct med_dispatch *d)
@@ -197,6 +249,7 @@ static int64_t check_workers(const struct med_dispatch *d)
         connected++;
     }
     MED_ASSERT(connected == d->workers.count);
+    check_ready(d);
     size_t listed = 0;
     for (size_t t = 0; t < d->config.type_count; t++) {
         for (uint32_t i = d->workers.type_first[t]; i != NONE; i = d->workers.rows[i].next) {
@@ -224,6 +277,9 @@ void med_dispatch_check(const struct med_dispatch *d)
         MED_ASSERT((int64_t)row->tries <= d->config.attempts_max);
         MED_ASSERT(row->tokens >= 0 && row->tokens <= row->output_tokens_max);
     }
+    users_check(&d->users);
+    prefixes_check(&d->prefixes);
+    admission_check(d);
     queue_check(&d->waiting);
     queue_check(&d->deadlines);
     MED_ASSERT(used == d->leases.count);

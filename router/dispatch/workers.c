@@ -32,6 +32,7 @@ int workers_init(struct workers *w, const struct med_dispatch_config *config)
         w->type_first[t] = NONE;
     for (size_t i = 0; i < w->count_max; i++)
         w->rows[i].next = i + 1 < w->count_max ? (uint32_t)i + 1 : NONE;
+    w->free_last = (uint32_t)w->count_max - 1;
     w->suspect_after_ns = config->suspect_after_ns;
     w->gone_after_ns = config->gone_after_ns;
     w->check_at_ns = INT64_MAX;
@@ -52,10 +53,13 @@ uint32_t workers_add(struct workers *w, size_t type)
     struct worker *worker = &w->rows[index];
     MED_ASSERT(!worker->connected);
     w->free = worker->next;
+    if (w->free == NONE)
+        w->free_last = NONE;
     uint32_t first = w->type_first[type];
     *worker = (struct worker){.connected = true,
-                              .state = MED_WORKER_READY,
+                              .state = MED_WORKER_JOINING,
                               .type = type,
+                              .breaker = {.probe = NONE},
                               .prefilling = {NONE, NONE, 0},
                               .decoding = {NONE, NONE, 0},
                               .next = first,
@@ -79,10 +83,19 @@ void workers_remove(struct workers *w, uint32_t index)
     }
     if (worker->next != NONE)
         w->rows[worker->next].previous = worker->previous;
+    workers_set_state(w, worker, MED_WORKER_GONE);
     worker->connected = false;
-    worker->next = w->free;
-    w->free = index;
+    worker->next = NONE;
+    *(w->free_last != NONE ? &w->rows[w->free_last].next : &w->free) = index;
+    w->free_last = index;
     w->count--;
+}
+
+void workers_set_state(struct workers *w, struct worker *worker, enum med_worker_state state)
+{
+    w->ready[worker->type] -= worker->state == MED_WORKER_READY;
+    w->ready[worker->type] += state == MED_WORKER_READY;
+    worker->state = state;
 }
 
 int64_t worker_in_flight(const struct worker *worker)
@@ -134,6 +147,17 @@ static double pairs_of(int64_t prompt_tokens)
     return (double)prompt_tokens * ((double)prompt_tokens + 1) / 2;
 }
 
+/* Tokens that its worker computes before the first one of this attempt, and their pairs. */
+static int64_t prefill_of(const struct lease *row)
+{
+    return row->prompt_tokens + row->base - row->cached;
+}
+
+static double prefill_pairs_of(const struct lease *row)
+{
+    return pairs_of(row->prompt_tokens + row->base) - pairs_of(row->cached);
+}
+
 void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns,
                    double added_ms)
 {
@@ -142,8 +166,9 @@ void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease,
     if (worker->prefilling.count == 0)
         worker->prefill_since_ns = now_ns;
     list_append(&worker->prefilling, leases, lease);
-    worker->prefill_tokens += row->prompt_tokens + row->base;
-    worker->prefill_pairs += pairs_of(row->prompt_tokens + row->base);
+    worker->prefill_tokens += prefill_of(row);
+    worker->prefill_pairs += prefill_pairs_of(row);
+    breaker_sent(&worker->breaker, lease);
     worker->remaining_tokens += row->remaining;
     worker->prefill_duty = duty_at(worker, now_ns) + added_ms * 1e6 / DUTY_NS;
     worker->prefill_duty_ns = now_ns;
@@ -156,8 +181,8 @@ static void leave_prefill(struct worker *worker, struct leases *leases, uint32_t
     if (worker->prefilling.first == lease)
         worker->prefill_since_ns = now_ns;
     list_remove(&worker->prefilling, leases, lease);
-    worker->prefill_tokens -= row->prompt_tokens + row->base;
-    worker->prefill_pairs -= pairs_of(row->prompt_tokens + row->base);
+    worker->prefill_tokens -= prefill_of(row);
+    worker->prefill_pairs -= prefill_pairs_of(row);
     MED_ASSERT(worker->prefill_tokens >= 0);
     if (worker->prefilling.count == 0)
         worker->prefill_pairs = 0; /* no rounding is carried over */
@@ -166,6 +191,7 @@ static void leave_prefill(struct worker *worker, struct leases *leases, uint32_t
 void worker_first_token(struct worker *worker, struct leases *leases, uint32_t lease,
                         int64_t now_ns)
 {
+    breaker_first_token(&worker->breaker, lease);
     leave_prefill(worker, leases, lease, now_ns);
     list_append(&worker->decoding, leases, lease);
     worker->context_tokens += leases->rows[lease].prompt_tokens + leases->rows[lease].base;
@@ -174,6 +200,7 @@ void worker_first_token(struct worker *worker, struct leases *leases, uint32_t l
 void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns)
 {
     struct lease *row = &leases->rows[lease];
+    breaker_left(&worker->breaker, lease);
     worker->remaining_tokens -= row->remaining;
     if (row->tokens == row->base) {
         leave_prefill(worker, leases, lease, now_ns);
@@ -236,10 +263,22 @@ static double room_ms(const struct worker *worker, double token_ms, int64_t prom
     return 2 * mean * ends / (held + 1) * token_ms;
 }
 
-struct prediction worker_predict(const struct worker *worker, const struct med_latency *latency,
-                                 const struct leases *leases, int64_t now_ns, int64_t prompt_tokens,
-                                 double output_tokens)
+double worker_step_ms(const struct worker *worker, const struct med_latency *latency)
 {
+    double tokens = fmin((double)worker->prefill_tokens, chunk_of(worker, latency));
+    if (worker_in_flight(worker) == 0)
+        return 0;
+    double pairs = tokens > 0 ? worker->prefill_pairs * tokens / (double)worker->prefill_tokens : 0;
+    return step_ms(latency, tokens, pairs, worker->decoding.count, (double)worker->context_tokens);
+}
+
+struct prediction worker_predict(const struct worker *worker, const struct prediction_input *input)
+{
+    const struct med_latency *latency = input->latency;
+    int64_t now_ns = input->now_ns;
+    int64_t prompt_tokens = input->prompt_tokens;
+    int64_t own_tokens = prompt_tokens - input->cached_tokens;
+    MED_ASSERT(own_tokens > 0);
     if (!latency) {
         int64_t tokens = worker->prefill_tokens + worker->remaining_tokens;
         return (struct prediction){.finish_ms = (double)tokens};
@@ -252,19 +291,19 @@ struct prediction worker_predict(const struct worker *worker, const struct med_l
     /* Its decodes share iterations with the prompts of those that come later. */
     double duty = fmin(duty_at(worker, now_ns), DUTY_MAX);
     p.tpot_ms = step_ms(latency, 0, 0, held + 1, context) / (1 - duty);
-    double own_pairs = pairs_of(prompt_tokens);
+    double own_pairs = pairs_of(prompt_tokens) - pairs_of(input->cached_tokens);
     double before =
         prefill_ms(worker, latency, (double)worker->prefill_tokens, worker->prefill_pairs);
-    double with = prefill_ms(worker, latency, (double)(worker->prefill_tokens + prompt_tokens),
+    double with = prefill_ms(worker, latency, (double)(worker->prefill_tokens + own_tokens),
                              worker->prefill_pairs + own_pairs);
-    double chunks = ceil((double)prompt_tokens / chunk_of(worker, latency));
+    double chunks = ceil((double)own_tokens / chunk_of(worker, latency));
     double decode = step_ms(latency, 0, 0, worker->decoding.count, (double)worker->context_tokens);
     p.added_ms = fmax(0, with - before - chunks * decode);
     double wait = before;
     if (worker->prefilling.count > 0) {
         /* Part of the first prompt is done by now; no more than all of it. */
-        const struct lease *first = &leases->rows[worker->prefilling.first];
-        double part = (double)(first->prompt_tokens + first->base) / (double)worker->prefill_tokens;
+        const struct lease *first = &input->leases->rows[worker->prefilling.first];
+        double part = (double)prefill_of(first) / (double)worker->prefill_tokens;
         double elapsed = (double)(now_ns - worker->prefill_since_ns) / 1e6;
         wait -= fmin(fmax(elapsed, 0), before * part);
     } else if (held > 0) {
@@ -273,6 +312,6 @@ struct prediction worker_predict(const struct worker *worker, const struct med_l
     p.room_ms = room_ms(worker, p.tpot_ms, prompt_tokens);
     p.wait_ms = fmax(wait, p.room_ms);
     p.ttft_ms = p.wait_ms + (with - before);
-    p.finish_ms = p.ttft_ms + (output_tokens - 1) * p.tpot_ms;
+    p.finish_ms = p.ttft_ms + (input->output_tokens - 1) * p.tpot_ms;
     return p;
 }

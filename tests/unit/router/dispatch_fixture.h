@@ -164,10 +164,19 @@ CHECK_UNUSED static int shell_try_join(struct shell *s, const char *type, const 
     return rc;
 }
 
+CHECK_UNUSED static void shell_beat(struct shell *s, uint32_t worker)
+{
+    struct med_dispatch_worker_stats stats = {.heartbeat_ns = s->now_ns};
+    med_dispatch_worker_stats(s->d, s->now_ns, worker, &stats);
+    med_dispatch_check(s->d);
+}
+
+/* It joins and is ready. */
 CHECK_UNUSED static uint32_t shell_join(struct shell *s, const char *type, const char *id)
 {
     uint32_t worker = UINT32_MAX;
     REQUIRE(shell_try_join(s, type, id, &worker, NULL) == 0);
+    shell_beat(s, worker);
     return worker;
 }
 
@@ -205,13 +214,6 @@ CHECK_UNUSED static void shell_tick(struct shell *s, int64_t now_ns)
 {
     s->now_ns = now_ns;
     med_dispatch_tick(s->d, now_ns);
-    med_dispatch_check(s->d);
-}
-
-CHECK_UNUSED static void shell_beat(struct shell *s, uint32_t worker)
-{
-    struct med_dispatch_worker_stats stats = {.heartbeat_ns = s->now_ns};
-    med_dispatch_worker_stats(s->d, s->now_ns, worker, &stats);
     med_dispatch_check(s->d);
 }
 

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Admission: a request that would wait too long is refused at once.
+ *
+ * Little's law: what waits is the rate at which it leaves times the wait. Per type the rate is that of
+ * its ready workers: requests per second and worker as the plan reckons (over the traffic as it arrives),
+ * worth PRIOR starts, and from there on as measured while somebody waited for the type. So the cap of a
+ * type is its rate times the acceptable wait: a quarter of the TTFT objective (the rest is for the
+ * worker, pick.c), without one most of queue_wait, and never beyond the request's own deadline.
+ *
+ * A waiting request counts for each type that may serve it in equal parts. A newcomer is held against
+ * those that wait with its priority or a lower number, of the types that may serve it: others go behind
+ * it. The first in an empty queue is always accepted. Without a ready worker nothing is known, and
+ * only queue_max counts.
+ *
+ * O(types) per request that waits. source: docs/adr/0091-admission.md. thread: loop.
+ */
+#include "router/dispatch/internal.h"
+
+#include "base/assert.h"
+
+#include <math.h>
+
+#define PRIOR         32.0  /* starts that the plan's rate is worth */
+#define STARTS_MAX    256.0 /* then both are halved, so that what is new counts */
+#define WAIT_PART     0.9   /* of queue_wait: the estimate is not exact */
+#define PRIORITY_SPAN (ADMISSION_CLASSES / 2)
+
+static size_t class_of(const struct lease *row)
+{
+    int32_t p = row->priority;
+    p = p < -PRIORITY_SPAN ? -PRIORITY_SPAN : p;
+    p = p > PRIORITY_SPAN ? PRIORITY_SPAN : p;
+    return (size_t)(p + PRIORITY_SPAN);
+}
+
+/* Types that may serve a request: with a ready worker that holds it; if there is none, by size. */
+static uint64_t types_of(const struct med_dispatch *d, const struct lease *row)
+{
+    uint64_t ready = 0;
+    uint64_t fit = 0;
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        if (row->prompt_tokens + row->output_tokens_max > d->types[t].fit_tokens)
+            continue;
+        fit |= UINT64_C(1) << t;
+        if (d->workers.ready[t] > 0)
+            ready |= UINT64_C(1) << t;
+    }
+    return ready != 0 ? ready : fit;
+}
+
+static int64_t part_of(uint64_t types)
+{
+    int64_t count = 0;
+    for (; types != 0; types &= types - 1)
+        count++;
+    return count > 0 ? ADMISSION_UNITS / count : 0;
+}
+
+void admission_advance(struct med_dispatch *d, int64_t now_ns)
+{
+    struct admission *a = &d->admission;
+    double elapsed_s = (double)(now_ns - a->since_ns) / 1e9;
+    a->since_ns = now_ns;
+    for (size_t t = 0; elapsed_s > 0 && a->waiting > 0 && t < d->config.type_count; t++) {
+        if (a->queued[t] > 0)
+            a->worker_s[t] += elapsed_s * (double)d->workers.ready[t];
+    }
+}
+
+void admission_enter(struct med_dispatch *d, int64_t now_ns, struct lease *row)
+{
+    struct admission *a = &d->admission;
+    admission_advance(d, now_ns);
+    row->types = types_of(d, row);
+    int64_t part = part_of(row->types);
+    for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++) {
+        if ((row->types >> t & 1) != 0) {
+            a->queued[t]++;
+            a->units[t][class_of(row)] += part;
+        }
+    }
+    a->waiting++;
+}
+
+void admission_leave(struct med_dispatch *d, int64_t now_ns, const struct lease *row)
+{
+    struct admission *a = &d->admission;
+    admission_advance(d, now_ns);
+    int64_t part = part_of(row->types);
+    for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++) {
+        if ((row->types >> t & 1) != 0) {
+            a->queued[t]--;
+            a->units[t][class_of(row)] -= part;
+            MED_ASSERT(a->queued[t] >= 0);
+            MED_ASSERT(a->units[t][class_of(row)] >= 0);
+        }
+    }
+    a->waiting--;
+    MED_ASSERT(a->waiting >= 0);
+}
+
+void admission_started(struct med_dispatch *d, int64_t now_ns, size_t type)
+{
+    struct admission *a = &d->admission;
+    if (a->queued[type] == 0)
+        return;
+    admission_advance(d, now_ns);
+    a->starts[type] += 1;
+    if (a->starts[type] > STARTS_MAX) {
+        a->starts[type] /= 2;
+        a->worker_s[type] /= 2;
+    }
+}
+
+double admission_rate(const struct med_dispatch *d, size_t type)
+{
+    const struct admission *a = &d->admission;
+    double planned = d->shares.per_worker[type];
+    double ready = (double)d->workers.ready[type];
+    if (planned > 0)
+        return ready * (PRIOR + a->starts[type]) / (PRIOR / planned + a->worker_s[type]);
+    return a->worker_s[type] > 0 ? ready * a->starts[type] / a->worker_s[type] : 0;
+}
+
+/* Seconds until those ahead have left; < 0: not known. */
+static double wait_s(const struct med_dispatch *d, uint64_t types, size_t class)
+{
+    double ahead = 0;
+    double rate = 0;
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        if ((types >> t & 1) == 0)
+            continue;
+        rate += admission_rate(d, t);
+        for (size_t c = 0; c <= class; c++)
+            ahead += (double)d->admission.units[t][c] / ADMISSION_UNITS;
+    }
+    if (ahead <= 0)
+        return 0;
+    return rate > 0 ? ahead / rate : -1;
+}
+
+int64_t admission_wait_max_ns(const struct med_dispatch *d)
+{
+    double most = WAIT_PART * (double)d->config.queue_wait_ns;
+    if (d->config.ttft_objective_ns > 0)
+        most = fmin(most, (double)d->config.ttft_objective_ns / 4);
+    return (int64_t)most;
+}
+
+bool admission_accepts(const struct med_dispatch *d, int64_t now_ns, const struct lease *row)
+{
+    if (!d->config.admission)
+        return true;
+    int64_t most = admission_wait_max_ns(d);
+    if (row->deadline_ns > 0 && row->deadline_ns - now_ns < most)
+        most = row->deadline_ns - now_ns;
+    return wait_s(d, types_of(d, row), class_of(row)) * 1e9 <= (double)most;
+}
+
+int64_t med_dispatch_retry_after_ns(const struct med_dispatch *d)
+{
+    double rate = 0;
+    uint64_t types = 0;
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        rate += admission_rate(d, t);
+        types |= UINT64_C(1) << t;
+    }
+    if (!(rate > 0))
+        return 0;
+    /* When what is too much has left, and one more. */
+    double most = (double)admission_wait_max_ns(d);
+    double wait = wait_s(d, types, ADMISSION_CLASSES - 1) * 1e9;
+    return dispatch_ns_of_ms((fmax(0, wait - most) + 1e9 / rate) / 1e6);
+}
+
+void admission_check(const struct med_dispatch *d)
+{
+    MED_ASSERT(d->admission.waiting == (int64_t)d->waiting.count);
+    int64_t queued[MED_LIMIT_WORKER_TYPES] = {0};
+    int64_t units[MED_LIMIT_WORKER_TYPES] = {0};
+    for (size_t i = 0; i < d->waiting.count; i++) {
+        const struct lease *row = &d->leases.rows[d->waiting.entries[i].lease];
+        for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++) {
+            if ((row->types >> t & 1) != 0) {
+                queued[t]++;
+                units[t] += part_of(row->types);
+            }
+        }
+    }
+    for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++) {
+        int64_t sum = 0;
+        for (size_t c = 0; c < ADMISSION_CLASSES; c++)
+            sum += d->admission.units[t][c];
+        MED_ASSERT(d->admission.queued[t] == queued[t]);
+        MED_ASSERT(sum == units[t]);
+        MED_ASSERT(d->admission.worker_s[t] >= 0);
+    }
+}
