@@ -3,7 +3,7 @@
  * Dispatch configuration of a plan: worker types that the plan has workers of, their latency models,
  * the buckets with the plan's shares and what a request of them costs each type (1/capacity, as the
  * planner computes it), and the tightest TTFT objective as the limit beyond which a
- * request goes elsewhere. The rest are the router's defaults. thread: any.
+ * request goes elsewhere or is refused, and the tightest of TPOT. The rest are the router's defaults. thread: any.
  */
 #include "allocator/dispatch_config.h"
 
@@ -15,9 +15,10 @@
 #include <string.h>
 
 #define QUEUE_WAIT_NS    (30 * MED_NS_PER_S)
-#define SUSPECT_AFTER_NS (3 * MED_NS_PER_S)
+#define SUSPECT_AFTER_NS (2 * MED_NS_PER_S)
 #define GONE_AFTER_NS    (10 * MED_NS_PER_S)
 #define ATTEMPTS_MAX     3
+#define PREFIXES_MAX     65536
 
 static int fill_types(const struct med_plan *plan, struct med_dispatch_type *types,
                       int *type_of_profile, size_t *ret_count, struct med_err *err)
@@ -135,11 +136,12 @@ static int fill_buckets(const struct med_plan *plan, const struct med_dispatch_t
     return 0;
 }
 
-static int64_t ttft_objective_ns(const struct med_slos *slos)
+/* The tightest limit; 0: there is none. */
+static int64_t objective_ns(const struct med_slos *slos, enum med_slo_metric metric)
 {
     double limit_ms = INFINITY;
     for (size_t i = 0; i < slos->count; i++) {
-        if (slos->items[i].metric == MED_SLO_TTFT)
+        if (slos->items[i].metric == metric)
             limit_ms = fmin(limit_ms, slos->items[i].limit_ms);
     }
     return limit_ms < 1e12 ? (int64_t)fmax(1, limit_ms * 1e6) : 0;
@@ -182,7 +184,10 @@ int med_dispatch_config_from_plan(const struct med_plan *plan,
                            "the plan is infeasible, so there is nothing to dispatch to");
     }
     struct med_dispatch_config config = {
-        .ttft_objective_ns = ttft_objective_ns(&plan->slos),
+        .ttft_objective_ns = objective_ns(&plan->slos, MED_SLO_TTFT),
+        .tpot_objective_ns = objective_ns(&plan->slos, MED_SLO_TPOT),
+        .admission = true,
+        .prefixes_max = PREFIXES_MAX,
         .queue_wait_ns = QUEUE_WAIT_NS,
         .queue_max = MED_LIMIT_QUEUE_REQUESTS,
         .requests_max = MED_LIMIT_CALLS,

@@ -452,6 +452,9 @@ static int start_dispatch(struct sim *sim, const struct med_plan *plan,
     config.suspect_after_ns = NEVER_NS;
     config.gone_after_ns = NEVER_NS;
     config.workers_max = (int64_t)sim->worker_count;
+    config.admission = !options->admission_off;
+    config.policy = options->policy;
+    config.policy_seed = options->policy_seed;
     if (options->queue_wait_ns > 0)
         config.queue_wait_ns = options->queue_wait_ns;
     if (options->queue_max > 0)

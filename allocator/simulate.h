@@ -10,7 +10,9 @@
 
 #include "allocator/plan.h"
 #include "base/err.h"
+#include "router/dispatch/dispatch.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct med_sim_arrival {
@@ -33,7 +35,10 @@ struct med_sim_request {
 
 struct med_sim_options {
     int64_t queue_wait_ns, queue_max; /* as the router's options; 0: the router's defaults */
-    int64_t link_delay_ns;            /* one way, added to sends and tokens */
+    bool admission_off;               /* waiting is bounded by queue_max and queue_wait alone */
+    enum med_dispatch_policy policy;  /* 0: the plan's */
+    uint64_t policy_seed;
+    int64_t link_delay_ns; /* one way, added to sends and tokens */
 };
 
 struct med_sim_result {

@@ -27,7 +27,8 @@ struct options {
     int64_t queue_max, queue_wait_ns;
     double time_scale;
     int64_t suspect_after_ns, gone_after_ns, drain_timeout_ns, ping_interval_ns;
-    int64_t attempts_max;
+    int64_t attempts_max, breaker_faults, policy_seed;
+    const char *policy, *admission, *predict_by, *prefix_affinity;
     bool drain_unplanned;
     const char *control_socket;
     bool take_over;
@@ -36,6 +37,10 @@ struct options {
     const char *tls_certificate, *tls_key, *api_key_file;
     const char *link_tls_certificate, *link_tls_key, *link_token_file;
     int64_t grpc_keepalive_ns, grpc_idle_ns, grpc_age_ns, grpc_streams_max;
+};
+
+enum {
+    USERS_MAX = 65536 // 3 MB
 };
 
 #define FIELD(name) offsetof(struct options, name)
@@ -101,17 +106,44 @@ static const struct med_option option_table[] = {
     {.name = "queue-wait", .type = MED_OPT_DURATION, .offset = FIELD(queue_wait_ns), .unit = "TIME",
      .default_text = "30s", .min = 0.001, .max = 86400,
      .help = "Longest wait of a request without a deadline, in fleet time."},
+    {.name = "admission", .type = MED_OPT_CHOICE, .offset = FIELD(admission),
+     .default_text = "objective", .choices = "objective|queue",
+     .help = "objective: a worker takes no more than its objectives allow, and a request that would wait "
+             "beyond them (a quarter of the TTFT objective, or without one most of --queue-wait) is "
+             "refused at once, with a hint when to retry; queue: it waits, up to --queue-wait."},
+    {.name = "policy", .type = MED_OPT_CHOICE, .offset = FIELD(policy), .default_text = "plan",
+     .choices = "plan|round-robin|random|least-outstanding|throughput|token-load", .group = "Policy",
+     .help = "plan: the plan's shares by size of request, then the worker with the least predicted "
+             "finish. The others are for comparison: throughput is random, weighted by the profiled "
+             "throughput for the size; token-load the least outstanding tokens over that throughput."},
+    {.name = "policy-seed", .type = MED_OPT_INTEGER, .offset = FIELD(policy_seed), .unit = "NUMBER",
+     .default_text = "0", .min = 0, .max = 9007199254740992.0,
+     .help = "Seed of the policies that draw."},
+    {.name = "predict-by", .type = MED_OPT_CHOICE, .offset = FIELD(predict_by),
+     .default_text = "bucket", .choices = "bucket|user",
+     .help = "What the length of an answer is predicted from: the size of the prompt, or also how much "
+             "longer than others' the answers of the request's user have been."},
+    {.name = "prefix-affinity", .type = MED_OPT_CHOICE, .offset = FIELD(prefix_affinity),
+     .default_text = "on", .choices = "on|off",
+     .help = "Whether a worker that was sent the beginning of a prompt before is preferred where that "
+             "saves more than it costs."},
     {.name = "attempts-max", .type = MED_OPT_INTEGER, .offset = FIELD(attempts_max), .unit = "COUNT",
      .default_text = "3", .min = 1, .max = 100, .group = "Workers",
      .help = "How often a request is sent to a worker, the first time included; a worker that drains "
              "does not count."},
+    {.name = "breaker-faults", .type = MED_OPT_INTEGER, .offset = FIELD(breaker_faults),
+     .unit = "COUNT", .default_text = "3", .min = 0, .max = 1000000,
+     .help = "A worker that fails so many requests, those it serves well taking half of one back, gets "
+             "none for a second, then a trial; each failed trial doubles the time, up to a minute. 0: "
+             "never."},
     {.name = "resume", .type = MED_OPT_CHOICE, .offset = FIELD(resume), .default_text = "on",
      .choices = "on|off",
      .help = "Whether an answer that has begun goes on at another worker when its own is lost, hangs or "
              "leaves; off: it ends with an error."},
     {.name = "suspect-after", .type = MED_OPT_DURATION, .offset = FIELD(suspect_after_ns),
-     .unit = "TIME", .default_text = "3s", .min = 0.6, .max = 3600,
-     .help = "A worker whose engine is silent this long (real time) gets no new requests."},
+     .unit = "TIME",     .default_text = "2s", .min = 0.6, .max = 3600,
+     .help = "A worker whose engine is silent this long (real time), and longer than 4 of its predicted "
+             "iterations, gets no new requests; those it has go elsewhere if somebody can take them."},
     {.name = "gone-after", .type = MED_OPT_DURATION, .offset = FIELD(gone_after_ns), .unit = "TIME",
      .default_text = "10s", .min = 0.6, .max = 3600,
      .help = "A worker whose engine is silent this long (real time) is lost: its requests go elsewhere."},
@@ -225,6 +257,9 @@ static void print_ready(const struct med_router_addresses *a, const struct optio
 static int serve(uv_loop_t *loop, const struct options *o, const char *path,
                  const struct med_plan *plan, struct med_router_model *model, struct med_err *err)
 {
+    enum med_dispatch_policy policy = MED_POLICY_PLAN;
+    bool known = med_dispatch_policy_parse(o->policy, &policy);
+    MED_ASSERT(known); // the option table has the same names
     const struct med_router_config config = {
         .plan = plan,
         .plan_path = path,
@@ -245,6 +280,12 @@ static int serve(uv_loop_t *loop, const struct options *o, const char *path,
         .suspect_after_ns = o->suspect_after_ns,
         .gone_after_ns = o->gone_after_ns,
         .attempts_max = o->attempts_max,
+        .policy = policy,
+        .policy_seed = (uint64_t)o->policy_seed,
+        .admission = strcmp(o->admission, "objective") == 0,
+        .breaker_faults = o->breaker_faults,
+        .users_max = strcmp(o->predict_by, "user") == 0 ? USERS_MAX : 0,
+        .prefix_affinity = strcmp(o->prefix_affinity, "on") == 0,
         .resume = strcmp(o->resume, "on") == 0,
         .security = {.tls_certificate = o->tls_certificate,
                      .tls_key = o->tls_key,

@@ -67,11 +67,15 @@ static void on_prepare(uv_prepare_t *prepare)
     MED_ASSERT(rc == 0);
 }
 
-/* The soonest predicted start of a worker that is ready, as a hint in real time. */
+/* When the queue has drained to where it takes more, or the soonest predicted start of a worker that is
+ * ready, whichever is later, as a hint in real time. */
 static uint32_t retry_hint(const struct med_router *router, int64_t start_ns)
 {
+    int64_t drained_ns = med_dispatch_retry_after_ns(router->dispatch);
     if (start_ns == INT64_MAX)
         return RETRY_MS_UNKNOWN;
+    if (drained_ns > start_ns)
+        start_ns = drained_ns;
     double ms = (double)start_ns / router->clock.scale / (double)MED_NS_PER_MS;
     return (uint32_t)fmin(fmax(ms, RETRY_MS_MIN), RETRY_MS_MAX);
 }

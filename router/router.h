@@ -14,6 +14,7 @@
 
 #include "allocator/plan.h"
 #include "base/err.h"
+#include "router/dispatch/dispatch.h"
 #include "router/model.h"
 #include "router/net.h"
 #include "router/security.h"
@@ -38,6 +39,12 @@ struct med_router_config {
     int64_t queue_wait_ns; /* fleet time: it belongs to the service, not to the process */
     int64_t suspect_after_ns, gone_after_ns;
     int64_t attempts_max;
+    enum med_dispatch_policy policy;
+    uint64_t policy_seed;
+    bool admission;         /* what would wait beyond its objective is refused at once */
+    int64_t breaker_faults; /* 0: never */
+    int64_t users_max;      /* whose lengths are learned */
+    bool prefix_affinity;
     bool resume; /* answers that have begun go on elsewhere when their worker is lost */
     int64_t drain_timeout_ns;
     const char *control_socket; /* where a successor asks for the listeners; NULL: nowhere */

@@ -253,7 +253,14 @@ static int take_finish(struct med_router *router, struct med_link *link,
         rc = is_current(router, finish, worker)
                  ? med_dispatch_cancel(router->dispatch, now_ns, finish->request, MED_OUTCOME_ERROR)
                  : MED_E_NOT_FOUND;
+    } else if (finish->ending == MED_LINK_RETURNED) {
+        rc =
+            med_dispatch_return(router->dispatch, now_ns, worker, finish->request, finish->attempt);
     } else {
+        if (outcome != MED_OUTCOME_ERROR) {
+            med_dispatch_cached(router->dispatch, worker, finish->request, finish->attempt,
+                                finish->cached_tokens);
+        }
         rc = med_dispatch_finish(router->dispatch, now_ns, worker, finish->request, finish->attempt,
                                  outcome);
     }

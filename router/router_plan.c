@@ -53,6 +53,13 @@ static int config_of(const struct med_router *router, const struct med_plan *pla
     ret_config->queue_wait_ns = c->queue_wait_ns;
     ret_config->requests_max = MED_LIMIT_CALLS;
     ret_config->workers_max = MED_LIMIT_WORKERS;
+    ret_config->policy = c->policy;
+    ret_config->policy_seed = c->policy_seed;
+    ret_config->admission = c->admission;
+    ret_config->breaker_faults = c->breaker_faults > 0 ? c->breaker_faults : -1;
+    ret_config->users_max = c->users_max;
+    if (!c->prefix_affinity)
+        ret_config->prefixes_max = 0;
     ret_config->suspect_after_ns = (int64_t)((double)c->suspect_after_ns * c->time_scale);
     ret_config->gone_after_ns = (int64_t)((double)c->gone_after_ns * c->time_scale);
     ret_config->attempts_max = c->attempts_max;

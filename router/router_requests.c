@@ -88,12 +88,19 @@ int med_router_dispatch(struct med_router *router, struct med_req *req)
     struct med_query *query = req->query;
     if (!slot_take(router, req))
         return MED_E_OVERLOAD;
+    uint64_t prefixes[MED_DISPATCH_PREFIX_MAX];
+    size_t prefix_count = 0;
+    if (router->config.prefix_affinity) {
+        prefix_count = med_dispatch_prefix_hashes(query->prompt, query->prompt_count, 0, prefixes);
+    }
     const struct med_dispatch_request request = {.request = req->id,
                                                  .prompt_tokens = (int64_t)query->prompt_count,
                                                  .output_tokens_max = query->tokens_max,
                                                  .deadline_ns = query->deadline_ns,
                                                  .priority = query->priority,
-                                                 .user = hash_of(query->user)};
+                                                 .user = hash_of(query->user),
+                                                 .prefixes = prefixes,
+                                                 .prefix_count = prefix_count};
     query->choices_open++;
     router->submitting = req->id;
     int rc = med_dispatch_submit(router->dispatch, med_clock_now_ns(&router->clock), &request);

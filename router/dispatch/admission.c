@@ -39,8 +39,10 @@ static uint64_t types_of(const struct med_dispatch *d, const struct lease *row)
 {
     uint64_t ready = 0;
     uint64_t fit = 0;
+    bool retired_too = dispatch_may_use_retired(d);
     for (size_t t = 0; t < d->config.type_count; t++) {
-        if (row->prompt_tokens + row->output_tokens_max > d->types[t].fit_tokens)
+        if (row->prompt_tokens + row->output_tokens_max > d->types[t].fit_tokens ||
+            (d->types[t].plan.retired && !retired_too))
             continue;
         fit |= UINT64_C(1) << t;
         if (d->workers.ready[t] > 0)

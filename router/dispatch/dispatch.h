@@ -81,9 +81,11 @@ struct med_dispatch_config {
     const struct med_dispatch_bucket *buckets; /* copied */
     size_t bucket_count;
     int64_t ttft_objective_ns; /* spill beyond this predicted TTFT; 0: no objective */
-    int64_t queue_wait_ns;     /* longest wait in the queue for a request without a deadline */
-    int64_t queue_max;         /* requests waiting; more are refused with MED_E_OVERLOAD */
-    int64_t requests_max;      /* accepted and not ended; more are refused with MED_E_OVERLOAD */
+    int64_t
+        tpot_objective_ns; /* under admission a worker is full beyond this predicted TPOT; 0: none */
+    int64_t queue_wait_ns; /* longest wait in the queue for a request without a deadline */
+    int64_t queue_max;     /* requests waiting; more are refused with MED_E_OVERLOAD */
+    int64_t requests_max;  /* accepted and not ended; more are refused with MED_E_OVERLOAD */
     int64_t workers_max;
     /* Silence of a worker's engine; neither is less than 4 times its predicted iteration. */
     int64_t suspect_after_ns, gone_after_ns;
@@ -214,7 +216,8 @@ int64_t med_dispatch_next_tick_ns(const struct med_dispatch *d);
 /* Puts another plan in force, with requests in flight.  Worker types are matched by name and keep their
  * index; new ones are added; those that the plan lacks are retired: they finish what they have, and
  * take requests that nobody else can only until the plan is complete.  What the predictor has learned,
- * the queue and all requests stay.  requests_max and workers_max must be as they were.  Nothing is
+ * the queue and all requests stay.  requests_max and workers_max must be as they
+ * were, users_max and prefixes_max stay as they were.  Nothing is
  * sent and nothing ends from inside.  On failure nothing has changed. */
 int med_dispatch_replan(struct med_dispatch *d, int64_t now_ns,
                         const struct med_dispatch_config *config,

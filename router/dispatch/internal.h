@@ -364,8 +364,8 @@ struct med_dispatch {
     struct decisions decisions;
     struct med_dispatch_lengths lengths[MED_LIMIT_EDGES]; /* [input row] */
     uint64_t policy_turn;                                 /* choices made */
-    size_t policy_next;  /* the worker behind the last one chosen */
-    int64_t retry_at_ns; /* when the queue is tried again without an event */
+    size_t policy_next;        /* the worker behind the last one chosen */
+    int64_t retry_at_ns;       /* when the queue is tried again without an event */
     size_t retired;            /* types that the plan in force lacks */
     struct plan_tables before; /* the last replan; zero: none, or it was taken back */
 };

@@ -7,7 +7,8 @@
  * largest share, then the least finish. A worker can start a request in time when the first token is
  * predicted within the TTFT objective, or when the request would hardly wait there (a quarter of
  * the objective): a prompt that is too long for the objective anywhere is not held back for it.
- * Under admission what a request has waited counts, up to a quarter of the objective, which is what
+ * Under admission a worker is also full when one more would put the predicted time per token beyond
+ * that objective, unless it is idle; and what a request has waited counts, up to a quarter of the objective, which is what
  * admission lets it wait. Without an objective, when there is a place and memory for it now: what
  * would wait at a worker waits here, where the order is by deadline and any worker may take it.
  *
@@ -35,8 +36,11 @@ static bool is_eligible(const struct worker *worker, const struct lease *lease, 
 }
 
 static bool is_in_time(const struct med_dispatch *d, const struct lease *lease,
-                       const struct prediction *p, int64_t now_ns)
+                       const struct prediction *p, int64_t in_flight, int64_t now_ns)
 {
+    if (d->config.admission && d->config.tpot_objective_ns > 0 && in_flight > 0 &&
+        p->tpot_ms * 1e6 > (double)d->config.tpot_objective_ns)
+        return false;
     if (d->config.ttft_objective_ns == 0)
         return p->room_ms <= 0;
     double objective_ms = (double)d->config.ttft_objective_ns / 1e6;
@@ -112,7 +116,7 @@ static struct candidate best_of_type(const struct med_dispatch *d, const struct 
             .worker = i, .avoided = i == lease->avoid, .in_flight = worker_in_flight(worker)};
         if (d->config.policy == MED_POLICY_PLAN) {
             predict(d, lease, now_ns, &it);
-            it.in_time = is_in_time(d, lease, &it.prediction, now_ns);
+            it.in_time = is_in_time(d, lease, &it.prediction, it.in_flight, now_ns);
             it.score = it.prediction.finish_ms;
         } else {
             it.in_time = true;

@@ -197,6 +197,10 @@ static struct plan_tables swap_tables(struct med_dispatch *d, const struct plan_
                                  .type_first = d->workers.type_first,
                                  .retired = d->retired};
     d->config = next->config;
+    d->config.users_max = before.config.users_max;
+    d->config.prefixes_max = before.config.prefixes_max;
+    if (!predictor_has_same_edges(&before.predictor, &next->predictor))
+        memset(d->lengths, 0, sizeof d->lengths);
     d->types = next->types;
     d->predictor = next->predictor;
     d->shares = next->shares;
@@ -219,7 +223,7 @@ static void place_leases(struct med_dispatch *d)
         row->input_row = (int16_t)predictor_input_row(&d->predictor, row->prompt_tokens);
         int64_t delivered = row->tokens < row->output_tokens_max ? row->tokens : row->tokens - 1;
         predictor_distribution(&d->predictor, row->input_row, delivered, row->output_tokens_max,
-                               chances);
+                               row->factor, chances);
         row->output_row = (int16_t)predictor_median_row(&d->predictor, chances);
     }
 }
@@ -275,21 +279,12 @@ void med_dispatch_replan_undo(struct med_dispatch *d, int64_t now_ns)
 
 /* ---- make before break ---- */
 
-/* Workers of the type that take requests. */
-static int64_t ready_of(const struct med_dispatch *d, size_t type)
-{
-    int64_t ready = 0;
-    for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next)
-        ready += d->workers.rows[i].state == MED_WORKER_READY;
-    return ready;
-}
-
 bool med_dispatch_is_complete(const struct med_dispatch *d)
 {
     for (size_t t = 0; t < d->config.type_count; t++) {
         const struct med_dispatch_type *plan = &d->types[t].plan;
         if (!plan->retired &&
-            ready_of(d, t) < (plan->workers_planned > 0 ? plan->workers_planned : 1))
+            d->workers.ready[t] < (plan->workers_planned > 0 ? plan->workers_planned : 1))
             return false;
     }
     return true;

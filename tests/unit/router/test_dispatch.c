@@ -401,6 +401,7 @@ static void test_queue_when_a_big_one_waits_then_others_pass(void)
                                               .kv_tokens = 1000};
     uint32_t tiny;
     REQUIRE(med_dispatch_worker_join(s->d, s->now_ns, &hello, &tiny, NULL) == 0);
+    shell_beat(s, tiny);
     CHECK_INT(shell_submit(s, 1, 2000, 100, 0), 0);
     CHECK_INT(shell_totals(s).queued, 1);
     CHECK_INT(shell_submit(s, 2, 100, 10, 0), 0);
