@@ -23,7 +23,7 @@
 
 #define PRIOR         32.0  /* starts that the plan's rate is worth */
 #define STARTS_MAX    256.0 /* then both are halved, so that what is new counts */
-#define WAIT_PART     0.9   /* of queue_wait: the estimate is not exact */
+#define WAIT_PART     0.75  /* of queue_wait: the estimate is not exact */
 #define PRIORITY_SPAN (ADMISSION_CLASSES / 2)
 
 static size_t class_of(const struct lease *row)

@@ -22,6 +22,8 @@
  */
 #include "router/dispatch/internal.h"
 
+#define TPOT_PART 0.97 /* of the objective: predictions of it are that good */
+
 static bool has_room_for(const struct worker *worker, const struct lease *lease)
 {
     return worker->state == MED_WORKER_READY &&
@@ -39,7 +41,7 @@ static bool is_in_time(const struct med_dispatch *d, const struct lease *lease,
                        const struct prediction *p, int64_t in_flight, int64_t now_ns)
 {
     if (d->config.admission && d->config.tpot_objective_ns > 0 && in_flight > 0 &&
-        p->tpot_ms * 1e6 > (double)d->config.tpot_objective_ns)
+        p->tpot_ms * 1e6 > TPOT_PART * (double)d->config.tpot_objective_ns)
         return false;
     if (d->config.ttft_objective_ns == 0)
         return p->room_ms <= 0;
@@ -48,6 +50,8 @@ static bool is_in_time(const struct med_dispatch *d, const struct lease *lease,
     if (d->config.admission) {
         double waited_ms = (double)(now_ns - lease->arrived_ns) / 1e6;
         left_ms -= waited_ms < objective_ms / 4 ? waited_ms : objective_ms / 4;
+        if (waited_ms > 0)
+            left_ms -= objective_ms / 10; /* what predictions miss */
     }
     return p->ttft_ms <= left_ms || p->wait_ms <= objective_ms / 4;
 }
