@@ -32,12 +32,15 @@ def dial(address):
 
 
 def hello(link, worker_id, worker_type, **changes):
-    """Says Hello and returns the Welcome."""
+    """Says Hello and, when it is welcome, how it is; returns the Welcome."""
     fields = {"version": 1, "worker_id": worker_id, "incarnation": 1, "worker_type": worker_type,
               "model": "llama-2-7b", "program_version": "fake", "backend": "fake", **LIMITS,
               **changes}
     link.send(hello=pb.Hello(**fields))
-    return link.receive_body("welcome")
+    welcome = link.receive_body("welcome")
+    if welcome.accepted:
+        link.send(stats=pb.Stats(kv_blocks_total=100, kv_blocks_free=100))
+    return welcome
 
 
 def logprob_of(token, count):

@@ -171,7 +171,7 @@ class Answers(RouterTest):
         self.stop()
 
     def test_a_thousand_streams_at_once(self):
-        self.start()
+        self.start("--admission", "queue")  # they may wait
         self.worker("small", SMALL, auto=True)
         count, ids = 1000, []
         calls = [self.client.stream(request([i], 5)) for i in range(count)]
@@ -255,7 +255,7 @@ class Refusals(RouterTest):
         self.stop()
 
     def test_overload_is_refused_with_a_hint(self):
-        self.start("--queue-max", "2")
+        self.start("--queue-max", "2", "--admission", "queue")
         worker = FakeWorker(self.link, "w1", SMALL)
         worker.close()
         link = dial(self.link)
@@ -853,7 +853,7 @@ class RealWorkers(RouterTest):
         self.stop()
 
     def test_a_thousand_streams(self):
-        self.start("--time-scale", "100", "--queue-wait", "1h")
+        self.start("--time-scale", "100", "--queue-wait", "1h", "--admission", "queue")
         self.start_workers(2, 100)
         calls = [self.client.stream(request([i + 1], 20)) for i in range(1000)]
         # All are read at once: a stream that its client leaves unread is ended, as it should be.
