@@ -149,11 +149,31 @@ void predictor_distribution(const struct predictor *p, int input_row, int64_t de
     }
 }
 
+/* The same where all answers are `factor` times as long: the means move inside their rows too. */
+static double scaled_mean(const struct predictor *p, int input_row, int64_t delivered,
+                          int64_t output_tokens_max, double factor)
+{
+    const double *weights = p->weights + (size_t)input_row * p->column_count;
+    const double *means = p->means + (size_t)input_row * p->column_count;
+    double sum = 0;
+    double tokens = 0;
+    for (size_t c = 0; c < p->column_count; c++) {
+        double of_row = fmin(fmax(1, means[c] * factor), (double)output_tokens_max);
+        if (of_row <= (double)delivered)
+            continue;
+        sum += weights[c];
+        tokens += weights[c] * of_row;
+    }
+    return fmax(sum > 0 ? tokens / sum : 0, (double)delivered + 1);
+}
+
 double predictor_mean(const struct predictor *p, int input_row, int64_t delivered,
                       int64_t output_tokens_max, double factor)
 {
+    if (factor != 1)
+        return scaled_mean(p, input_row, delivered, output_tokens_max, factor);
     double chances[MED_LIMIT_EDGES];
-    predictor_distribution(p, input_row, delivered, output_tokens_max, factor, chances);
+    predictor_distribution(p, input_row, delivered, output_tokens_max, 1, chances);
     const double *means = p->means + (size_t)input_row * p->column_count;
     double mean = 0;
     for (size_t c = 0; c < p->column_count; c++) {
