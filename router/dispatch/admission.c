@@ -31,7 +31,8 @@ static size_t class_of(const struct lease *row)
     int32_t p = row->priority;
     p = p < -PRIORITY_SPAN ? -PRIORITY_SPAN : p;
     p = p > PRIORITY_SPAN ? PRIORITY_SPAN : p;
-    return (size_t)(p + PRIORITY_SPAN);
+    p += PRIORITY_SPAN;
+    return (size_t)p;
 }
 
 /* Types that may serve a request: with a ready worker that holds it; if there is none, by size. */

@@ -181,9 +181,10 @@ int med_dispatch_new(const struct med_dispatch_config *config, const struct med_
         rc = workers_init(&d->workers, config);
     if (rc == 0)
         rc = users_init(&d->users, (size_t)config->users_max);
-    if (rc == 0)
+    if (rc == 0) {
         rc = prefixes_init(&d->prefixes, (size_t)config->prefixes_max, (size_t)config->workers_max,
                            requests);
+    }
     if (rc == 0)
         rc = decisions_init(&d->decisions);
     if (rc < 0) {
@@ -246,10 +247,7 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 {
     struct lease *row = &d->leases.rows[lease];
     MED_ASSERT(row->worker == NONE);
-    if (row->prefix_count > 0)
-        prefixes_find(&d->prefixes, lease, row->prefix_count);
-    else
-        d->prefixes.looked_up++;
+    prefixes_find(&d->prefixes, lease, row->prefix_count);
     for (;;) {
         struct pick pick = pick_worker(d, row, now_ns);
         if (pick.worker == NONE)

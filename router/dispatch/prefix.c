@@ -83,9 +83,8 @@ static uint32_t *head_of(const struct prefixes *p, uint64_t hash)
 void prefixes_find(struct prefixes *p, uint32_t lease, size_t count)
 {
     p->looked_up++;
-    if (p->looked_up == 0)
-        p->looked_up =
-            1; /* an old stamp may be taken for a new one, once in 2^32: a wrong belief */
+    /* Once in 2^32 look-ups an old stamp is taken for a new one: a wrong belief, no more. */
+    p->looked_up += p->looked_up == 0;
     for (size_t k = 0; k < count; k++) {
         bool any = false;
         uint64_t hash = p->hashes[lease].at[k];

@@ -506,7 +506,7 @@ class Trouble(TextTest):
         self.stop()
 
     def test_many_large_prompts_at_once(self):
-        self.start_text()
+        self.start_text("--admission", "queue")
         worker = self.worker("large", LARGE, script=self.ids("ok"), max_model_len=1 << 20)
         text = self.LONG[:60 << 10]
         want = self.tokenizer.encode(text).ids

@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 import unittest
+import unittest.mock
 
 import harness
 import plans
@@ -159,6 +160,7 @@ class Life(unittest.TestCase):
 
 
 class Faults(unittest.TestCase):
+    @unittest.mock.patch.dict(os.environ, {"MEDLEY_ADMISSION": "queue"})  # what is left may be slow
     def test_killed_worker_costs_no_request(self):
         with Fleet() as fleet:
             fleet.wait_ready()

@@ -35,7 +35,7 @@ struct world {
     struct med_rng rng;
     struct actor actors[WORKERS];
     int64_t output_max[SHELL_REQUESTS];
-    int64_t passed_on[SHELL_REQUESTS]; /* tokens of the current attempt */
+    int64_t passed_on[SHELL_REQUESTS]; /* tokens */
     bool accepted[SHELL_REQUESTS];
     uint64_t next_request;
     size_t sends_seen;
@@ -62,11 +62,13 @@ static void take_sends(struct world *w)
 {
     while (w->sends_seen < w->s->send_count) {
         struct shell_send sent = w->s->sends[w->sends_seen++];
-        CHECK_INT(w->passed_on[sent.request], 0); /* only a request without a token is sent */
+        /* Without resume only a request without a token is sent. */
+        CHECK(w->s->config.resume || w->passed_on[sent.request] == 0);
         struct actor *a = actor_of(w, sent.worker);
         if (a && a->held_count < HELD_MAX) {
-            a->held[a->held_count++] =
-                (struct held){.at = sent, .output_max = w->output_max[sent.request]};
+            a->held[a->held_count++] = (struct held){.at = sent,
+                                                     .tokens = w->passed_on[sent.request],
+                                                     .output_max = w->output_max[sent.request]};
         }
     }
 }
@@ -78,7 +80,21 @@ static void on_submit(struct world *w)
     int64_t prompt = 1 + below(w, below(w, 2) ? 3000 : 200);
     w->output_max[r] = 1 + below(w, below(w, 2) ? 1500 : 30);
     int64_t deadline = below(w, 4) ? 0 : w->s->now_ns + below(w, 2000) * MED_NS_PER_MS;
-    int rc = shell_submit(w->s, r, prompt, w->output_max[r], deadline);
+    uint64_t prefixes[MED_DISPATCH_PREFIX_MAX];
+    uint64_t family = below(w, 6);
+    for (size_t k = 0; k < MED_DISPATCH_PREFIX_MAX; k++)
+        prefixes[k] = k < 3 + family ? 100 * family + k : 1000 * r + k;
+    const struct med_dispatch_request request = {
+        .request = r,
+        .prompt_tokens = prompt,
+        .output_tokens_max = w->output_max[r],
+        .deadline_ns = deadline,
+        .priority = (int32_t)below(w, 2) * ((int32_t)below(w, 30) - 15),
+        .user = below(w, 12),
+        .prefixes = prefixes,
+        .prefix_count = below(w, MED_DISPATCH_PREFIX_MAX + 1)};
+    int rc = med_dispatch_submit(w->s->d, w->s->now_ns, &request);
+    med_dispatch_check(w->s->d);
     CHECK(rc == 0 || rc == MED_E_INVALID || rc == MED_E_OVERLOAD || rc == MED_E_NO_WORKER);
     w->accepted[r] = rc == 0;
 }
@@ -126,6 +142,16 @@ static void on_finish(struct world *w, struct actor *a, size_t index)
     enum med_outcome outcome = outcomes[below(w, 3)];
     forget(a, index);
     int ends = w->s->requests[h.at.request].ends;
+    if (below(w, 2))
+        med_dispatch_cached(w->s->d, h.at.worker, h.at.request, h.at.attempt,
+                            below(w, 2) ? 256 : 0);
+    if (below(w, 20) == 0) {
+        int back =
+            med_dispatch_return(w->s->d, w->s->now_ns, h.at.worker, h.at.request, h.at.attempt);
+        CHECK(back == 0 || back == MED_E_NOT_FOUND);
+        med_dispatch_check(w->s->d);
+        return;
+    }
     int rc = shell_finish(w->s, h.at, outcome);
     if (rc == 0) {
         CHECK_INT(ends, 0);
@@ -255,7 +281,8 @@ static void on_time(struct world *w)
     }
 }
 
-static void check_totals(const struct world *w)
+/* everywhere: the run was long enough to have gone everywhere. */
+static void check_totals(const struct world *w, bool everywhere)
 {
     uint64_t accepted = 0;
     uint64_t ended = 0;
@@ -275,18 +302,23 @@ static void check_totals(const struct world *w)
                w->next_request);
     for (size_t i = 0; i < MED_OUTCOME_COUNT; i++) {
         CHECK_UINT(t.outcomes[i], outcomes[i]);
-        CHECK(t.outcomes[i] > 0); /* the run went everywhere */
+        CHECK(!everywhere || t.outcomes[i] > 0);
     }
-    for (size_t i = 0; i < MED_REROUTE_COUNT; i++)
+    for (size_t i = 0; everywhere && i < MED_REROUTE_COUNT; i++)
         CHECK(t.reroutes[i] > 0);
-    CHECK(t.spills > 0 && t.stale_messages > 0);
+    CHECK(!everywhere || (t.spills > 0 && t.stale_messages > 0));
+    CHECK(!everywhere || (t.breaker_opened > 0 && t.affinity > 0));
+    CHECK(!everywhere || (t.refused_admission > 0) == w->s->config.admission);
+    CHECK(!everywhere || (w->replans > 50 && w->replans_refused > 5 && w->joins_refused > 5));
     CHECK_INT(t.in_flight, 0);
     CHECK_INT(t.queued, 0);
 }
 
-static void test_torture_then_each_request_ends_exactly_once(void)
+/* One run; the plan's policy under the same conditions goes through other states with each other setting. */
+static void torture(enum med_dispatch_policy policy, bool resume, bool admission, int events)
 {
     static struct world w;
+    w = (struct world){0};
     w.s = shell_new(3);
     shell_bucket(w.s, 0, 0, 3, 0.75, 0.25);
     shell_bucket(w.s, 0, 1, 2, 0.5, 0.5);
@@ -296,10 +328,16 @@ static void test_torture_then_each_request_ends_exactly_once(void)
     w.s->config.queue_max = 40;
     w.s->config.queue_wait_ns = 2 * MED_NS_PER_S;
     w.s->config.ttft_objective_ns = MED_NS_PER_S / 2;
+    w.s->config.tpot_objective_ns = admission ? 20 * MED_NS_PER_MS : 0;
     w.s->config.type_count = 2; /* the third comes with other plans */
+    w.s->config.policy = policy;
+    w.s->config.resume = resume;
+    w.s->config.admission = admission;
+    w.s->config.users_max = 8;
+    w.s->config.prefixes_max = 50; /* fewer than are sent */
     shell_start(w.s);
-    med_rng_init(&w.rng, check_seed(), 1);
-    for (int i = 0; i < EVENTS; i++) {
+    med_rng_init(&w.rng, check_seed(), 1 + (uint64_t)policy);
+    for (int i = 0; i < events; i++) {
         uint32_t kind = below(&w, 100);
         if (below(&w, 300) == 0)
             on_replan(&w);
@@ -322,13 +360,25 @@ static void test_torture_then_each_request_ends_exactly_once(void)
     }
     for (int64_t at; (at = med_dispatch_next_tick_ns(w.s->d)) < INT64_MAX;)
         shell_tick(w.s, at);
-    CHECK(w.replans > 50 && w.replans_refused > 5 && w.joins_refused > 5);
-    check_totals(&w);
+    check_totals(&w, events == EVENTS);
     shell_free(w.s);
+}
+
+static void test_torture_then_each_request_ends_exactly_once(void)
+{
+    torture(MED_POLICY_PLAN, false, false, EVENTS);
+    torture(MED_POLICY_PLAN, true, true, EVENTS);
+}
+
+static void test_torture_when_another_policy_chooses_then_too(void)
+{
+    for (int p = MED_POLICY_PLAN + 1; p < MED_POLICY_COUNT; p++)
+        torture((enum med_dispatch_policy)p, p % 2 == 0, p % 3 == 0, EVENTS / 6);
 }
 
 int main(void)
 {
     RUN(test_torture_then_each_request_ends_exactly_once);
+    RUN(test_torture_when_another_policy_chooses_then_too);
     return check_finish();
 }
