@@ -226,6 +226,9 @@ static void put_workers(struct med_json_writer *w, const struct med_router *rout
         med_json_put_string(w, "version", worker->program_version);
         med_json_put_string(w, "peer", link.peer);
         med_json_put_bool(w, "drained", worker->drained);
+        if (view.breaker_open)
+            med_json_put_string(w, "breaker", "breaker open");
+        med_json_put_integer(w, "faults", (int64_t)view.faults);
         med_json_put_integer(w, "in_flight", view.in_flight);
         med_json_put_number(w, "predicted_start_s", seconds(view.predicted_start_ns));
         med_json_put_number(w, "heartbeat_age_s", seconds(now_ns - worker->beat_seen_ns));
@@ -402,6 +405,7 @@ int med_router_admin_state(struct med_router *router, struct med_buf *out)
     put_workers(&w, router);
     med_router_put_departed(&w, router);
     put_oldest(&w, router);
+    med_router_put_decisions(&w, router);
     put_slow(&w, router, false);
     put_slow(&w, router, true);
     put_loop(&w, router);

@@ -202,6 +202,9 @@ struct med_json_writer;
 /* "departed" of /admin/state, newest first. */
 void med_router_put_departed(struct med_json_writer *w, const struct med_router *router);
 
+struct med_json_writer;
+/* admin_decisions.c: "decisions" of the state */
+void med_router_put_decisions(struct med_json_writer *w, struct med_router *router);
 /* admin_state.c: the body of /admin/state */
 int med_router_admin_state(struct med_router *router, struct med_buf *out) MED_MUST_CHECK;
 int64_t med_router_planned(const struct med_router *router, const char *worker_type);

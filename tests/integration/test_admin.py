@@ -91,6 +91,12 @@ class View(AdminTest):
             self.assertAlmostEqual(sum(row["spans"].values()), row["total_s"], places=6)
         self.assertEqual(slow, sorted(slow, key=lambda r: -r["total_s"]))
         self.assertGreater(slow[0]["spans"]["tokens"], 0)
+        self.assertGreaterEqual(len(state["decisions"]), 20)
+        for decision in state["decisions"]:
+            self.assertEqual(decision["worker"], "w-1")
+            self.assertIn("by the plan's shares", decision["why"])
+            self.assertIn("w-1 was best", decision["why"])
+            self.assertEqual([c["chosen"] for c in decision["candidates"]], [True])
         jobs = {j["job"]: j for j in state["loop"]["jobs"]}
         self.assertGreater(jobs["tokens"]["runs"], 20)
         self.assertGreater(jobs["submit"]["runs"], 20)
