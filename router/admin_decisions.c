@@ -74,15 +74,17 @@ static void say_why(const struct med_router *router, const struct med_dispatch_d
             "%.3g s, end after %.3g s",
             decision->considered, worker->worker_id, worker->in_flight, seconds(worker->ttft_ns),
             seconds(worker->finish_ns));
-        if (worker->cached_tokens > 0)
+        if (worker->cached_tokens > 0) {
             say(text, &used, ", %" PRId64 " tokens of the prompt in its cache",
                 worker->cached_tokens);
+        }
         if (!worker->in_time)
             say(text, &used, ", later than the objective");
     }
-    if (decision->attempt > 1)
+    if (decision->attempt > 1) {
         say(text, &used, "; attempt %" PRIu32 ", after %" PRId64 " tokens", decision->attempt,
             decision->delivered_tokens);
+    }
 }
 
 static void put_candidates(struct med_json_writer *w, const struct med_router *router,
