@@ -213,7 +213,7 @@ static void put_workers(struct med_json_writer *w, const struct med_router *rout
     struct med_link_view link;
     int64_t now_ns = med_clock_now_ns(&router->clock);
     med_json_begin_array(w, "workers");
-    for (uint32_t i = 0; i < router->workers_max; i++) {
+    for (uint32_t i = 0; i < router->workers_end; i++) {
         const struct med_router_worker *worker = &router->workers[i];
         if (worker->link == NULL || !med_dispatch_get_worker(router->dispatch, i, &view))
             continue;
@@ -265,7 +265,7 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
     int64_t connected[MED_LIMIT_WORKER_TYPES] = {0};
     int64_t in_flight[MED_LIMIT_WORKER_TYPES] = {0};
     struct med_dispatch_worker_view view;
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         if (!med_dispatch_get_worker(router->dispatch, i, &view))
             continue;
         connected[view.type]++;

@@ -85,7 +85,7 @@ void med_router_look(struct med_router *router)
     struct med_dispatch_worker_view view;
     int64_t soonest_ns = INT64_MAX;
     size_t ready = 0;
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         if (router->workers[i].link == NULL ||
             !med_dispatch_get_worker(router->dispatch, i, &view) || view.state != MED_WORKER_READY)
             continue;
@@ -110,7 +110,7 @@ void med_router_spend(struct med_router *router)
 {
     int64_t now_ns = med_clock_now_ns(&router->clock);
     if (router->worker_count > 0) {
-        med_router_metrics_spend(&router->metrics, router->dispatch, router->workers_max,
+        med_router_metrics_spend(&router->metrics, router->dispatch, router->workers_end,
                                  now_ns - router->spent_until_ns);
     }
     router->spent_until_ns = now_ns;

@@ -26,7 +26,7 @@
 /* The worker of this name that is connected; UINT32_MAX: none. */
 static uint32_t find(const struct med_router *router, const char *worker_id)
 {
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         const struct med_router_worker *worker = &router->workers[i];
         if (worker->link != NULL && strcmp(worker->id, worker_id) == 0)
             return i;
@@ -88,7 +88,7 @@ static void look_at_drain(struct med_router *router, uint32_t index)
 
 void med_router_look_at_drains(struct med_router *router)
 {
-    for (uint32_t i = 0; i < router->workers_max && router->workers_draining > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->workers_draining > 0; i++) {
         if (router->workers[i].link != NULL && router->workers[i].draining)
             look_at_drain(router, i);
     }

@@ -110,6 +110,7 @@ struct med_router {
     uv_timer_t retire;                 // looks whether the last connection has gone
     uint32_t boot;                     // makes request ids differ between starts
     struct med_router_worker *workers; // [workers_max]
+    uint32_t workers_end;              // behind the last that ever was there
     size_t worker_count;
     struct med_router_departed departed[MED_ROUTER_DEPARTED_MAX]; // a ring
     uint64_t departed_count;                                      // that ever were

@@ -99,7 +99,7 @@ static bool replaces_silent(struct med_router *router, const struct med_link_hel
                             struct med_err *err)
 {
     struct med_dispatch_worker_view view;
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         struct med_router_worker *worker = &router->workers[i];
         if (worker->link == NULL || strcmp(worker->id, hello->worker_id) != 0)
             continue;
@@ -145,6 +145,8 @@ static int take_hello(struct med_router *router, struct med_link *link,
         return rc;
     router->workers[index] = *joining;
     router->worker_count++;
+    if (router->workers_end <= index)
+        router->workers_end = index + 1;
     med_link_set_user(link, index);
     MED_INFO("worker %s joined: %s, %s, program %s, at most %" PRId64 " sequences, %" PRId64
              " KV tokens",

@@ -27,7 +27,7 @@ static int page_metrics(struct med_router *router, struct med_http_answer *answe
         .metrics = &router->metrics,
         .dispatch = router->dispatch,
         .plan = router->config.plan,
-        .workers_max = router->workers_max,
+        .workers_max = router->workers_end,
         .links_refused = med_link_server_refused(router->links),
         .links_broken = med_link_server_broken(router->links),
         .calls = med_grpc_server_calls(router->grpc),
@@ -72,7 +72,7 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
     int64_t ready[MED_LIMIT_WORKER_TYPES] = {0};
     int64_t connected[MED_LIMIT_WORKER_TYPES] = {0};
     struct med_dispatch_worker_view worker;
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         if (!med_dispatch_get_worker(router->dispatch, i, &worker))
             continue;
         connected[worker.type]++;

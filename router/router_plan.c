@@ -195,7 +195,7 @@ static void log_plan(const struct med_router *router)
     size_t left = 0;
     for (size_t i = 0; i < plan->worker_count; i++)
         planned += plan->workers[i].count;
-    for (uint32_t i = 0; i < router->workers_max; i++) {
+    for (uint32_t i = 0; i < router->workers_end; i++) {
         left += router->workers[i].link != NULL &&
                 !med_dispatch_type_is_planned(router->dispatch, router->workers[i].type);
     }
@@ -308,7 +308,7 @@ void med_router_look_at_unplanned(struct med_router *router)
     if (!router->config.drain_unplanned || router->reload.generation < 2 ||
         router->state != MED_ROUTER_RUNNING || !med_dispatch_is_complete(router->dispatch))
         return;
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         struct med_router_worker *worker = &router->workers[i];
         if (worker->link == NULL || worker->draining ||
             med_dispatch_type_is_planned(router->dispatch, worker->type))

@@ -133,7 +133,7 @@ static int offer(void *self, struct med_handed *ret_handed, struct med_err *err)
 
 static void ask_workers(struct med_router *router, bool stay)
 {
-    for (uint32_t i = 0; i < router->workers_max && router->worker_count > 0; i++) {
+    for (uint32_t i = 0; i < router->workers_end && router->worker_count > 0; i++) {
         if (router->workers[i].link != NULL && !router->workers[i].draining)
             med_link_send_redial(router->workers[i].link, stay);
     }
