@@ -89,11 +89,17 @@ static int check_config(const struct med_arrivals_config *c, struct med_err *err
         return med_err_set(err, MED_E_INVALID,
                            "all requests at once: expected their number, not a duration");
     }
-    if (!c->log && !c->workload) {
+    bool sized = c->input_tokens > 0;
+    if (sized && (c->output_tokens <= 0 || !(c->range_ratio >= 0 && c->range_ratio < 1))) {
+        return med_err_set(err, MED_E_INVALID,
+                           "sizes of requests: expected both input and output tokens, and a range "
+                           "ratio from 0 to below 1");
+    }
+    if (!c->log && !c->workload && !sized) {
         return med_err_set(err, MED_E_INVALID,
                            "no request sizes: expected a workload or a request log");
     }
-    if ((c->log && c->log->count == 0) || (!c->log && c->workload->bucket_count == 0))
+    if ((c->log && c->log->count == 0) || (!c->log && !sized && c->workload->bucket_count == 0))
         return med_err_set(err, MED_E_INVALID, "the workload holds no request");
     if (c->process == MED_ARRIVALS_TRACE && !c->log) {
         return med_err_set(err, MED_E_INVALID,
@@ -168,10 +174,22 @@ static double edge_below(const double *edges, int row)
     return row > 0 ? edges[row - 1] : 0;
 }
 
+/* A whole number, evenly from n (1 - ratio) to n (1 + ratio), at least 1. */
+static int64_t draw_around(struct generator *g, int64_t n)
+{
+    double low = ceil((double)n * (1 - g->config->range_ratio));
+    double high = floor((double)n * (1 + g->config->range_ratio));
+    double drawn = low + floor(med_rng_uniform(&g->size) * (high - low + 1));
+    return (int64_t)fmax(1, fmin(drawn, high));
+}
+
 static void draw_sizes(struct generator *g, size_t index, struct med_sim_arrival *arrival)
 {
     const struct med_request_log *log = g->config->log;
-    if (log) {
+    if (g->config->input_tokens > 0) {
+        arrival->input_tokens = draw_around(g, g->config->input_tokens);
+        arrival->output_tokens = draw_around(g, g->config->output_tokens);
+    } else if (log) {
         size_t row = g->config->process == MED_ARRIVALS_TRACE
                          ? index % log->count
                          : med_rng_below(&g->pick, (uint32_t)log->count);
@@ -297,7 +315,7 @@ int med_arrivals_make(const struct med_arrivals_config *config, struct med_arriv
         size_t count = config->log->count;
         double last = config->log->rows[count - 1].arrival_s;
         g.log_span_s = count > 1 && last > 0 ? last * (double)count / (double)(count - 1) : 1;
-    } else {
+    } else if (config->input_tokens <= 0) {
         rc = init_buckets(&g);
         if (rc < 0)
             return med_err_set(err, rc, "memory for the buckets is exhausted");

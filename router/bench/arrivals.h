@@ -41,7 +41,9 @@ struct med_arrivals_config {
     int64_t output_tokens_max; /* what every request asks for; raised to its own output */
     uint64_t seed;
     bool follow_rate_over_time;          /* needs workload->rate_count > 0; the shape repeats */
-    const struct med_workload *workload; /* sizes; may be NULL if log is given */
+    int64_t input_tokens, output_tokens; /* > 0: sizes around these, in place of the others */
+    double range_ratio; /* [0, 1): such sizes lie evenly in n (1 - ratio) .. n (1 + ratio) */
+    const struct med_workload *workload; /* sizes; may be NULL if log or sizes are given */
     const struct med_request_log *log;   /* sizes and, for TRACE, times; wins over workload */
 };
 

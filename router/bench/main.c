@@ -8,11 +8,13 @@
  */
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/os.h"
 #include "router/bench/inputs.h"
 #include "router/bench/progress.h"
 #include "router/bench/report.h"
 #include "router/bench/run.h"
 #include "router/bench/summary.h"
+#include "router/keys.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -91,49 +93,141 @@ static uint32_t vocabulary_of(const struct med_bench_options *o, const struct me
     return (uint32_t)(vocabulary > VOCABULARY_MIN ? vocabulary : VOCABULARY_MIN);
 }
 
-static int drive(const struct med_bench_options *o, struct med_bench_inputs *in,
-                 struct med_bench_run *ret_run, struct med_err *err)
+static int grpc_client(const struct med_bench_options *o, const struct med_clock *clock,
+                       struct med_bench_client **ret_client, struct med_err *err)
 {
-    struct med_clock clock;
-    med_clock_init_real(&clock, o->time_scale);
-    size_t type_count = in->has_plan ? in->plan.profile_count : 0;
-    const char **types = med_calloc(type_count + 1, sizeof(*types));
-    if (!types)
-        return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
-    for (size_t i = 0; i < type_count; i++)
-        types[i] = in->plan.profiles[i].worker_type;
-    struct med_grpc_client *client;
     const struct med_grpc_client_security security = {.tls_ca = o->tls_ca,
                                                       .api_key_file = o->api_key_file};
-    int rc = med_grpc_client_new(o->target, &clock, o->connect_timeout_ns, true, &security, &client,
-                                 err);
-    if (rc < 0) {
-        med_free(types);
-        return rc;
+    return med_bench_grpc_client_new(o->target, clock, o->connect_timeout_ns, &security, ret_client,
+                                     err);
+}
+
+static int make_client(const struct med_bench_options *o, const struct med_clock *clock,
+                       struct med_bench_client **ret_client, struct med_err *err)
+{
+    if (strcmp(o->api, "grpc") == 0)
+        return grpc_client(o, clock, ret_client, err);
+    struct med_keys *keys = NULL;
+    if (o->api_key_file) {
+        int rc = med_keys_new("--api-key-file", o->api_key_file, &keys, err);
+        if (rc < 0)
+            return rc;
     }
-    catch_signals();
-    struct med_progress_line line;
-    med_progress_line_init(&line, !o->progress);
-    struct med_bench_run_config config = {
-        .client = client,
-        .clock = &clock,
+    struct med_bench_http_config config = {
+        .url = o->url,
+        .tls_ca = o->tls_ca,
+        .model = o->model,
+        .key = keys ? med_keys_first(keys) : o->api_key,
+        .chat = strcmp(o->api, "openai-chat") == 0,
+        .stream = o->stream,
+        .words = strcmp(o->prompt, "text") == 0,
+        .ignore_eos = o->ignore_eos || o->output_tokens > 0,
+        .timeout_real_ns = o->timeout_ns,
+        .connect_timeout_real_ns = o->connect_timeout_ns,
+    };
+    (void)med_os_files_raise();
+    int rc = med_bench_http_client_new(&config, clock, ret_client, err);
+    med_keys_free(keys); // the client has made its heads
+    return rc;
+}
+
+/* What all runs of this program share. */
+struct bench {
+    const struct med_options *given;
+    const struct med_bench_options *options;
+    struct med_bench_inputs *inputs;
+    struct med_clock clock;
+    struct med_bench_client *client;
+    const char **types;
+};
+
+static int bench_open(struct bench *b, struct med_err *err)
+{
+    const struct med_bench_inputs *in = b->inputs;
+    med_clock_init_real(&b->clock, b->options->time_scale);
+    size_t type_count = in->has_plan ? in->plan.profile_count : 0;
+    b->types = med_calloc(type_count + 1, sizeof(*b->types));
+    if (!b->types)
+        return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
+    for (size_t i = 0; i < type_count; i++)
+        b->types[i] = in->plan.profiles[i].worker_type;
+    return make_client(b->options, &b->clock, &b->client, err);
+}
+
+static void bench_close(struct bench *b)
+{
+    if (b->client)
+        b->client->ops->free(b->client);
+    med_free(b->types);
+}
+
+static struct med_bench_run_config run_config(struct bench *b)
+{
+    const struct med_bench_options *o = b->options;
+    const struct med_bench_inputs *in = b->inputs;
+    return (struct med_bench_run_config){
+        .client = b->client,
+        .clock = &b->clock,
         .arrivals = in->arrivals.items,
         .count = in->arrivals.count,
-        .worker_types = types,
-        .worker_type_count = type_count,
-        .max_concurrency = o->max_concurrency,
+        .worker_types = b->types,
+        .worker_type_count = in->has_plan ? in->plan.profile_count : 0,
+        .max_concurrency = in->settings.max_concurrency,
+        .closed_loop = in->settings.closed_loop,
+        .send_until_ns = in->settings.closed_loop ? o->duration_ns : 0,
+        .turns = (size_t)o->turns,
+        .think_ns = o->think_ns,
+        .prefix_groups = in->prefix_groups,
+        .prefix_tokens = o->prefix_tokens,
         .vocabulary = vocabulary_of(o, in),
         .seed = (uint64_t)o->seed,
         .tell_output_tokens = o->recorded_lengths,
         .stall_real_ns = o->stall_timeout_ns,
         .stop = &stop_requested,
-        .on_progress = med_progress_line_update,
-        .progress_arg = &line,
     };
-    rc = med_bench_run(&config, ret_run, err);
+}
+
+static int drive(struct bench *b, struct med_bench_run *ret_run, struct med_err *err)
+{
+    struct med_progress_line line;
+    med_progress_line_init(&line, !b->options->progress);
+    struct med_bench_run_config config = run_config(b);
+    config.on_progress = med_progress_line_update;
+    config.progress_arg = &line;
+    int rc = med_bench_run(&config, ret_run, err);
     med_progress_line_finish(&line);
-    med_grpc_client_free(client);
-    med_free(types);
+    return rc;
+}
+
+/* Requests of the schedule's own sizes, one after the other, whose figures nobody sees. */
+static int warm_up(struct bench *b, struct med_err *err)
+{
+    size_t count = (size_t)b->options->warm_up;
+    if (count > b->inputs->arrivals.count)
+        count = b->inputs->arrivals.count;
+    if (count == 0)
+        return 0;
+    struct med_sim_arrival *arrivals = med_calloc(count, sizeof(*arrivals));
+    if (!arrivals)
+        return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
+    memcpy(arrivals, b->inputs->arrivals.items, count * sizeof(*arrivals));
+    for (size_t i = 0; i < count; i++)
+        arrivals[i].at_ns = 0;
+    struct med_bench_run_config config = run_config(b);
+    config.arrivals = arrivals;
+    config.count = count;
+    config.turns = 1;
+    config.prefix_groups = NULL;
+    config.max_concurrency = 1;
+    config.closed_loop = true;
+    config.send_until_ns = 0;
+    config.seed ^= UINT64_C(0x5eed0000); // other prompts: no cache is warmed with the run's own
+    struct med_bench_run run = {0};
+    int rc = med_bench_run(&config, &run, err);
+    if (rc >= 0)
+        med_bench_run_release(&run);
+    med_free(arrivals);
+    b->client->reconnects = 0;
     return rc;
 }
 
@@ -141,7 +235,9 @@ static int drive(const struct med_bench_options *o, struct med_bench_inputs *in,
 static bool predict(const struct med_bench_options *o, const struct med_bench_inputs *in,
                     const struct med_bench_run *run, struct med_sim_result *ret_result)
 {
-    if (!o->predict || !in->has_plan || run->sent == 0)
+    /* A closed loop and the turns of a conversation have no times of their own to simulate. */
+    if (!o->predict || !in->has_plan || run->sent == 0 || in->settings.closed_loop ||
+        o->turns > 1 || o->prefix_tokens > 0)
         return false;
     struct med_err err = {0};
     struct med_sim_options options = {.queue_wait_ns = o->queue_wait_ns, .queue_max = o->queue_max};
@@ -193,37 +289,134 @@ static int write_report(const struct med_bench_options *o, const struct med_benc
     }
     if (rc >= 0 && o->output)
         rc = write_all(o->output, &json, err);
-    if (rc >= 0 && o->requests_jsonl)
-        rc = write_records(o->requests_jsonl, run, summary, err);
+    if (rc >= 0 && o->save)
+        rc = write_records(o->save, run, summary, err);
     med_buf_release(&json);
     med_buf_release(&text);
     return rc;
 }
 
-static int bench(const struct med_bench_options *o, struct med_bench_inputs *in)
+static int run_once(struct bench *b, struct med_err *err)
 {
-    struct med_err err = {0};
+    const struct med_bench_options *o = b->options;
+    struct med_bench_inputs *in = b->inputs;
     struct med_bench_run run = {0};
-    int rc = drive(o, in, &run, &err);
+    int rc = drive(b, &run, err);
     if (rc < 0)
-        return fail(&err);
+        return rc;
     struct med_sim_result simulated;
     bool predicted = predict(o, in, &run, &simulated);
     struct med_bench_summary summary;
-    rc = med_bench_summarize(&run, in->has_plan ? &in->plan : NULL, &in->slos,
-                             predicted ? &simulated : NULL, &summary, &err);
-    int status = 1;
+    rc = med_bench_summarize(&run, in->has_plan ? &in->plan : NULL, &in->slos, &in->goodput,
+                             predicted ? &simulated : NULL, &summary, err);
     if (rc >= 0) {
-        rc = write_report(o, in, &run, &summary, &err);
-        status = med_bench_summary_is_whole(&summary) && summary.completed > 0 ? 0 : 1;
+        rc = write_report(o, in, &run, &summary, err);
+        if (rc >= 0)
+            rc = med_bench_summary_is_whole(&summary) && summary.completed > 0 ? 0 : 1;
         med_bench_summary_release(&summary);
     }
-    if (rc < 0)
-        status = fail(&err);
     if (predicted)
         med_sim_result_release(&simulated);
     med_bench_run_release(&run);
-    return status;
+    return rc;
+}
+
+static int run_point(struct bench *b, double load, struct med_sweep_point *ret_point,
+                     struct med_err *err)
+{
+    struct med_bench_options values = *b->options;
+    med_bench_options_set_load(&values, &b->inputs->sweep, load);
+    int rc = med_bench_inputs_schedule(b->given, &values, b->inputs, err);
+    struct med_bench_run run = {0};
+    if (rc >= 0)
+        rc = drive(b, &run, err);
+    if (rc < 0)
+        return rc;
+    struct med_bench_summary summary;
+    rc =
+        med_bench_summarize(&run, NULL, &b->inputs->slos, &b->inputs->goodput, NULL, &summary, err);
+    if (rc >= 0) {
+        med_sweep_point_set(ret_point, load, &summary);
+        med_bench_summary_release(&summary);
+    }
+    med_bench_run_release(&run);
+    return rc;
+}
+
+/* To standard output at once: a sweep takes its time. */
+static int show(struct med_buf *text, struct med_err *err)
+{
+    bool bad = fwrite(text->data, 1, text->length, stdout) != text->length || fflush(stdout) != 0;
+    med_buf_clear(text);
+    return bad ? med_err_set(err, MED_E_IO, "standard output: %s", strerror(errno)) : 0;
+}
+
+static int write_sweep(struct bench *b, const struct med_sweep_point *points, size_t count,
+                       struct med_err *err)
+{
+    const struct med_bench_options *o = b->options;
+    struct med_buf buf;
+    med_buf_init(&buf, REPORT_MAX_BYTES);
+    int rc = med_sweep_json(&buf, &b->inputs->sweep, points, count);
+    if (rc >= 0 && o->output)
+        rc = write_all(o->output, &buf, err);
+    if (rc >= 0 && o->json)
+        rc = show(&buf, err);
+    med_buf_clear(&buf);
+    if (rc >= 0 && o->plot) {
+        rc = med_sweep_plot(&buf, &b->inputs->sweep, points, count);
+        if (rc >= 0)
+            rc = write_all(o->plot, &buf, err);
+    }
+    if (rc < 0 && err->code == 0)
+        (void)med_err_set(err, rc, "memory for the report is exhausted");
+    med_buf_release(&buf);
+    return rc;
+}
+
+static int run_sweep(struct bench *b, struct med_err *err)
+{
+    const struct med_sweep *sweep = &b->inputs->sweep;
+    struct med_sweep_point points[MED_SWEEP_POINTS_MAX];
+    struct med_buf text;
+    med_buf_init(&text, REPORT_MAX_BYTES);
+    size_t count = 0;
+    bool whole = true;
+    int rc = b->options->json ? 0 : med_sweep_head(&text, sweep);
+    while (rc >= 0 && count < sweep->count && !stop_requested) {
+        rc = run_point(b, sweep->loads[count], &points[count], err);
+        if (rc < 0)
+            break;
+        whole = whole && points[count].whole;
+        if (!b->options->json) {
+            rc = med_sweep_row(&text, &points[count]);
+            if (rc >= 0)
+                rc = show(&text, err);
+        }
+        count++;
+        if (b->options->stop_saturated && med_sweep_is_saturated(points, count))
+            break;
+    }
+    med_buf_release(&text);
+    if (rc >= 0)
+        rc = write_sweep(b, points, count, err);
+    return rc < 0 ? rc : whole ? 0 : 1;
+}
+
+static int bench(const struct med_options *given, const struct med_bench_options *o,
+                 struct med_bench_inputs *in)
+{
+    struct med_err err = {0};
+    struct bench b = {.given = given, .options = o, .inputs = in};
+    int rc = bench_open(&b, &err);
+    if (rc >= 0) {
+        catch_signals();
+        rc = warm_up(&b, &err);
+    }
+    if (rc >= 0)
+        rc = in->sweep.count > 0 ? run_sweep(&b, &err) : run_once(&b, &err);
+    bench_close(&b);
+    return rc < 0 ? fail(&err) : rc;
 }
 
 int main(int argc, char **argv)
@@ -239,7 +432,7 @@ int main(int argc, char **argv)
     if (med_bench_inputs_load(&options, &values, &inputs, &err) < 0) {
         status = fail(&err);
     } else {
-        status = values.dry_run ? print_schedule(&inputs) : bench(&values, &inputs);
+        status = values.dry_run ? print_schedule(&inputs) : bench(&options, &values, &inputs);
         med_bench_inputs_release(&inputs);
     }
     med_options_release(&options);

@@ -91,7 +91,7 @@ static void put_block(struct text *t, const struct med_bench_settings *settings,
     put_count(t, "Total input tokens:", s->input_tokens);
     put_count(t, "Total generated tokens:", s->output_tokens);
     put_number(t, "Request throughput (req/s):", s->request_throughput);
-    if (s->objective_count)
+    if (s->has_goodput)
         put_number(t, "Request goodput (req/s):", s->request_goodput);
     put_number(t, "Output token throughput (tok/s):", s->output_throughput);
     put_number(t, "Peak output token throughput (tok/s):", s->peak_output_throughput);
@@ -114,6 +114,10 @@ static void put_failures(struct text *t, const struct med_bench_run *run,
     if (s->tokens_lost || s->tokens_duplicated) {
         put(t, "LOST: %lld tokens never came, %lld came twice.\n", (long long)s->tokens_lost,
             (long long)s->tokens_duplicated);
+    }
+    if (s->reconnects) {
+        put(t, "%llu requests were sent again: their kept connection had been closed.\n",
+            (unsigned long long)s->reconnects);
     }
     if (s->other_length)
         put(t, "%zu answers have another length than the workload's.\n", s->other_length);
@@ -210,10 +214,12 @@ int med_bench_report_text(struct med_buf *out, const struct med_bench_settings *
     put_objectives(&t, summary);
     put_cost(&t, summary);
     put_prediction(&t, summary);
-    put_title(&t, "Schedule", '-');
-    put_number(&t, "Mean lateness of sends (ms):", summary->lateness.mean);
-    put_number(&t, "P99 lateness of sends (ms):", summary->lateness.p99);
-    put_title(&t, "", '=');
+    if (!settings->closed_loop) {
+        put_title(&t, "Schedule", '-');
+        put_number(&t, "Mean lateness of sends (ms):", summary->lateness.mean);
+        put_number(&t, "P99 lateness of sends (ms):", summary->lateness.p99);
+        put_title(&t, "", '=');
+    }
     return t.rc;
 }
 
@@ -256,6 +262,7 @@ static void json_settings(struct med_json_writer *w, const struct med_bench_sett
     (void)strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", &utc);
     med_json_put_string(w, "date", date);
     med_json_put_string(w, "target", settings->target);
+    med_json_put_string(w, "api", settings->api ? settings->api : "grpc");
     if (settings->plan)
         med_json_put_string(w, "plan", settings->plan);
     if (settings->workload)
@@ -267,6 +274,10 @@ static void json_settings(struct med_json_writer *w, const struct med_bench_sett
     med_json_put_number(w, "time_scale", settings->time_scale);
     if (settings->max_concurrency > 0)
         med_json_put_integer(w, "max_concurrency", settings->max_concurrency);
+    if (settings->closed_loop)
+        med_json_put_bool(w, "closed_loop", true);
+    if (settings->turns > 1)
+        med_json_put_integer(w, "turns", settings->turns);
 }
 
 static void json_counts(struct med_json_writer *w, const struct med_bench_run *run,
@@ -282,6 +293,7 @@ static void json_counts(struct med_json_writer *w, const struct med_bench_run *r
     med_json_put_integer(w, "tokens_lost", s->tokens_lost);
     med_json_put_integer(w, "tokens_duplicated", s->tokens_duplicated);
     med_json_put_integer(w, "other_length", (int64_t)s->other_length);
+    med_json_put_integer(w, "reconnects", (int64_t)s->reconnects);
     med_json_put_bool(w, "interrupted", run->interrupted);
     med_json_put_bool(w, "stalled", run->stalled);
     med_json_begin_object(w, "statuses");

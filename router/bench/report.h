@@ -20,6 +20,9 @@ struct med_bench_settings {
     uint64_t seed;
     double time_scale;
     int64_t max_concurrency; /* 0: none */
+    bool closed_loop;
+    const char *api; /* NULL: grpc */
+    int64_t turns;   /* of a conversation; 0 or 1: single requests */
 };
 
 int med_bench_report_text(struct med_buf *out, const struct med_bench_settings *settings,

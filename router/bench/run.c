@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The open loop of a load test.
+ * The loop of a load test, open or closed.
  *
  * One thread: it sends what is due, then waits for the client's events until the next request is
  * due.  Times of tokens are those at which the client's own thread saw them, so a busy loop here
@@ -21,6 +21,7 @@
 enum {
     STREAM_PROMPT = 11,
     STREAM_GAPS = 12,
+    STREAM_PREFIX = 13,
     FIRST_TOKEN_ID = 10,      /* lower ones are often special */
     WAIT_REAL_NS = 100000000, /* how soon a signal or the progress line is looked at */
     LEAD_REAL_NS = 20000000,  /* between now and the run's zero */
@@ -39,6 +40,10 @@ struct loop {
     bool cancelled;
     struct med_rng gap_rng;
     uint32_t *prompt; /* room for the longest */
+    size_t turns;
+    size_t next_first;                     /* the conversation that begins next */
+    size_t ready_first, ready_last, ready; /* turns that wait: a queue through next_ready */
+    int rc;                                /* the first failure of a callback */
 };
 
 static int64_t real_now_ns(void)
@@ -102,20 +107,26 @@ static int count_second(struct loop *l, int64_t at_ns, int64_t count)
     return 0;
 }
 
-static int on_tokens(struct loop *l, const struct med_grpc_event *event)
+static void keep_failure(struct loop *l, int rc)
 {
-    struct med_bench_record *record = med_grpc_call_user(event->call);
-    int64_t at_ns = event->at_ns - l->start_ns;
-    int rc = 0;
+    if (rc < 0 && l->rc >= 0)
+        l->rc = rc;
+}
+
+static void on_tokens(void *arg, void *user, int64_t clock_ns, int64_t position, int64_t count)
+{
+    struct loop *l = arg;
+    struct med_bench_record *record = user;
+    int64_t at_ns = clock_ns - l->start_ns;
     if (record->first_ns < 0) {
         record->first_ns = at_ns;
     } else {
-        rc = add_gap(l, (double)(at_ns - record->last_ns) / 1e6);
+        keep_failure(l, add_gap(l, (double)(at_ns - record->last_ns) / 1e6));
     }
     record->last_ns = at_ns;
-    med_bench_record_tokens(record, event->position, event->count);
-    l->tokens += event->count;
-    return rc < 0 ? rc : count_second(l, at_ns, event->count);
+    med_bench_record_tokens(record, position < 0 ? record->next_position : position, count);
+    l->tokens += count;
+    keep_failure(l, count_second(l, at_ns, count));
 }
 
 static int find_type(const struct med_bench_run_config *config, const char *name)
@@ -143,77 +154,115 @@ static void count_end(struct loop *l, const struct med_bench_record *record)
     }
 }
 
-static void on_end(struct loop *l, const struct med_grpc_event *event)
+/* The server's own count of an answer against what came. */
+static void compare_count(struct loop *l, struct med_bench_record *record,
+                          const struct med_bench_end *end)
 {
-    struct med_grpc_call *call = event->call;
-    struct med_bench_record *record = med_grpc_call_user(call);
-    struct med_grpc_call_end end;
-    med_grpc_call_get_end(call, &end);
-    MED_ASSERT(record->status == MED_BENCH_NOT_ENDED);
-    record->end_ns = event->at_ns - l->start_ns;
-    record->status = end.status >= 0 && end.status < MED_GRPC_STATUS_COUNT ? end.status : 2;
-    record->worker_type = find_type(l->config, end.worker_type);
-    /* An end that counts more tokens than came: the last ones were lost. */
-    if (record->status == 0 && end.completion_tokens > record->next_position)
-        record->tokens_lost += end.completion_tokens - record->next_position;
-    char *details = l->run->details[record->status];
-    if (record->status != 0 && details[0] == '\0')
-        (void)snprintf(details, MED_BENCH_DETAILS_MAX, "%s", end.details);
-    count_end(l, record);
-    record->call = NULL;
-    med_grpc_call_free(call);
-    MED_ASSERT(l->in_flight > 0);
-    l->in_flight--;
+    if (record->status != 0 || end->completion_tokens < 0)
+        return;
+    int64_t more = end->completion_tokens - record->next_position;
+    if (end->has_positions) {
+        /* An end that counts more tokens than came: the last ones were lost. */
+        record->tokens_lost += more > 0 ? more : 0;
+    } else if (record->first_ns >= 0) {
+        /* Several tokens came in one event, or one came in several. */
+        record->tokens += more;
+        record->next_position += more;
+        l->tokens += more;
+        if (more > 0)
+            keep_failure(l, count_second(l, record->last_ns, more));
+    }
 }
 
-/* Takes every event, also after a failure: none may be left behind. */
+/* The next turn of a conversation waits for its time; turns come in the order of their times, as all
+ * think equally long. */
+static void await_turn(struct loop *l, const struct med_bench_record *record)
+{
+    size_t index = (size_t)(record - l->run->records);
+    if (!med_bench_record_completed(record) || (index + 1) % l->turns == 0 ||
+        index + 1 >= l->config->count)
+        return;
+    struct med_bench_record *next = &l->run->records[index + 1];
+    next->due_ns = record->end_ns + l->config->think_ns;
+    if (l->ready > 0) {
+        l->run->records[l->ready_last].next_ready = index + 1;
+    } else {
+        l->ready_first = index + 1;
+    }
+    l->ready_last = index + 1;
+    l->ready++;
+}
+
+static void on_end(void *arg, void *user, const struct med_bench_end *end)
+{
+    struct loop *l = arg;
+    struct med_bench_record *record = user;
+    MED_ASSERT(record->status == MED_BENCH_NOT_ENDED);
+    record->end_ns = end->at_ns - l->start_ns;
+    record->status = end->status >= 0 && end->status < MED_GRPC_STATUS_COUNT ? end->status : 2;
+    record->worker_type = find_type(l->config, end->worker_type);
+    record->at_once = end->at_once;
+    record->call = NULL;
+    compare_count(l, record, end);
+    char *details = l->run->details[record->status];
+    if (record->status != 0 && details[0] == '\0')
+        (void)snprintf(details, MED_BENCH_DETAILS_MAX, "%s", end->details);
+    count_end(l, record);
+    MED_ASSERT(l->in_flight > 0);
+    l->in_flight--;
+    await_turn(l, record);
+}
+
 static int take_events(struct loop *l, int64_t real_deadline_ns)
 {
-    int rc = 0;
-    struct med_grpc_event *event = med_grpc_client_wait(l->config->client, real_deadline_ns);
-    if (event)
+    struct med_bench_client *client = l->config->client;
+    if (client->ops->wait(client, real_deadline_ns))
         l->last_event_real_ns = real_now_ns();
-    while (event) {
-        struct med_grpc_event *next = med_grpc_event_next(event);
-        if (event->end) {
-            on_end(l, event);
-        } else {
-            int failed = on_tokens(l, event);
-            if (failed < 0)
-                rc = failed;
-            med_grpc_event_free(event);
-        }
-        event = next;
-    }
-    return rc;
+    return l->rc;
 }
 
 /* ---- what is sent ---- */
 
-static void send_request(struct loop *l, struct med_bench_record *record,
-                         const struct med_sim_arrival *arrival)
+/* A conversation's prompts are the beginnings of one stream of random ids, so that each goes on from
+ * the one before; a group's common beginning is a stream of its own. */
+static void make_prompt(struct loop *l, size_t conversation, int64_t tokens)
 {
     const struct med_bench_run_config *c = l->config;
-    size_t index = (size_t)(record - l->run->records);
     struct med_rng rng;
-    med_rng_init(&rng, c->seed, STREAM_PROMPT + ((uint64_t)index << 8));
-    for (int64_t i = 0; i < arrival->input_tokens; i++)
+    int64_t i = 0;
+    if (c->prefix_groups && c->prefix_groups[conversation] >= 0) {
+        med_rng_init(&rng, c->seed,
+                     STREAM_PREFIX + ((uint64_t)c->prefix_groups[conversation] << 8));
+        for (; i < c->prefix_tokens && i < tokens; i++)
+            l->prompt[i] = FIRST_TOKEN_ID + med_rng_below(&rng, c->vocabulary - FIRST_TOKEN_ID);
+    }
+    med_rng_init(&rng, c->seed, STREAM_PROMPT + ((uint64_t)conversation << 8));
+    for (; i < tokens; i++)
         l->prompt[i] = FIRST_TOKEN_ID + med_rng_below(&rng, c->vocabulary - FIRST_TOKEN_ID);
+}
+
+static void send_request(struct loop *l, size_t index)
+{
+    const struct med_bench_run_config *c = l->config;
+    struct med_bench_record *record = &l->run->records[index];
+    const struct med_sim_arrival *arrival = &c->arrivals[index];
+    make_prompt(l, index / l->turns, arrival->input_tokens);
     char id[32];
     (void)snprintf(id, sizeof(id), "bench-%zu", index);
-    struct med_grpc_client_request request = {
+    struct med_bench_request request = {
         .prompt = l->prompt,
         .prompt_count = (size_t)arrival->input_tokens,
         .max_tokens = (uint32_t)arrival->output_tokens_max,
-        .emulated_output_tokens = c->tell_output_tokens ? (uint32_t)arrival->output_tokens : 0,
-        .request_id = id,
-        .has_seed = true,
+        .output_tokens = c->tell_output_tokens ? (uint32_t)arrival->output_tokens : 0,
+        .id = id,
         .seed = c->seed + index,
     };
     l->run->sent++;
     record->sent_ns = med_clock_now_ns(c->clock) - l->start_ns;
+    if (c->closed_loop)
+        record->due_ns = record->sent_ns;
     record->status = MED_BENCH_NOT_ENDED;
-    int rc = med_grpc_client_start(c->client, &request, record, &record->call);
+    int rc = c->client->ops->start(c->client, &request, record, &record->call);
     if (rc < 0) {
         record->status = rc == MED_E_LIMIT ? 8 : 13;
         record->end_ns = record->sent_ns;
@@ -227,28 +276,55 @@ static void send_request(struct loop *l, struct med_bench_record *record,
         l->run->peak_in_flight = l->in_flight;
 }
 
+static bool is_more(const struct loop *l)
+{
+    if (l->config->send_until_ns > 0 &&
+        med_clock_now_ns(l->config->clock) - l->start_ns >= l->config->send_until_ns)
+        return false;
+    return l->ready > 0 || l->next_first < l->config->count;
+}
+
 static bool may_send(const struct loop *l)
 {
-    return !l->cancelled && l->run->sent < l->config->count &&
+    return !l->cancelled && is_more(l) &&
            (l->config->max_concurrency == 0 || l->in_flight < (size_t)l->config->max_concurrency);
+}
+
+/* When the next request is due, from the run's start: a turn that waits goes before a conversation
+ * that begins at the same time. */
+static int64_t next_due_ns(const struct loop *l, bool *ret_turn)
+{
+    int64_t turn_ns = l->ready > 0 ? l->run->records[l->ready_first].due_ns : INT64_MAX;
+    int64_t first_ns =
+        l->next_first < l->config->count ? l->config->arrivals[l->next_first].at_ns : INT64_MAX;
+    *ret_turn = turn_ns <= first_ns;
+    return *ret_turn ? turn_ns : first_ns;
 }
 
 static void send_due(struct loop *l)
 {
+    bool turn;
     while (may_send(l)) {
-        const struct med_sim_arrival *arrival = &l->config->arrivals[l->run->sent];
-        if (l->start_ns + arrival->at_ns > med_clock_now_ns(l->config->clock))
+        if (l->start_ns + next_due_ns(l, &turn) > med_clock_now_ns(l->config->clock))
             return;
-        send_request(l, &l->run->records[l->run->sent], arrival);
+        size_t index = turn ? l->ready_first : l->next_first;
+        if (turn) {
+            l->ready_first = l->run->records[index].next_ready;
+            l->ready--;
+        } else {
+            l->next_first += l->turns;
+        }
+        send_request(l, index);
     }
 }
 
 static void cancel_all(struct loop *l)
 {
     l->cancelled = true;
-    for (size_t i = 0; i < l->run->sent; i++) {
+    struct med_bench_client *client = l->config->client;
+    for (size_t i = 0; i < l->config->count; i++) {
         if (l->run->records[i].call)
-            med_grpc_call_cancel(l->run->records[i].call);
+            client->ops->cancel(client, l->run->records[i].call);
     }
 }
 
@@ -274,7 +350,7 @@ static void report_progress(struct loop *l)
         return;
     struct med_bench_progress p = {
         .now_ns = med_clock_now_ns(l->config->clock) - l->start_ns,
-        .planned_end_ns = l->config->arrivals[l->config->count - 1].at_ns,
+        .planned_end_ns = l->config->arrivals[l->config->count - l->turns].at_ns,
         .planned = l->config->count,
         .sent = l->run->sent,
         .completed = l->completed,
@@ -291,7 +367,8 @@ static int64_t next_wake_real_ns(const struct loop *l)
 {
     int64_t wake = real_now_ns() + WAIT_REAL_NS;
     if (may_send(l)) {
-        int64_t due_ns = l->start_ns + l->config->arrivals[l->run->sent].at_ns;
+        bool turn;
+        int64_t due_ns = l->start_ns + next_due_ns(l, &turn);
         int64_t real_ns = (int64_t)((double)due_ns / l->config->clock->scale);
         if (real_ns < wake)
             wake = real_ns;
@@ -302,7 +379,7 @@ static int64_t next_wake_real_ns(const struct loop *l)
 static int loop_run(struct loop *l)
 {
     int failure = 0;
-    while (l->in_flight > 0 || (!l->cancelled && l->run->sent < l->config->count)) {
+    while (l->in_flight > 0 || (!l->cancelled && is_more(l))) {
         send_due(l);
         int rc = take_events(l, next_wake_real_ns(l));
         if (rc < 0 && failure >= 0) {
@@ -349,7 +426,10 @@ int med_bench_run(const struct med_bench_run_config *config, struct med_bench_ru
     }
     struct med_bench_run run = {0};
     med_sample_init(&run.gaps.kept);
-    struct loop l = {.config = config, .run = &run, .err = err};
+    struct loop l = {
+        .config = config, .run = &run, .err = err, .turns = config->turns ? config->turns : 1};
+    MED_ASSERT(config->count % l.turns == 0);
+    config->client->sink = (struct med_bench_sink){&l, on_tokens, on_end};
     l.prompt = med_alloc((size_t)longest * sizeof(*l.prompt));
     if (!l.prompt || make_records(config, &run) < 0) {
         med_free(l.prompt);
@@ -361,6 +441,7 @@ int med_bench_run(const struct med_bench_run_config *config, struct med_bench_ru
     l.start_ns =
         med_clock_now_ns(config->clock) + (int64_t)((double)LEAD_REAL_NS * config->clock->scale);
     int rc = loop_run(&l);
+    run.reconnects = config->client->reconnects;
     med_free(l.prompt);
     if (rc < 0) {
         med_bench_run_release(&run);

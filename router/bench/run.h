@@ -3,8 +3,9 @@
  * One load test: sends the arrivals on schedule through a client and keeps what came back.
  *
  * Open loop: a request is sent at its time whatever the others do, unless max_concurrency holds it
- * back; how late sends were is recorded.  All times are fleet time.  Every token's position is
- * checked, so that a token that was lost or came twice is counted.
+ * back; how late sends were is recorded.  Closed loop: as many are in flight as max_concurrency says.
+ * All times are fleet time.  Where the server numbers tokens, every position is checked, so that a
+ * token that was lost or came twice is counted.
  * thread: the caller's. owns: a run owns its records and samples.
  */
 #ifndef MED_ROUTER_BENCH_RUN_H
@@ -14,6 +15,7 @@
 #include "base/clock.h"
 #include "base/hist.h"
 #include "base/rng.h"
+#include "router/bench/client.h"
 #include "router/grpc_client.h"
 
 #include <signal.h>
@@ -35,9 +37,11 @@ struct med_bench_record {
     int64_t tokens;                             /* received */
     int64_t next_position;
     int64_t tokens_lost, tokens_duplicated;
-    int status;                 /* grpc-status, or MED_BENCH_NOT_* */
-    int worker_type;            /* index into the run's names; -1: not known */
-    struct med_grpc_call *call; /* while it runs */
+    int status;        /* grpc-status, or MED_BENCH_NOT_* */
+    int worker_type;   /* index into the run's names; -1: not known */
+    bool at_once;      /* the answer came whole: no time lies between its tokens */
+    void *call;        /* while it runs */
+    size_t next_ready; /* of the turns that wait for their time */
 };
 
 /* Time between the messages of a stream, all requests together. */
@@ -55,10 +59,18 @@ struct med_bench_progress {
 };
 
 struct med_bench_run_config {
-    struct med_grpc_client *client;
+    struct med_bench_client *client; /* the run sets its sink */
     const struct med_clock *clock;
     const struct med_sim_arrival *arrivals;
     size_t count;
+    /* Requests in a row are the turns of one conversation: the first has its time, each other is due
+     * think_ns after the answer before it; one that fails ends its conversation. 0 is 1. */
+    size_t turns;
+    int64_t think_ns;
+    const int32_t *prefix_groups; /* of each conversation, -1: none; or NULL */
+    int64_t prefix_tokens;        /* what the prompts of a group have in common */
+    bool closed_loop;             /* requests are due when they can be sent */
+    int64_t send_until_ns;        /* no request is sent later than this, from the start; 0: none */
     const char *const *worker_types; /* names; others are "not known" */
     size_t worker_type_count;
     int64_t max_concurrency; /* 0: none */
@@ -74,7 +86,8 @@ struct med_bench_run_config {
 struct med_bench_run {
     struct med_bench_record *records; /* in order of arrival */
     size_t count;
-    size_t sent; /* the first `sent` records were sent */
+    size_t sent;
+    uint64_t reconnects;
     size_t peak_in_flight;
     int64_t *tokens_per_s; /* per second of the run */
     size_t second_count;

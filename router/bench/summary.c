@@ -13,6 +13,8 @@
 #include "base/assert.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Latencies of one completed request, in ms; tpot NAN for one token. */
 struct timing {
@@ -23,6 +25,8 @@ struct timing {
 struct pass {
     struct med_bench_summary *s;
     const struct med_slos *slos;
+    const struct med_bench_goodput *goodput; /* NULL: not asked for */
+    size_t good;
     struct med_sample ttft, tpot, e2e, lateness;
     size_t within_all;
     size_t within[MED_LIMIT_SLOS];
@@ -46,7 +50,7 @@ static struct timing timing_of(const struct med_bench_record *r)
         .e2e = (double)(r->last_ns - r->sent_ns) / 1e6,
         .tokens = r->tokens,
     };
-    if (r->tokens > 1)
+    if (r->tokens > 1 && !r->at_once)
         t.tpot = (t.e2e - t.ttft) / (double)(r->tokens - 1);
     return t;
 }
@@ -64,6 +68,57 @@ static double value_of(const struct timing *t, enum med_slo_metric metric)
     }
     MED_ASSERT(false); // no metric is unknown
     return NAN;
+}
+
+static int goodput_item(const char *item, size_t bytes, struct med_bench_goodput *goodput,
+                        struct med_err *err)
+{
+    char text[64] = {0};
+    if (bytes < sizeof(text))
+        memcpy(text, item, bytes);
+    char *colon = strchr(text, ':');
+    char *unit = NULL;
+    double value = NAN;
+    if (colon) {
+        *colon = '\0';
+        value = strtod(colon + 1, &unit);
+    }
+    double scale = !unit                     ? 0
+                   : strcmp(unit, "s") == 0  ? 1000
+                   : strcmp(unit, "ms") == 0 ? 1
+                                             : *unit == '\0';
+    double *limit = strcmp(text, "ttft") == 0   ? &goodput->ttft_ms
+                    : strcmp(text, "tpot") == 0 ? &goodput->tpot_ms
+                    : strcmp(text, "e2e") == 0  ? &goodput->e2e_ms
+                    : strcmp(text, "e2el") == 0 ? &goodput->e2e_ms
+                                                : NULL;
+    if (!limit || scale <= 0 || !(value > 0) || !isfinite(value)) {
+        return med_err_set(
+            err, MED_E_USAGE,
+            "--goodput %.*s: expected ttft, tpot or e2e, a colon and a time, such as "
+            "ttft:500ms",
+            (int)(bytes < 64 ? bytes : 64), item);
+    }
+    *limit = value * scale;
+    goodput->given = true;
+    return 0;
+}
+
+int med_bench_goodput_parse(const char *text, struct med_bench_goodput *ret_goodput,
+                            struct med_err *err)
+{
+    struct med_bench_goodput goodput = {false, INFINITY, INFINITY, INFINITY};
+    int rc = 0;
+    for (const char *at = text + strspn(text, " ,"); *at && rc >= 0; at += strspn(at, " ,")) {
+        size_t bytes = strcspn(at, " ,");
+        rc = goodput_item(at, bytes, &goodput, err);
+        at += bytes;
+    }
+    if (rc >= 0 && !goodput.given)
+        rc = med_err_set(err, MED_E_USAGE, "--goodput: no limit is given");
+    if (rc >= 0)
+        *ret_goodput = goodput;
+    return rc;
 }
 
 /* ---- groups: sums first, means at the end ---- */
@@ -90,6 +145,15 @@ static void group_finish(struct med_bench_means *group, size_t tpot_count)
 
 /* ---- the pass over the records ---- */
 
+/* Within the limits of --goodput, else within the objectives. */
+static bool is_good(const struct med_bench_goodput *goodput, const struct timing *t, bool within)
+{
+    if (!goodput)
+        return within;
+    return t->ttft <= goodput->ttft_ms && !(t->tpot > goodput->tpot_ms) &&
+           t->e2e <= goodput->e2e_ms;
+}
+
 static void add_completed(struct pass *p, const struct med_bench_record *r, const struct timing *t)
 {
     struct med_bench_summary *s = p->s;
@@ -111,6 +175,7 @@ static void add_completed(struct pass *p, const struct med_bench_record *r, cons
         all = all && within;
     }
     p->within_all += all;
+    p->good += is_good(p->goodput, t, all);
 }
 
 static void add_record(struct pass *p, const struct med_bench_record *r)
@@ -182,7 +247,7 @@ static void finish_objectives(struct pass *p)
     }
     s->attainment = p->slos->count && s->sent ? (double)p->within_all / sent : NAN;
     s->request_goodput =
-        p->slos->count && s->duration_s > 0 ? (double)p->within_all / s->duration_s : NAN;
+        s->has_goodput && s->duration_s > 0 ? (double)p->good / s->duration_s : NAN;
 }
 
 static void finish_rates(struct pass *p, const struct med_bench_run *run)
@@ -280,11 +345,13 @@ static int summarize_types(struct med_bench_summary *s, const struct med_bench_r
 }
 
 int med_bench_summarize(struct med_bench_run *run, const struct med_plan *plan,
-                        const struct med_slos *slos, const struct med_sim_result *simulated,
+                        const struct med_slos *slos, const struct med_bench_goodput *goodput,
+                        const struct med_sim_result *simulated,
                         struct med_bench_summary *ret_summary, struct med_err *err)
 {
-    struct med_bench_summary s = {.planned = run->count};
-    struct pass p = {.s = &s, .slos = slos};
+    struct med_bench_summary s = {.planned = run->count, .reconnects = run->reconnects};
+    struct pass p = {.s = &s, .slos = slos, .goodput = goodput && goodput->given ? goodput : NULL};
+    s.has_goodput = p.goodput || slos->count > 0;
     struct med_sample *samples[] = {&p.ttft, &p.tpot, &p.e2e, &p.lateness, &p.e2e_per_token};
     for (size_t i = 0; i < sizeof(samples) / sizeof(samples[0]); i++)
         med_sample_init(samples[i]);

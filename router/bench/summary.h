@@ -42,6 +42,16 @@ struct med_bench_type {
     struct med_bench_means observed, predicted;
 };
 
+/* What a request must keep to count as good; INFINITY: anything. */
+struct med_bench_goodput {
+    bool given;
+    double ttft_ms, tpot_ms, e2e_ms;
+};
+/* "ttft:500ms tpot:50 e2e:2s": blanks or commas between; without a unit, milliseconds; e2el is e2e.
+ * errors: MED_E_USAGE with a sentence. */
+int med_bench_goodput_parse(const char *text, struct med_bench_goodput *ret_goodput,
+                            struct med_err *err) MED_MUST_CHECK;
+
 struct med_bench_summary {
     size_t planned, sent, completed, failed;
     size_t failed_before_token, failed_after_token; /* failed = the two together */
@@ -54,6 +64,8 @@ struct med_bench_summary {
     double request_throughput, request_goodput; /* per second */
     double output_throughput, total_throughput, peak_output_throughput; /* tokens per second */
     size_t peak_concurrency;
+    uint64_t reconnects;
+    bool has_goodput;
     struct med_bench_latency ttft, tpot, itl, e2e;
     struct med_bench_latency lateness; /* of sends, behind the schedule */
     struct med_bench_objective objectives[MED_LIMIT_SLOS];
@@ -67,10 +79,12 @@ struct med_bench_summary {
     size_t type_count;
 };
 
-/* plan and simulated may be NULL; slos may be empty; simulated covers the requests that were sent.
+/* goodput, if given, decides request_goodput in place of the objectives.
+ * plan, goodput and simulated may be NULL; slos may be empty; simulated covers the requests that were sent.
  * Sorts the samples of the run. */
 int med_bench_summarize(struct med_bench_run *run, const struct med_plan *plan,
-                        const struct med_slos *slos, const struct med_sim_result *simulated,
+                        const struct med_slos *slos, const struct med_bench_goodput *goodput,
+                        const struct med_sim_result *simulated,
                         struct med_bench_summary *ret_summary, struct med_err *err) MED_MUST_CHECK;
 void med_bench_summary_release(struct med_bench_summary *summary);
 

@@ -214,7 +214,7 @@ class Counting(unittest.TestCase):
             log.write_text("arrival_s,input_tokens,output_tokens\n"
                            "0,5,1\n0.05,6,2\n0.1,7,3\n")
             status, out, err = run("medley-bench", "--target", server.target, "--trace", log,
-                                   "--requests", 3, "--json", "--requests-jsonl",
+                                   "--requests", 3, "--json", "--save",
                                    pathlib.Path(folder) / "requests.jsonl")
             self.assertEqual(status, 0, err)
             rows = [json.loads(line) for line in
@@ -287,7 +287,7 @@ class Trouble(unittest.TestCase):
 
     def test_wrong_input_is_one_sentence_and_status_2(self):
         cases = [
-            ([], "give --plan, --workload or --trace"),
+            ([], "give --plan, --workload, --trace, or"),
             (["--workload", "/nonexistent.json"], "/nonexistent.json"),
             (["--workload", WORKLOAD, "--arrival", "gamma", "--burstiness", "0"], "burstiness"),
             (["--workload", WORKLOAD, "--arrival", "trace"], "request log"),

@@ -69,7 +69,7 @@ class Fleet:
     def bench(self, *args, wait=True):
         process = Process("medley-bench", "--plan", self.plan, "--target", self.state()["grpc"],
                           "--time-scale", self.scale, "--json", "--no-progress",
-                          "--requests-jsonl", self.path / "requests.jsonl", *args)
+                          "--save", self.path / "requests.jsonl", *args)
         return self.report(process) if wait else process
 
     def report(self, bench, status=0):

@@ -54,7 +54,7 @@ THIRD_PARTY = {
     r"utf8proc\.h": [r"router/tokenizer/unicode\.c"],
     r"uv\.h": [r"router/(?!dispatch/|tokenizer/).*", r"worker/(?!engine/|emulated/|cuda/).*"],
     r"openssl/.*": [r"router/tls\.c"],
-    r"http_parser\.h": [r"router/http_server[a-z_]*\.[ch]"],
+    r"http_parser\.h": [r"router/http_server[a-z_]*\.[ch]", r"router/bench/reply\.[ch]"],
     r"(link|inference|status)\.pb-c\.h|grpc/(health|reflection)/.*pb-c\.h":
         [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]", r"worker/link_[a-z_]+\.[ch]"],
     r"protobuf-c/.*": [r"proto/.*", r"router/(link|grpc)_[a-z_]+\.[ch]",

@@ -34,6 +34,7 @@ static struct med_bench_summary make_summary(void)
         .e2e = {500, 499, 9, 501, 502},
         .objectives = {{{MED_SLO_TTFT, 2000}, 110, true, 2 / 3.0}},
         .objective_count = 1,
+        .has_goodput = true,
         .attainment = 2 / 3.0,
         .has_cost = true,
         .usd_per_hour = 4.68,

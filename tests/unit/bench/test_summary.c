@@ -71,7 +71,7 @@ static void test_summary_when_requests_complete_then_figures_follow(void)
     struct med_slos slos = {.count = 2, .items = {{MED_SLO_TTFT, 250}, {MED_SLO_TPOT, 25}}};
     struct med_plan plan = make_plan();
     struct med_bench_summary s;
-    REQUIRE(med_bench_summarize(&run, &plan, &slos, NULL, &s, NULL) == 0);
+    REQUIRE(med_bench_summarize(&run, &plan, &slos, NULL, NULL, &s, NULL) == 0);
     CHECK_INT(s.sent, 3);
     CHECK_INT(s.completed, 3);
     CHECK_INT(s.failed, 0);
@@ -129,7 +129,7 @@ static void test_summary_when_requests_fail_then_each_is_counted_once(void)
     struct med_bench_run run = {.records = records, .count = 7, .sent = 6};
     struct med_slos slos = {.count = 1, .items = {{MED_SLO_TTFT, 1000}}};
     struct med_bench_summary s;
-    REQUIRE(med_bench_summarize(&run, NULL, &slos, NULL, &s, NULL) == 0);
+    REQUIRE(med_bench_summarize(&run, NULL, &slos, NULL, NULL, &s, NULL) == 0);
     CHECK_INT(s.planned, 7);
     CHECK_INT(s.sent, 6);
     CHECK_INT(s.completed, 1);
@@ -160,7 +160,7 @@ static void test_summary_when_simulated_then_groups_compare(void)
     struct med_slos slos = {0};
     struct med_plan plan = make_plan();
     struct med_bench_summary s;
-    REQUIRE(med_bench_summarize(&run, &plan, &slos, &simulated, &s, NULL) == 0);
+    REQUIRE(med_bench_summarize(&run, &plan, &slos, NULL, &simulated, &s, NULL) == 0);
     CHECK(s.has_prediction);
     CHECK_DOUBLE(s.predicted.ttft_ms, 150, 1e-9);
     CHECK_DOUBLE(s.predicted.tpot_ms, 15, 1e-9);
@@ -172,7 +172,7 @@ static void test_summary_when_simulated_then_groups_compare(void)
     med_bench_summary_release(&s);
     /* A request that the simulation could not finish is in no mean. */
     requests[1].e2e_ns = -1;
-    REQUIRE(med_bench_summarize(&run, &plan, &slos, &simulated, &s, NULL) == 0);
+    REQUIRE(med_bench_summarize(&run, &plan, &slos, NULL, &simulated, &s, NULL) == 0);
     CHECK_INT(s.predicted.completed, 1);
     CHECK_DOUBLE(s.predicted.ttft_ms, 100, 1e-9);
     med_bench_summary_release(&s);
@@ -189,7 +189,7 @@ static void test_summary_when_gaps_exceed_sample_then_mean_is_of_all(void)
     run.gaps.sum_squares_ms = 3 * 100 + 900;
     struct med_slos slos = {0};
     struct med_bench_summary s;
-    REQUIRE(med_bench_summarize(&run, NULL, &slos, NULL, &s, NULL) == 0);
+    REQUIRE(med_bench_summarize(&run, NULL, &slos, NULL, NULL, &s, NULL) == 0);
     CHECK_DOUBLE(s.itl.mean, 15, 1e-9);
     CHECK_DOUBLE(s.itl.std, sqrt(75), 1e-9);
     CHECK_DOUBLE(s.itl.median, 10, 1e-9);
@@ -209,7 +209,7 @@ static void test_summary_when_an_allocation_fails_then_no_memory_and_no_leak(voi
     for (uint64_t n = 1; rc < 0; n++) {
         struct med_bench_summary s = {0};
         (void)med_alloc_fail_nth(n);
-        rc = med_bench_summarize(&run, &plan, &slos, NULL, &s, NULL);
+        rc = med_bench_summarize(&run, &plan, &slos, NULL, NULL, &s, NULL);
         (void)med_alloc_fail_nth(0);
         if (rc < 0) {
             CHECK_INT(rc, MED_E_NOMEM);

@@ -1,0 +1,743 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The load test's client on OpenAI-compatible servers: HTTP/1.1 on libuv, one request at a time on
+ * each connection, connections kept and used again, last one first.
+ *
+ * Everything runs inside `wait`, on the owner's thread: the loop is run without blocking, and what
+ * remains until the deadline is slept on the loop's own descriptor, to the microsecond (libuv's
+ * timers know milliseconds).  The clock is read once for all bytes that one read brought.
+ *
+ * A request on a kept connection that closes before any byte of an answer is sent once more on a new
+ * one and counted, as the server may have closed before it saw the request.  Nothing else is tried
+ * again: a load test wants to see each failure.
+ * thread: the owner's.
+ */
+#include "router/bench/client.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/buf.h"
+#include "base/limits.h"
+#include "router/bench/reply.h"
+#include "router/net.h"
+#include "router/stream.h"
+#include "router/tls.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/select.h>
+#include <time.h>
+
+enum {
+    READ_BYTES = 256 << 10,
+    REQUEST_MAX_BYTES = 64 << 20,
+    HEAD_MAX_BYTES = 2048,
+    STATUS_CANCELLED = 1,
+    STATUS_DEADLINE_EXCEEDED = 4,
+    STATUS_UNAVAILABLE = 14
+};
+
+struct conn;
+
+struct call {
+    struct call *next, *previous; /* of those that run, in order of start; next: of the free ones */
+    struct conn *conn;
+    void *user;
+    struct med_buf request;
+    int64_t deadline_real_ns;
+    bool again; /* has been sent a second time */
+};
+
+struct conn {
+    struct conn *next, *previous; /* of all connections */
+    struct conn *next_idle, *previous_idle;
+    struct http_bench *client;
+    struct call *call;
+    struct med_stream stream;
+    uv_connect_t connect;
+    struct med_reply reply;
+    bool connected, closing, idle;
+    bool kept;    /* has served a request */
+    bool writing; /* lends the call's bytes to the stream */
+};
+
+struct http_bench {
+    struct med_bench_client base; /* first */
+    const struct med_clock *clock;
+    struct med_bench_http_config config;
+    struct sockaddr_storage address;
+    struct med_tls *tls; /* NULL: plain */
+    char host[256];      /* without its port: whom a certificate must name */
+    uv_loop_t loop;
+    struct conn *conns, *idle;
+    struct call *first, *last, *free_calls;
+    char *read_buffer;
+    char *head;    /* of each request, up to the length's digits */
+    char *open;    /* of each body, up to the prompt */
+    int64_t at_ns; /* fleet time of the bytes that are being read */
+    bool any;      /* something came since wait began */
+};
+
+static int64_t real_now_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * MED_NS_PER_S + t.tv_nsec;
+}
+
+/* ---- calls ---- */
+
+static void call_unlink(struct http_bench *client, struct call *call)
+{
+    *(call->previous ? &call->previous->next : &client->first) = call->next;
+    *(call->next ? &call->next->previous : &client->last) = call->previous;
+}
+
+static void call_link(struct http_bench *client, struct call *call)
+{
+    call->previous = client->last;
+    call->next = NULL;
+    *(client->last ? &client->last->next : &client->first) = call;
+    client->last = call;
+}
+
+static int call_send(struct http_bench *client, struct call *call);
+
+/* The one end of a call; its connection has let go of it. */
+static void call_end(struct http_bench *client, struct call *call, int status, const char *why,
+                     int64_t completion_tokens)
+{
+    struct med_bench_end end = {
+        .at_ns = client->at_ns,
+        .status = status,
+        .details = why,
+        .worker_type = "",
+        .completion_tokens = completion_tokens,
+        .at_once = !client->config.stream,
+    };
+    client->any = true;
+    call_unlink(client, call);
+    call->conn = NULL;
+    client->base.sink.on_end(client->base.sink.arg, call->user, &end);
+    call->next = client->free_calls;
+    client->free_calls = call;
+}
+
+/* ---- connections ---- */
+
+static void idle_unlink(struct conn *conn)
+{
+    if (!conn->idle)
+        return;
+    conn->idle = false;
+    *(conn->previous_idle ? &conn->previous_idle->next_idle : &conn->client->idle) =
+        conn->next_idle;
+    if (conn->next_idle)
+        conn->next_idle->previous_idle = conn->previous_idle;
+}
+
+static void idle_link(struct conn *conn)
+{
+    conn->idle = true;
+    conn->previous_idle = NULL;
+    conn->next_idle = conn->client->idle;
+    if (conn->next_idle)
+        conn->next_idle->previous_idle = conn;
+    conn->client->idle = conn;
+}
+
+static void conn_close(struct conn *conn)
+{
+    if (conn->closing)
+        return;
+    MED_ASSERT(!conn->call);
+    idle_unlink(conn);
+    conn->closing = true;
+    med_stream_close(&conn->stream);
+}
+
+static void on_closed(void *owner)
+{
+    struct conn *conn = owner;
+    *(conn->previous ? &conn->previous->next : &conn->client->conns) = conn->next;
+    if (conn->next)
+        conn->next->previous = conn->previous;
+    med_reply_release(&conn->reply);
+    med_free(conn);
+}
+
+/* Takes the call off its connection, which goes. */
+static struct call *conn_drop_call(struct conn *conn)
+{
+    struct call *call = conn->call;
+    conn->call = NULL;
+    if (call)
+        call->conn = NULL;
+    conn_close(conn);
+    return call;
+}
+
+/* The connection failed under its call, outside an answer. */
+static void conn_fail(struct conn *conn, int status, const char *why)
+{
+    struct http_bench *client = conn->client;
+    bool again = conn->kept && !conn->reply.any && status == STATUS_UNAVAILABLE;
+    struct call *call = conn_drop_call(conn);
+    if (!call)
+        return;
+    if (again && !call->again) {
+        call->again = true;
+        client->base.reconnects++;
+        if (call_send(client, call) >= 0)
+            return;
+    }
+    call_end(client, call, status, why, -1);
+}
+
+static void look_at_reply(struct conn *conn)
+{
+    struct http_bench *client = conn->client;
+    struct med_reply *reply = &conn->reply;
+    if (!reply->over || !conn->call)
+        return;
+    struct call *call = conn->call;
+    conn->call = NULL;
+    /* The reply lends its sentence until it is cleared, so the end comes first; a request that the
+     * end makes may not take this connection yet. */
+    call_end(client, call, reply->status, reply->why, reply->completion_tokens);
+    conn->kept = true;
+    if (reply->keep_alive && !conn->writing) {
+        med_reply_clear(reply);
+        idle_link(conn);
+    } else {
+        conn_close(conn);
+    }
+}
+
+static uv_buf_t on_alloc(void *owner)
+{
+    struct conn *conn = owner;
+    return uv_buf_init(conn->client->read_buffer, READ_BYTES);
+}
+
+static void on_read(void *owner, ssize_t count, const char *bytes)
+{
+    struct conn *conn = owner;
+    conn->client->at_ns = med_clock_now_ns(conn->client->clock);
+    if (conn->closing)
+        return;
+    if (!conn->call) { // an idle connection has nothing to say but that it goes
+        conn_close(conn);
+        return;
+    }
+    if (count < 0 && !conn->reply.any) {
+        char why[MED_REPLY_WHY_MAX];
+        (void)snprintf(why, sizeof(why), "the connection ended without an answer: %s",
+                       med_stream_why(&conn->stream, (int)count));
+        conn_fail(conn, STATUS_UNAVAILABLE, why);
+        return;
+    }
+    med_reply_feed(&conn->reply, bytes, count > 0 ? (size_t)count : 0);
+    look_at_reply(conn);
+}
+
+static void on_written(void *owner, int status)
+{
+    struct conn *conn = owner;
+    conn->writing = false;
+    /* A server may answer and close before it has read all: reading tells which. */
+    if (status < 0 && !conn->closing && conn->call && !conn->reply.any && status != UV_EPIPE &&
+        status != UV_ECONNRESET) {
+        conn->client->at_ns = med_clock_now_ns(conn->client->clock);
+        conn_fail(conn, STATUS_UNAVAILABLE, "the request could not be sent");
+    }
+}
+
+static const struct med_stream_ops stream_ops = {on_alloc, on_read, on_written, on_closed};
+
+static void on_tokens(void *arg, int64_t count)
+{
+    struct conn *conn = arg;
+    struct http_bench *client = conn->client;
+    client->any = true;
+    client->base.sink.on_tokens(client->base.sink.arg, conn->call->user, client->at_ns, -1, count);
+}
+
+static int conn_write(struct conn *conn)
+{
+    uv_buf_t buf = uv_buf_init(conn->call->request.data, (unsigned)conn->call->request.length);
+    int sent = med_stream_try_write(&conn->stream, &buf, 1);
+    if (sent < 0)
+        sent = sent == UV_EAGAIN ? 0 : sent;
+    if (sent < 0 || (size_t)sent == conn->call->request.length)
+        return sent < 0 ? sent : 0;
+    buf.base += sent;
+    buf.len -= (size_t)sent;
+    int rc = med_stream_write(&conn->stream, &buf, 1);
+    conn->writing = rc >= 0;
+    return rc;
+}
+
+static void on_connected(uv_connect_t *connect, int status)
+{
+    struct conn *conn = connect->data;
+    if (conn->closing)
+        return;
+    conn->client->at_ns = med_clock_now_ns(conn->client->clock);
+    conn->connected = status == 0;
+    const char *why = "the connection was refused or lost";
+    int rc = status;
+    if (rc == 0)
+        rc = med_stream_read_start(&conn->stream);
+    if (rc == 0 && conn->call && !conn->closing)
+        rc = conn_write(conn);
+    if (rc < 0 && !conn->closing) {
+        char text[MED_REPLY_WHY_MAX];
+        (void)snprintf(text, sizeof(text), "%s: %s", why, uv_strerror(rc));
+        conn_fail(conn, STATUS_UNAVAILABLE, text);
+    }
+}
+
+static struct conn *conn_new(struct http_bench *client, struct call *call)
+{
+    struct conn *conn = med_calloc(1, sizeof(*conn));
+    if (!conn)
+        return NULL;
+    conn->client = client;
+    med_reply_init(&conn->reply, on_tokens, conn);
+    if (med_stream_init(&conn->stream, &client->loop, true, &stream_ops, conn) < 0) {
+        med_reply_release(&conn->reply);
+        med_free(conn);
+        return NULL;
+    }
+    conn->next = client->conns;
+    if (conn->next)
+        conn->next->previous = conn;
+    client->conns = conn;
+    conn->connect.data = conn;
+    if ((client->tls && med_stream_set_tls(&conn->stream, client->tls, client->host) < 0) ||
+        uv_tcp_connect(&conn->connect, &conn->stream.uv.tcp,
+                       (const struct sockaddr *)&client->address, on_connected) < 0) {
+        conn_close(conn);
+        return NULL;
+    }
+    (void)uv_tcp_nodelay(&conn->stream.uv.tcp, 1);
+    conn->call = call;
+    call->conn = conn;
+    return conn;
+}
+
+/* On a kept connection if there is one.  errors: MED_E_IO: no connection could be begun. */
+static int call_send(struct http_bench *client, struct call *call)
+{
+    while (client->idle && !call->again) {
+        struct conn *conn = client->idle;
+        idle_unlink(conn);
+        conn->call = call;
+        call->conn = conn;
+        if (conn_write(conn) >= 0)
+            return 0;
+        (void)conn_drop_call(conn);
+        client->base.reconnects++;
+    }
+    return conn_new(client, call) ? 0 : MED_E_IO;
+}
+
+/* ---- requests ---- */
+
+static int put_word(struct med_buf *out, uint32_t id)
+{
+    /* Words of two syllables: a token or two each in most vocabularies. */
+    static const char *const syllables[] = {"ba", "de", "fi", "go", "hu", "ka", "le", "mi",
+                                            "no", "pu", "ra", "se", "ti", "vo", "wu", "za"};
+    char word[8];
+    int n = snprintf(word, sizeof(word), "%s%s ", syllables[id & 15], syllables[id >> 4 & 15]);
+    return med_buf_append(out, word, (size_t)n);
+}
+
+static int put_ids(struct med_buf *out, const uint32_t *ids, size_t count)
+{
+    int rc = med_buf_reserve(out, count * 11 + 1);
+    for (size_t i = 0; i < count && rc >= 0; i++) {
+        char digits[12];
+        size_t at = sizeof(digits);
+        uint32_t id = ids[i];
+        digits[--at] = ',';
+        do {
+            digits[--at] = (char)('0' + id % 10);
+            id /= 10;
+        } while (id);
+        rc = med_buf_append(out, digits + at, sizeof(digits) - at);
+    }
+    if (rc >= 0 && count > 0)
+        out->length--; // the last comma
+    return rc;
+}
+
+static int put_prompt(const struct http_bench *client, const struct med_bench_request *request,
+                      struct med_buf *out)
+{
+    if (!client->config.words && !client->config.chat) {
+        int rc = med_buf_append_str(out, "[");
+        if (rc >= 0)
+            rc = put_ids(out, request->prompt, request->prompt_count);
+        return rc < 0 ? rc : med_buf_append_str(out, "]");
+    }
+    int rc = med_buf_append_str(out, "\"");
+    for (size_t i = 0; i < request->prompt_count && rc >= 0; i++)
+        rc = put_word(out, request->prompt[i]);
+    return rc < 0 ? rc : med_buf_append_str(out, "\"");
+}
+
+static int put_body(const struct http_bench *client, const struct med_bench_request *request,
+                    struct med_buf *out)
+{
+    const struct med_bench_http_config *c = &client->config;
+    int rc = med_buf_append_str(out, client->open);
+    if (rc >= 0)
+        rc = put_prompt(client, request, out);
+    if (rc >= 0)
+        rc = med_buf_printf(out, "%s,\"max_tokens\":%" PRIu32 ",\"seed\":%" PRIu64,
+                            c->chat ? "}]" : "", request->max_tokens,
+                            request->seed & INT64_C(0x1fffffffffffff));
+    if (rc >= 0 && request->output_tokens)
+        rc = med_buf_printf(out, ",\"emulated_output_tokens\":%" PRIu32, request->output_tokens);
+    return rc < 0 ? rc : med_buf_append_str(out, "}");
+}
+
+/* The head is written in front once the length of the body is known: room is kept for it. */
+static int fill(const struct http_bench *client, const struct med_bench_request *request,
+                struct med_buf *out)
+{
+    enum {
+        TAIL = 128
+    };
+    size_t head_bytes = strlen(client->head), room = head_bytes + TAIL;
+    med_buf_clear(out);
+    int rc = med_buf_reserve(out, room);
+    if (rc < 0)
+        return rc;
+    out->length = room;
+    rc = put_body(client, request, out);
+    if (rc < 0)
+        return rc;
+    char tail[TAIL];
+    int n = snprintf(tail, sizeof(tail), "%zu\r\nx-request-id: %.60s\r\n\r\n", out->length - room,
+                     request->id);
+    MED_ASSERT(n > 0 && n < TAIL);
+    size_t from = room - head_bytes - (size_t)n;
+    memcpy(out->data + from, client->head, head_bytes);
+    memcpy(out->data + from + head_bytes, tail, (size_t)n);
+    med_buf_consume(out, from);
+    return 0;
+}
+
+static struct call *call_take(struct http_bench *client)
+{
+    struct call *call = client->free_calls;
+    if (call) {
+        client->free_calls = call->next;
+        call->again = false;
+        return call;
+    }
+    call = med_calloc(1, sizeof(*call));
+    if (call)
+        med_buf_init(&call->request, REQUEST_MAX_BYTES);
+    return call;
+}
+
+static int start(struct med_bench_client *base, const struct med_bench_request *request, void *user,
+                 void **ret_call)
+{
+    struct http_bench *client = (struct http_bench *)base;
+    struct call *call = call_take(client);
+    if (!call)
+        return MED_E_NOMEM;
+    call->user = user;
+    call->deadline_real_ns =
+        client->config.timeout_real_ns ? real_now_ns() + client->config.timeout_real_ns : INT64_MAX;
+    int rc = fill(client, request, &call->request);
+    if (rc >= 0)
+        rc = call_send(client, call);
+    if (rc < 0) {
+        call->next = client->free_calls;
+        client->free_calls = call;
+        return rc;
+    }
+    call_link(client, call);
+    *ret_call = call;
+    return 0;
+}
+
+static void break_off(struct http_bench *client, struct call *call, int status, const char *why)
+{
+    client->at_ns = med_clock_now_ns(client->clock);
+    (void)conn_drop_call(call->conn);
+    call_end(client, call, status, why, -1);
+}
+
+/* Ends only inside wait: a cancelled call is one whose deadline has passed.  Its owner cancels all
+ * calls or none. */
+static void cancel(struct med_bench_client *base, void *call)
+{
+    (void)base;
+    ((struct call *)call)->deadline_real_ns = INT64_MIN;
+}
+
+static void end_late(struct http_bench *client)
+{
+    if (!client->first)
+        return;
+    int64_t now = real_now_ns();
+    struct call *next;
+    for (struct call *call = client->first; call; call = next) {
+        next = call->next;
+        if (call->deadline_real_ns > now)
+            return; // those behind it began later
+        if (call->deadline_real_ns == INT64_MIN) {
+            break_off(client, call, STATUS_CANCELLED, "cancelled by the load test");
+        } else {
+            break_off(client, call, STATUS_DEADLINE_EXCEEDED, "no whole answer within --timeout");
+        }
+    }
+}
+
+static void sleep_on(uv_loop_t *loop, int64_t ns)
+{
+    int fd = uv_backend_fd(loop);
+    MED_ASSERT(fd >= 0 && fd < FD_SETSIZE);
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    struct timespec timeout = {.tv_sec = ns / MED_NS_PER_S, .tv_nsec = ns % MED_NS_PER_S};
+    (void)pselect(fd + 1, &set, NULL, NULL, &timeout, NULL);
+}
+
+static bool wait_events(struct med_bench_client *base, int64_t real_deadline_ns)
+{
+    struct http_bench *client = (struct http_bench *)base;
+    client->any = false;
+    (void)uv_run(&client->loop, UV_RUN_NOWAIT);
+    end_late(client);
+    if (!client->any) {
+        if (client->first && client->first->deadline_real_ns < real_deadline_ns)
+            real_deadline_ns = client->first->deadline_real_ns;
+        int64_t left = real_deadline_ns - real_now_ns();
+        if (left > 0) {
+            sleep_on(&client->loop, left);
+            (void)uv_run(&client->loop, UV_RUN_NOWAIT);
+        }
+        end_late(client);
+    }
+    return client->any;
+}
+
+/* ---- life ---- */
+
+static void free_client(struct med_bench_client *base)
+{
+    struct http_bench *client = (struct http_bench *)base;
+    if (!client)
+        return;
+    MED_ASSERT(!client->first);
+    struct conn *next;
+    for (struct conn *conn = client->conns; conn; conn = next) {
+        next = conn->next;
+        conn_close(conn);
+    }
+    (void)uv_run(&client->loop, UV_RUN_DEFAULT);
+    MED_ASSERT(uv_loop_close(&client->loop) == 0);
+    while (client->free_calls) {
+        struct call *call = client->free_calls;
+        client->free_calls = call->next;
+        med_buf_release(&call->request);
+        med_free(call);
+    }
+    med_tls_free(client->tls);
+    med_free(client->read_buffer);
+    med_free(client->head);
+    med_free(client->open);
+    med_free(client);
+}
+
+static const struct med_bench_client_ops ops = {start, cancel, wait_events, free_client};
+
+/* Splits http[s]://HOST[:PORT][/PREFIX]. */
+static int read_url(const char *url, char host[256], const char **ret_prefix, struct med_err *err)
+{
+    bool tls = strncmp(url, "https://", 8) == 0;
+    if (!tls && strncmp(url, "http://", 7) != 0)
+        return med_err_set(err, MED_E_USAGE, "--url %s: expected http://HOST:PORT", url);
+    const char *from = url + (tls ? 8 : 7);
+    size_t length = strcspn(from, "/");
+    if (length == 0 || length > 240 || strpbrk(from, " \r\n@?#"))
+        return med_err_set(err, MED_E_USAGE, "--url %s: expected http://HOST:PORT", url);
+    memcpy(host, from, length);
+    host[length] = '\0';
+    *ret_prefix = from + length;
+    return 0;
+}
+
+static int put_open(const struct med_bench_http_config *c, struct med_buf *out)
+{
+    int rc = med_buf_append_str(out, "{");
+    if (rc >= 0 && c->model) { // quotes and backslashes are refused before
+        rc = med_buf_printf(out, "\"model\":\"%s\",", c->model);
+    }
+    if (rc >= 0 && c->stream) {
+        rc =
+            med_buf_append_str(out, "\"stream\":true,\"stream_options\":{\"include_usage\":true},");
+    }
+    if (rc >= 0 && c->ignore_eos)
+        rc = med_buf_append_str(out, "\"ignore_eos\":true,");
+    if (rc >= 0) {
+        rc = med_buf_append_str(out, c->chat ? "\"messages\":[{\"role\":\"user\",\"content\":"
+                                             : "\"prompt\":");
+    }
+    return rc;
+}
+
+static int put_head(const struct med_bench_http_config *c, const char *host, const char *prefix,
+                    struct med_buf *out)
+{
+    size_t length = strlen(prefix);
+    while (length > 0 && prefix[length - 1] == '/')
+        length--;
+    bool has_version = length >= 3 && memcmp(prefix + length - 3, "/v1", 3) == 0;
+    int rc = med_buf_printf(out,
+                            "POST %.*s%s/%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: medley-bench\r\n"
+                            "Accept: */*\r\nContent-Type: application/json\r\n",
+                            (int)length, prefix, has_version ? "" : "/v1",
+                            c->chat ? "chat/completions" : "completions", host);
+    if (rc >= 0 && c->key)
+        rc = med_buf_printf(out, "Authorization: Bearer %s\r\n", c->key);
+    return rc < 0 ? rc : med_buf_append_str(out, "Content-Length: ");
+}
+
+static int make_texts(struct http_bench *client, const char *host, const char *prefix)
+{
+    struct med_buf head, open;
+    med_buf_init(&head, HEAD_MAX_BYTES);
+    med_buf_init(&open, HEAD_MAX_BYTES);
+    int rc = put_head(&client->config, host, prefix, &head);
+    if (rc >= 0)
+        rc = put_open(&client->config, &open);
+    if (rc >= 0) {
+        client->head = med_buf_take(&head);
+        client->open = med_buf_take(&open);
+    }
+    med_buf_release(&head);
+    med_buf_release(&open);
+    return rc;
+}
+
+/* ---- the first connection ---- */
+
+static void on_probe(uv_connect_t *connect, int status)
+{
+    *(int *)connect->data = status;
+    uv_close((uv_handle_t *)connect->handle, NULL);
+}
+
+/* Waits until the server takes connections, which a fleet that starts does not at once. */
+static int probe(struct http_bench *client, struct med_err *err)
+{
+    const struct timespec pause = {.tv_nsec = 50 * MED_NS_PER_MS};
+    int64_t deadline = real_now_ns() + client->config.connect_timeout_real_ns;
+    int status = UV_ECONNREFUSED;
+    for (;;) {
+        uv_tcp_t tcp;
+        uv_connect_t connect = {.data = &status};
+        status = uv_tcp_init(&client->loop, &tcp);
+        if (status < 0)
+            break;
+        status =
+            uv_tcp_connect(&connect, &tcp, (const struct sockaddr *)&client->address, on_probe);
+        if (status < 0)
+            uv_close((uv_handle_t *)&tcp, NULL);
+        (void)uv_run(&client->loop, UV_RUN_DEFAULT);
+        if (status == 0)
+            return 0;
+        if (real_now_ns() >= deadline)
+            break;
+        (void)nanosleep(&pause, NULL);
+    }
+    return med_err_set(err, MED_E_IO, "%s: no connection within %.1f s: %s", client->config.url,
+                       (double)client->config.connect_timeout_real_ns / 1e9, uv_strerror(status));
+}
+
+static int check_model(const char *model, struct med_err *err)
+{
+    for (const char *c = model; c && *c; c++) {
+        if ((unsigned char)*c < ' ' || *c == '"' || *c == '\\')
+            return med_err_set(err, MED_E_USAGE, "--model %s: not the name of a model", model);
+    }
+    return 0;
+}
+
+/* host: with brackets around an IPv6 address, which a certificate has not. */
+static int set_tls(struct http_bench *client, const char *host, size_t bytes, struct med_err *err)
+{
+    if (strncmp(client->config.url, "https://", 8) != 0)
+        return 0;
+    bool brackets = bytes > 2 && host[0] == '[';
+    (void)snprintf(client->host, sizeof(client->host), "%.*s", (int)(brackets ? bytes - 2 : bytes),
+                   brackets ? host + 1 : host);
+    const char *ca = client->config.tls_ca;
+    struct med_tls_config config = {
+        .ca_option = "--tls-ca",
+        .ca = ca && strcmp(ca, "system") != 0 ? ca : NULL,
+        .alpn = "http/1.1",
+    };
+    return med_tls_new(&config, &client->tls, err);
+}
+
+int med_bench_http_client_new(const struct med_bench_http_config *config,
+                              const struct med_clock *clock, struct med_bench_client **ret_client,
+                              struct med_err *err)
+{
+    char host[256], with_port[264];
+    const char *prefix;
+    int rc = check_model(config->model, err);
+    if (rc >= 0)
+        rc = read_url(config->url, host, &prefix, err);
+    if (rc < 0)
+        return rc;
+    const char *colon = strrchr(host, ':');
+    bool has_port = colon && !strchr(colon, ']');
+    (void)snprintf(with_port, sizeof(with_port), "%s%s", host,
+                   has_port                                ? ""
+                   : strncmp(config->url, "https", 5) == 0 ? ":443"
+                                                           : ":80");
+    struct http_bench *client = med_calloc(1, sizeof(*client));
+    if (!client)
+        return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
+    client->base.ops = &ops;
+    client->clock = clock;
+    client->config = *config;
+    rc = med_net_parse(with_port, "--url", &client->address, err);
+    if (rc < 0) {
+        med_free(client);
+        return rc;
+    }
+    rc = set_tls(client, host, has_port ? (size_t)(colon - host) : strlen(host), err);
+    if (rc < 0) {
+        med_free(client);
+        return rc;
+    }
+    client->read_buffer = med_alloc(READ_BYTES);
+    if (!client->read_buffer || make_texts(client, host, prefix) < 0)
+        rc = med_err_set(err, MED_E_NOMEM, "the request's head is too long, or memory exhausted");
+    client->config.key = NULL; // it stands in the head, and its owner may wipe it
+    MED_ASSERT(uv_loop_init(&client->loop) == 0);
+    if (rc >= 0)
+        rc = probe(client, err);
+    if (rc < 0) {
+        free_client(&client->base);
+        return rc;
+    }
+    *ret_client = &client->base;
+    return 0;
+}
