@@ -398,10 +398,11 @@ static int put_body(const struct http_bench *client, const struct med_bench_requ
     int rc = med_buf_append_str(out, client->open);
     if (rc >= 0)
         rc = put_prompt(client, request, out);
-    if (rc >= 0)
+    if (rc >= 0) {
         rc = med_buf_printf(out, "%s,\"max_tokens\":%" PRIu32 ",\"seed\":%" PRIu64,
                             c->chat ? "}]" : "", request->max_tokens,
                             request->seed & INT64_C(0x1fffffffffffff));
+    }
     if (rc >= 0 && request->output_tokens)
         rc = med_buf_printf(out, ",\"emulated_output_tokens\":%" PRIu32, request->output_tokens);
     return rc < 0 ? rc : med_buf_append_str(out, "}");
@@ -699,7 +700,7 @@ int med_bench_http_client_new(const struct med_bench_http_config *config,
                               struct med_err *err)
 {
     char host[256], with_port[264];
-    const char *prefix;
+    const char *prefix = "";
     int rc = check_model(config->model, err);
     if (rc >= 0)
         rc = read_url(config->url, host, &prefix, err);

@@ -51,9 +51,8 @@ void med_bench_options_set_load(struct med_bench_options *values, const struct m
                                 double load);
 
 /* Makes the schedule again after values have changed: another rate or concurrency. */
-int med_bench_inputs_schedule(const struct med_options *options,
-                              const struct med_bench_options *values, struct med_bench_inputs *in,
-                              struct med_err *err) MED_MUST_CHECK;
+int med_bench_inputs_schedule(const struct med_options *options, const struct med_bench_options *o,
+                              struct med_bench_inputs *in, struct med_err *err) MED_MUST_CHECK;
 
 /* The workload that a plan was made for, as far as the plan tells: its buckets, rate and arrivals. */
 int med_bench_workload_from_plan(const struct med_plan *plan, struct med_workload *ret_workload,

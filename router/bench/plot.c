@@ -105,7 +105,8 @@ static void make_log(struct axis *axis, double low, double high)
     axis->high = log10(high) + 0.03 * span;
     static const double parts[] = {1, 2, 5};
     size_t part_count = span > 3.5 ? 1 : 3;
-    for (double decade = floor(axis->low); decade <= axis->high; decade += 1) {
+    int last = (int)floor(axis->high);
+    for (int decade = (int)floor(axis->low); decade <= last; decade++) {
         for (size_t i = 0; i < part_count; i++) {
             double value = parts[i] * pow(10, decade);
             if (log10(value) >= axis->low && log10(value) <= axis->high)

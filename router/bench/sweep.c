@@ -59,11 +59,13 @@ static bool read_range(struct med_sweep *sweep, double from, const char *at)
     double factor = strtod(at + 1, &end);
     if (*end || !(factor > 1) || !(to > from))
         return false;
-    for (double load = from; load < to * (1 - 1e-9); load *= factor) {
+    double load = from;
+    while (load < to * (1 - 1e-9)) {
         double whole = sweep->is_rate ? load : floor(load + 1e-9);
         bool repeats = sweep->count > 0 && whole <= sweep->loads[sweep->count - 1];
         if (!repeats && !add_load(sweep, whole))
             return false;
+        load *= factor;
     }
     return add_load(sweep, to);
 }
