@@ -8,6 +8,9 @@
  * type is its rate times the acceptable wait: a quarter of the TTFT objective (the rest is for the
  * worker, pick.c), without one most of queue_wait, and never beyond the request's own deadline.
  *
+ * A queue that has only just formed is a burst, which the fleet works off, not an overload: until it has
+ * stood for BURST times the acceptable wait (half the TTFT objective), newcomers may wait most of queue_wait.
+ *
  * A waiting request counts for each type that may serve it in equal parts. A newcomer is held against
  * those that wait with its priority or a lower number, of the types that may serve it: others go behind
  * it. The first in an empty queue is always accepted. Without a ready worker nothing is known, and
@@ -24,6 +27,7 @@
 #define PRIOR         32.0  /* starts that the plan's rate is worth */
 #define STARTS_MAX    256.0 /* then both are halved, so that what is new counts */
 #define WAIT_PART     0.75  /* of queue_wait: the estimate is not exact */
+#define BURST         2     /* times the acceptable wait */
 #define PRIORITY_SPAN (ADMISSION_CLASSES / 2)
 
 static size_t class_of(const struct lease *row)
@@ -83,7 +87,8 @@ void admission_enter(struct med_dispatch *d, int64_t now_ns, struct lease *row)
             a->units[t][class_of(row)] += part;
         }
     }
-    a->waiting++;
+    if (a->waiting++ == 0)
+        a->stands_since_ns = now_ns;
 }
 
 void admission_leave(struct med_dispatch *d, int64_t now_ns, const struct lease *row)
@@ -156,6 +161,8 @@ bool admission_accepts(const struct med_dispatch *d, int64_t now_ns, const struc
     if (!d->config.admission)
         return true;
     int64_t most = admission_wait_max_ns(d);
+    if (d->admission.waiting == 0 || now_ns - d->admission.stands_since_ns < BURST * most)
+        most = (int64_t)(WAIT_PART * (double)d->config.queue_wait_ns);
     if (row->deadline_ns > 0 && row->deadline_ns - now_ns < most)
         most = row->deadline_ns - now_ns;
     return wait_s(d, types_of(d, row), class_of(row)) * 1e9 <= (double)most;

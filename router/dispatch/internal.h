@@ -312,6 +312,7 @@ enum {
 struct admission {
     int64_t since_ns; /* until when worker_s is counted */
     int64_t waiting;
+    int64_t stands_since_ns; /* when the first of them came to an empty queue */
     /* While somebody waited for the type: requests that it was sent, and ready workers times seconds. */
     double starts[MED_LIMIT_WORKER_TYPES], worker_s[MED_LIMIT_WORKER_TYPES];
     int64_t queued[MED_LIMIT_WORKER_TYPES];                   /* that it may serve */

@@ -686,7 +686,8 @@ class Draining(RouterTest):
         call = self.client.stream(request([1], 2))
         generate = worker.next_generate()
         watch = self.client.health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
-        next(watch)
+        while next(watch).status != health_pb2.HealthCheckResponse.SERVING:
+            pass
         self.router.send_signal(signal.SIGTERM)
         self.assertEqual(next(watch).status, health_pb2.HealthCheckResponse.NOT_SERVING)
         self.assert_status(CODES.UNAVAILABLE, lambda: self.client.generate(request()), "draining")

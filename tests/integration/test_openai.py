@@ -462,7 +462,7 @@ class Failures(OpenAITest):
         self.stop()
 
     def test_no_worker_is_503_and_overload_429(self):
-        self.start_door("--queue-max", "2", "--queue-wait", "60s")
+        self.start_door("--queue-max", "2", "--queue-wait", "60s", "--admission", "queue")
         error = self.error(openai.InternalServerError,
                            lambda: self.api.completions.create(model=MODEL, prompt="x"))
         self.assertEqual((error.status_code, error.code), (503, "no_worker"))

@@ -303,8 +303,8 @@ class GrpcKeys(SecurityTest):
         self.assert_status(CODES.UNAUTHENTICATED,
                            lambda: self.client.stream(request([1], 1), timeout=60))
         # Health and metrics need none.
-        answer = self.client.health.Check(health_pb2.HealthCheckRequest())
-        self.assertEqual(answer.status, health_pb2.HealthCheckResponse.SERVING)
+        wait_until(lambda: self.client.health.Check(health_pb2.HealthCheckRequest()).status
+                   == health_pb2.HealthCheckResponse.SERVING, "the router to be healthy")
         self.assertIn('code="UNAUTHENTICATED"', harness.http_get(self.http, "/metrics")[1])
         # Rotation: both, then the new one alone.
         self.secret_file("keys", KEY_A, KEY_B)
