@@ -142,9 +142,10 @@ static void on_finish(struct world *w, struct actor *a, size_t index)
     enum med_outcome outcome = outcomes[below(w, 3)];
     forget(a, index);
     int ends = w->s->requests[h.at.request].ends;
-    if (below(w, 2))
+    if (below(w, 2)) {
         med_dispatch_cached(w->s->d, h.at.worker, h.at.request, h.at.attempt,
                             below(w, 2) ? 256 : 0);
+    }
     if (below(w, 20) == 0) {
         int back =
             med_dispatch_return(w->s->d, w->s->now_ns, h.at.worker, h.at.request, h.at.attempt);
