@@ -112,7 +112,7 @@ def measure(folder, options):
         print(values, file=sys.stderr)
     for _ in range(options.rounds):
         with harness.Process("medley-router", plan, "--model", front_door.MODEL, "--grpc-listen", "127.0.0.1:0",
-                             "--http-listen", "127.0.0.1:0", "--link-listen", "127.0.0.1:0") as router:
+                             "--http-listen", "127.0.0.1:0", "--link-listen", "127.0.0.1:0", "--admission", "queue") as router:
             ready = router.wait_ready()
             full = probe(ready, options.streams, 0, options.seconds)
             half = probe(ready, options.streams, TARGET / 2, options.seconds)
