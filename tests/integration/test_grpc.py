@@ -809,8 +809,9 @@ class RealWorkers(RouterTest):
 
     def test_kill_in_mid_stream(self):
         # Heartbeats must not help: what ends the calls is the lost connection, at once.
+        # Admission must not either: a slow machine would be seen as an overload.
         self.start("--time-scale", "10", "--suspect-after", "1h", "--gone-after", "1h",
-                   "--resume", "off")
+                   "--resume", "off", "--admission", "queue")
         workers = self.start_workers(2, 10)
         first, ended, lock = {}, {}, threading.Lock()
 

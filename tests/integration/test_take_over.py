@@ -117,7 +117,7 @@ class TakeOver(RouterTest):
             # Clients leave the one that goes when their connection is of age, while they work.
             for old in olds:
                 old.wait_line("retired: the last request has ended")
-                self.assertEqual(old.wait(), 0)
+                self.assertEqual(old.wait(), 0, old.output())
         stop_http()
         kept.check(self, 20)
         fresh.check(self, 20)
@@ -143,7 +143,7 @@ class TakeOver(RouterTest):
         self.assertEqual(len(ids), 120)
         client.close()
         old.wait_line("retired")
-        self.assertEqual(old.wait(), 0)
+        self.assertEqual(old.wait(), 0, old.output())
         # Workers keep one link, to the one that serves.
         wait_until(lambda: all(len([x for x in w.stderr if "another process takes over" in x]) == 1
                                for w in self.workers), "one redial each")
@@ -190,7 +190,7 @@ class TakeOver(RouterTest):
             load.wait_for(3)
         load.check(self, 10)
         old.wait_line("retired")
-        self.assertEqual(old.wait(), 0)
+        self.assertEqual(old.wait(), 0, old.output())
         self.assertEqual(self.ready(), 3)
         self.workers.append(third)
         self.stop_all()
