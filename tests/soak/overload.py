@@ -67,7 +67,7 @@ class Fleet:
         done = subprocess.run(
             [str(self.harness.BIN / "medley-bench"), "--target", self.ready["grpc"], "--plan", str(self.plan),
              "--time-scale", str(scale), "--duration", f"{seconds * scale}s", "--rate", str(rate), "--no-predict",
-             "--no-progress", "--requests-jsonl", str(rows), "--seed", str(self.options.seed)],
+             "--no-progress", "--save", str(rows), "--seed", str(self.options.seed)],
             capture_output=True, text=True, check=False)
         assert rows.exists(), done.stderr
         return [json.loads(line) for line in rows.read_text().splitlines()]
