@@ -124,6 +124,14 @@ static void put_counters(struct med_json_writer *w, const struct med_router *rou
             (int64_t)med_router_metrics_refused(&router->metrics, &totals, reason));
     }
     med_json_end_object(w);
+    /* Of refused.overload: what there was too little of. */
+    med_json_begin_row_object(w, "overload");
+    med_json_put_integer(w, "wait", (int64_t)totals.refused_admission);
+    med_json_put_integer(w, "queue", (int64_t)totals.refused_queue);
+    med_json_put_integer(w, "requests", (int64_t)totals.refused_table);
+    med_json_put_integer(w, "late", (int64_t)totals.refused_late);
+    med_json_put_integer(w, "door", (int64_t)router->metrics.refused[MED_REFUSAL_OVERLOAD]);
+    med_json_end_object(w);
     med_json_begin_row_object(w, "reroutes");
     for (int i = 0; i < MED_REROUTE_COUNT; i++) {
         med_json_put_integer(w, med_reroute_name((enum med_reroute)i), (int64_t)totals.reroutes[i]);
@@ -207,6 +215,54 @@ static void put_slow(struct med_json_writer *w, const struct med_router *router,
 
 /* ---- workers ---- */
 
+/* Which is not trusted, since when something went wrong, and what. */
+static void put_faults(struct med_json_writer *w, const struct med_dispatch_worker_view *view,
+                       int64_t now_ns)
+{
+    if (view->breaker_open) {
+        int64_t left_ns = view->breaker_until_ns - now_ns;
+        med_json_put_string(w, "breaker",
+                            view->breaker_probing ? "breaker probing" : "breaker open");
+        med_json_put_number(w, "breaker_probe_in_s", seconds(left_ns > 0 ? left_ns : 0));
+    }
+    med_json_put_integer(w, "breaker_opened", (int64_t)view->breaker_opened);
+    med_json_put_integer(w, "faults", (int64_t)view->faults);
+    if (view->faults > 0)
+        med_json_put_string(w, "last_fault", med_worker_fault_name(view->last_fault));
+    med_json_put_bool(w, "prefix_cache", view->prefix_cache);
+}
+
+/* What admission, breakers and prefixes have made of a worker type. */
+static void put_type_view(struct med_json_writer *w, const struct med_dispatch *dispatch,
+                          size_t type)
+{
+    struct med_dispatch_type_view view;
+    med_dispatch_get_type(dispatch, type, &view);
+    const struct med_dispatch_type_counts *counts = &view.counts;
+    med_json_begin_row_object(w, "admission");
+    med_json_put_integer(w, "queued", view.queued);
+    med_json_put_number(w, "cap", view.queued_cap);
+    med_json_put_number(w, "rate_per_s", view.rate_per_s);
+    if (view.wait_ns >= 0)
+        med_json_put_number(w, "wait_s", seconds(view.wait_ns));
+    med_json_put_number(w, "wait_max_s", seconds(view.wait_max_ns));
+    med_json_put_integer(w, "refused", (int64_t)counts->refused_admission);
+    med_json_end_object(w);
+    med_json_begin_row_object(w, "prefixes");
+    med_json_put_integer(w, "prompts", (int64_t)counts->prompts);
+    med_json_put_integer(w, "picks", (int64_t)counts->affinity);
+    med_json_put_integer(w, "expected_tokens", (int64_t)counts->affinity_tokens);
+    med_json_put_integer(w, "cached_tokens", (int64_t)counts->cached_tokens);
+    med_json_end_object(w);
+    med_json_put_integer(w, "breaker_opened", (int64_t)counts->breaker_opened);
+    med_json_begin_row_object(w, "faults");
+    for (int c = 0; c < MED_WORKER_FAULT_COUNT; c++) {
+        med_json_put_integer(w, med_worker_fault_name((enum med_worker_fault)c),
+                             (int64_t)counts->faults[c]);
+    }
+    med_json_end_object(w);
+}
+
 static void put_workers(struct med_json_writer *w, const struct med_router *router)
 {
     struct med_dispatch_worker_view view;
@@ -226,9 +282,7 @@ static void put_workers(struct med_json_writer *w, const struct med_router *rout
         med_json_put_string(w, "version", worker->program_version);
         med_json_put_string(w, "peer", link.peer);
         med_json_put_bool(w, "drained", worker->drained);
-        if (view.breaker_open)
-            med_json_put_string(w, "breaker", "breaker open");
-        med_json_put_integer(w, "faults", (int64_t)view.faults);
+        put_faults(w, &view, now_ns);
         med_json_put_integer(w, "in_flight", view.in_flight);
         med_json_put_number(w, "predicted_start_s", seconds(view.predicted_start_ns));
         med_json_put_number(w, "heartbeat_age_s", seconds(now_ns - worker->beat_seen_ns));
@@ -293,6 +347,7 @@ static void put_types(struct med_json_writer *w, const struct med_router *router
         for (size_t b = 0; b < traffic->bucket_count; b++)
             picks += type->cells[b].picks;
         med_json_put_integer(w, "picks", (int64_t)picks);
+        put_type_view(w, router->dispatch, t);
         put_bias(w, "ttft_observed_over_predicted", traffic, type, MED_COMPARE_TTFT);
         put_bias(w, "tpot_observed_over_predicted", traffic, type, MED_COMPARE_TPOT);
         put_bias(w, "output_observed_over_predicted", traffic, type, MED_COMPARE_OUTPUT);
@@ -396,7 +451,6 @@ int med_router_admin_state(struct med_router *router, struct med_buf *out)
     med_json_put_number(&w, "time_scale", router->clock.scale);
     med_json_put_string(&w, "log_level", med_log_level_name(med_log_level()));
     med_json_put_integer(&w, "heap_bytes", med_alloc_bytes_live());
-    med_json_put_bool(&w, "can_reload", router->config.plan_path != NULL);
     med_json_put_bool(&w, "can_reload", router->config.plan_path != NULL);
     put_counters(&w, router);
     put_http(&w, router);

@@ -43,6 +43,28 @@
     X(REROUTES, "medley_router_reroutes_total", "counter", "reason", "Requests sent again to another worker.") \
     X(BROKEN, "medley_router_broken_streams_total", "counter", "outcome", "Requests that failed after their first token, other than by their client; they are in medley_router_requests_total too.") \
     X(RESUMES, "medley_router_resumes_total", "counter", "", "Answers sent to another worker after their first token, to go on there.") \
+    X(OVERLOAD_REFUSED, "medley_router_overload_refused_total", "counter", "cause", "Requests refused for want of capacity, by cause: wait (admission: the expected wait is too long), queue (full), requests (as many as may be open), late (its deadline was past), door (too much text waits to be encoded, or too many choices).") \
+    X(ADMISSION_REFUSED, "medley_router_admission_refused_total", "counter", "worker_type", "Requests refused for their expected wait that this worker type might have served; one counts for each type that might.") \
+    X(ADMISSION_RATE, "medley_router_admission_rate_requests_per_second", "gauge", "worker_type", "Rate at which waiting requests are expected to leave to the ready workers of a type: the plan's, corrected by what was measured.") \
+    X(ADMISSION_QUEUED, "medley_router_admission_queued", "gauge", "worker_type", "Waiting requests that the type may serve; one counts for each type that may.") \
+    X(ADMISSION_CAP, "medley_router_admission_cap_requests", "gauge", "worker_type", "As many may wait for the type without waiting too long: its rate times the longest wait.") \
+    X(ADMISSION_WAIT, "medley_router_admission_wait_seconds", "gauge", "worker_type", "Expected wait of a request that came now and that only this type could serve; absent while no rate is known.") \
+    X(ADMISSION_WAIT_MAX, "medley_router_admission_wait_max_seconds", "gauge", "", "The longest expected wait that admission accepts of a request without a deadline once a queue has stood for a while.") \
+    X(BREAKERS, "medley_router_breakers", "gauge", "worker_type,state", "Connected workers by circuit breaker: closed, open (no requests until its time is over), probing (one request tries it).") \
+    X(BREAKER_OPENED, "medley_router_breaker_opened_total", "counter", "worker_type", "Times that a circuit breaker opened, failed probes included.") \
+    X(WORKER_FAULTS, "medley_router_worker_faults_total", "counter", "worker_type,cause", "Faults of workers: silence of the engine, link that broke under requests, error on a request.") \
+    X(WORKER_BREAKER, "medley_router_worker_breaker_open", "gauge", "worker,worker_type", "1 while this worker's circuit breaker is open or probing.") \
+    X(PREFIX_PROMPTS, "medley_router_prefix_prompts_total", "counter", "worker_type", "Requests sent with a prompt long enough that its beginning is looked up; none with --prefix-affinity off.") \
+    X(PREFIX_PICKS, "medley_router_prefix_picks_total", "counter", "worker_type", "Those of them that went to a worker believed to have the beginning.") \
+    X(PREFIX_EXPECTED, "medley_router_prefix_expected_tokens_total", "counter", "worker_type", "Prompt tokens that those picks were expected to save.") \
+    X(PREFIX_CACHED, "medley_router_prefix_cached_tokens_total", "counter", "worker_type", "Prompt tokens of ended requests that workers said they had in their cache, expected or not.") \
+    X(PREFIX_DISTRUSTED, "medley_router_prefix_distrusted_workers", "gauge", "worker_type", "Workers that get no credit for prefixes, since they did not have what they were believed to have.") \
+    X(TABLE_ENTRIES, "medley_router_table_entries", "gauge", "table", "Entries of what dispatch remembers: users (of --predict-by user), prefixes.") \
+    X(TABLE_MAX, "medley_router_table_entries_max", "gauge", "table", "The most that they hold; then the least recently used goes. 0: not in use.") \
+    X(LENGTH_PREDICTED, "medley_router_length_predicted_tokens_total", "counter", "input", "Sum of the output tokens predicted at submit, of requests that ended with stop or length, by input bucket; from 0 again when a plan brings other edges.") \
+    X(LENGTH_OBSERVED, "medley_router_length_observed_tokens_total", "counter", "input", "Sum of the output tokens of the same requests.") \
+    X(LENGTH_ERROR, "medley_router_length_error_tokens_total", "counter", "input", "Sum of the absolute differences of the two, request by request.") \
+    X(LENGTH_COMPARED, "medley_router_length_compared_requests_total", "counter", "input", "How many requests those three sums are of.") \
     X(STALE, "medley_router_stale_messages_total", "counter", "", "Messages of workers about requests that they have no more.") \
     X(WORKERS, "medley_router_workers", "gauge", "worker_type,state", "Connected workers.") \
     X(WORKER_STATE, "medley_router_worker_state", "gauge", "worker,worker_type,state", "1 for the state that a worker is in.") \

@@ -210,6 +210,149 @@ static void write_workers(struct med_prom *prom, const struct med_router_metrics
     single_count(prom, FAMILY_LINKS_BROKEN, view->links_broken);
 }
 
+/* ---- what dispatch decides by ---- */
+
+static void write_refusals(struct med_prom *prom, const struct med_router_metrics_view *view)
+{
+    struct med_dispatch_totals totals;
+    med_dispatch_get_totals(view->dispatch, &totals);
+    family(prom, FAMILY_OVERLOAD_REFUSED);
+    count_of(prom, "cause", "wait", totals.refused_admission);
+    count_of(prom, "cause", "queue", totals.refused_queue);
+    count_of(prom, "cause", "requests", totals.refused_table);
+    count_of(prom, "cause", "late", totals.refused_late);
+    count_of(prom, "cause", "door", view->metrics->refused[MED_REFUSAL_OVERLOAD]);
+}
+
+/* One family of one number per worker type. */
+static void write_admission_family(struct med_prom *prom, enum family id,
+                                   const struct med_dispatch *dispatch,
+                                   const struct med_dispatch_type_view *types)
+{
+    family(prom, id);
+    for (size_t t = 0; t < med_dispatch_type_count(dispatch); t++) {
+        const struct med_dispatch_type_view *type = &types[t];
+        double value = id == FAMILY_ADMISSION_RATE     ? type->rate_per_s
+                       : id == FAMILY_ADMISSION_QUEUED ? (double)type->queued
+                       : id == FAMILY_ADMISSION_CAP    ? type->queued_cap
+                                                       : (double)type->wait_ns / 1e9;
+        if (id != FAMILY_ADMISSION_WAIT || type->wait_ns >= 0)
+            number_of(prom, "worker_type", med_dispatch_type_name(dispatch, t), value);
+    }
+}
+
+static void write_type_counts(struct med_prom *prom, enum family id,
+                              const struct med_dispatch *dispatch,
+                              const struct med_dispatch_type_view *types)
+{
+    family(prom, id);
+    for (size_t t = 0; t < med_dispatch_type_count(dispatch); t++) {
+        const struct med_dispatch_type_counts *counts = &types[t].counts;
+        uint64_t value = id == FAMILY_ADMISSION_REFUSED ? counts->refused_admission
+                         : id == FAMILY_BREAKER_OPENED  ? counts->breaker_opened
+                         : id == FAMILY_PREFIX_PROMPTS  ? counts->prompts
+                         : id == FAMILY_PREFIX_PICKS    ? counts->affinity
+                         : id == FAMILY_PREFIX_EXPECTED ? counts->affinity_tokens
+                                                        : counts->cached_tokens;
+        count_of(prom, "worker_type", med_dispatch_type_name(dispatch, t), value);
+    }
+}
+
+enum breaker_state {
+    BREAKER_CLOSED,
+    BREAKER_OPEN,
+    BREAKER_PROBING,
+    BREAKER_STATES
+};
+
+static void write_breakers(struct med_prom *prom, const struct med_router_metrics_view *view,
+                           const struct med_dispatch_type_view *types)
+{
+    static const char *const names[BREAKER_STATES] = {"closed", "open", "probing"};
+    size_t type_count = med_dispatch_type_count(view->dispatch);
+    uint64_t states[MED_LIMIT_WORKER_TYPES][BREAKER_STATES] = {{0}};
+    uint64_t distrusted[MED_LIMIT_WORKER_TYPES] = {0};
+    struct med_dispatch_worker_view worker;
+    family(prom, FAMILY_WORKER_BREAKER);
+    for (uint32_t i = 0; i < view->workers_max; i++) {
+        if (!med_dispatch_get_worker(view->dispatch, i, &worker))
+            continue;
+        struct med_prom_label labels[MED_PROM_LABELS_MAX] = {
+            {"worker", worker.worker_id},
+            {"worker_type", med_dispatch_type_name(view->dispatch, worker.type)}};
+        med_prom_count(prom, labels, worker.breaker_open);
+        distrusted[worker.type] += !worker.prefix_cache;
+        states[worker.type][!worker.breaker_open     ? BREAKER_CLOSED
+                            : worker.breaker_probing ? BREAKER_PROBING
+                                                     : BREAKER_OPEN]++;
+    }
+    family(prom, FAMILY_BREAKERS);
+    for (size_t t = 0; t < type_count; t++) {
+        for (int s = 0; s < BREAKER_STATES; s++) {
+            struct med_prom_label labels[MED_PROM_LABELS_MAX] = {
+                {"worker_type", med_dispatch_type_name(view->dispatch, t)}, {"state", names[s]}};
+            med_prom_count(prom, labels, states[t][s]);
+        }
+    }
+    write_type_counts(prom, FAMILY_BREAKER_OPENED, view->dispatch, types);
+    family(prom, FAMILY_WORKER_FAULTS);
+    for (size_t t = 0; t < type_count; t++) {
+        for (int c = 0; c < MED_WORKER_FAULT_COUNT; c++) {
+            struct med_prom_label labels[MED_PROM_LABELS_MAX] = {
+                {"worker_type", med_dispatch_type_name(view->dispatch, t)},
+                {"cause", med_worker_fault_name((enum med_worker_fault)c)}};
+            med_prom_count(prom, labels, types[t].counts.faults[c]);
+        }
+    }
+    family(prom, FAMILY_PREFIX_DISTRUSTED);
+    for (size_t t = 0; t < type_count; t++)
+        count_of(prom, "worker_type", med_dispatch_type_name(view->dispatch, t), distrusted[t]);
+}
+
+static void write_lengths(struct med_prom *prom, const struct med_router_metrics_view *view)
+{
+    for (int which = 0; which < 4; which++) {
+        family(prom, FAMILY_LENGTH_PREDICTED + (enum family)which);
+        for (size_t r = 0; r < view->plan->grid.input_edge_count; r++) {
+            struct med_dispatch_lengths lengths;
+            char input[32];
+            med_dispatch_get_lengths(view->dispatch, (int)r, &lengths);
+            (void)snprintf(input, sizeof(input), "%.15g", view->plan->grid.input_edges[r]);
+            double sums[] = {lengths.predicted, lengths.actual, lengths.error,
+                             (double)lengths.count};
+            number_of(prom, "input", input, sums[which]);
+        }
+    }
+}
+
+static void write_dispatch(struct med_prom *prom, const struct med_router_metrics_view *view)
+{
+    static const enum family admission[] = {FAMILY_ADMISSION_RATE, FAMILY_ADMISSION_QUEUED,
+                                            FAMILY_ADMISSION_CAP, FAMILY_ADMISSION_WAIT};
+    static const enum family counts[] = {FAMILY_ADMISSION_REFUSED, FAMILY_PREFIX_PROMPTS,
+                                         FAMILY_PREFIX_PICKS, FAMILY_PREFIX_EXPECTED,
+                                         FAMILY_PREFIX_CACHED};
+    struct med_dispatch_type_view types[MED_LIMIT_WORKER_TYPES] = {0};
+    for (size_t t = 0; t < med_dispatch_type_count(view->dispatch); t++)
+        med_dispatch_get_type(view->dispatch, t, &types[t]);
+    write_refusals(prom, view);
+    for (size_t i = 0; i < COUNT_OF(admission); i++)
+        write_admission_family(prom, admission[i], view->dispatch, types);
+    single_number(prom, FAMILY_ADMISSION_WAIT_MAX, (double)types[0].wait_max_ns / 1e9);
+    for (size_t i = 0; i < COUNT_OF(counts); i++)
+        write_type_counts(prom, counts[i], view->dispatch, types);
+    write_breakers(prom, view, types);
+    struct med_dispatch_tables tables;
+    med_dispatch_get_tables(view->dispatch, &tables);
+    family(prom, FAMILY_TABLE_ENTRIES);
+    count_of(prom, "table", "users", tables.users);
+    count_of(prom, "table", "prefixes", tables.prefixes);
+    family(prom, FAMILY_TABLE_MAX);
+    count_of(prom, "table", "users", tables.users_max);
+    count_of(prom, "table", "prefixes", tables.prefixes_max);
+    write_lengths(prom, view);
+}
+
 static void write_hist(struct med_prom *prom, enum family id, const struct med_hist *hist)
 {
     family(prom, id);
@@ -395,6 +538,7 @@ int med_router_metrics_write(const struct med_router_metrics_view *view, struct 
     write_http(&prom, view);
     write_picks(&prom, &view->metrics->traffic);
     write_workers(&prom, view);
+    write_dispatch(&prom, view);
     write_latencies(&prom, view);
     write_cost(&prom, view);
     write_loop(&prom, view->metrics);

@@ -156,6 +156,20 @@ int64_t admission_wait_max_ns(const struct med_dispatch *d)
     return (int64_t)most;
 }
 
+int64_t admission_wait_ns(const struct med_dispatch *d, size_t type)
+{
+    double wait = wait_s(d, UINT64_C(1) << type, ADMISSION_CLASSES - 1);
+    return wait < 0 ? -1 : dispatch_ns_of_ms(wait * 1e3);
+}
+
+void admission_refused(struct med_dispatch *d, const struct lease *row)
+{
+    uint64_t types = types_of(d, row);
+    d->totals.refused_admission++;
+    for (size_t t = 0; t < d->config.type_count; t++)
+        d->counts[t].refused_admission += types >> t & 1;
+}
+
 bool admission_accepts(const struct med_dispatch *d, int64_t now_ns, const struct lease *row)
 {
     if (!d->config.admission)

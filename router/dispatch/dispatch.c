@@ -233,7 +233,10 @@ static void count_pick(struct med_dispatch *d, const struct lease *row, const st
     if (pick->cached_tokens > 0) {
         d->totals.affinity++;
         d->totals.affinity_tokens += (uint64_t)pick->cached_tokens;
+        d->counts[pick->type].affinity++;
+        d->counts[pick->type].affinity_tokens += (uint64_t)pick->cached_tokens;
     }
+    d->counts[pick->type].prompts += row->prefix_count > 0;
     if (d->config.policy != MED_POLICY_PLAN)
         return;
     if (pick->has_plan)
@@ -472,8 +475,10 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
     if (d->workers.count == 0)
         return refuse(d, MED_E_NO_WORKER);
     uint32_t lease = leases_add(&d->leases, request->request);
-    if (lease == NONE)
+    if (lease == NONE) {
+        d->totals.refused_table++;
         return refuse(d, MED_E_OVERLOAD);
+    }
     struct lease *row = &d->leases.rows[lease];
     row->prompt_tokens = request->prompt_tokens;
     row->output_tokens_max = request->output_tokens_max;
@@ -497,8 +502,11 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
     bool started = !late && d->waiting.count == 0 && start(d, now_ns, lease);
     bool full = (int64_t)d->waiting.count >= d->config.queue_max;
     bool slow = !started && !late && !full && !admission_accepts(d, now_ns, row);
-    d->totals.refused_admission += slow;
     if (!started && (late || full || slow)) {
+        d->totals.refused_late += late;
+        d->totals.refused_queue += full && !late;
+        if (slow)
+            admission_refused(d, row);
         leases_remove(&d->leases, lease);
         return refuse(d, MED_E_OVERLOAD);
     }
@@ -631,6 +639,7 @@ void med_dispatch_cached(struct med_dispatch *d, uint32_t worker, uint64_t reque
     struct worker *from = &d->workers.rows[worker];
     if (cached_tokens > 0) {
         from->prefix_misses = 0;
+        d->counts[from->type].cached_tokens += (uint64_t)cached_tokens;
     } else if (row->cached > 0) {
         from->prefix_misses++;
     }

@@ -239,10 +239,21 @@ enum med_reroute {
 };
 const char *med_reroute_name(enum med_reroute reason);
 
+enum med_worker_fault {
+    MED_WORKER_FAULT_SILENCE, /* its engine did not beat */
+    MED_WORKER_FAULT_LINK,    /* its connection broke while it had requests */
+    MED_WORKER_FAULT_ERROR,   /* it failed a request */
+    MED_WORKER_FAULT_COUNT
+};
+const char *med_worker_fault_name(enum med_worker_fault fault);
+
 struct med_dispatch_totals {
     uint64_t accepted, refused_overload, refused_no_worker, refused_invalid;
     uint64_t
         refused_admission; /* of refused_overload: because of the wait; else a table was full */
+    uint64_t refused_queue, refused_table,
+        refused_late;                     /* of it too: the queue was full; there were
+                                                          * requests_max; its deadline was past */
     uint64_t outcomes[MED_OUTCOME_COUNT]; /* sum == accepted - in flight - queued */
     uint64_t reroutes[MED_REROUTE_COUNT];
     uint64_t spills;
@@ -265,12 +276,20 @@ struct med_dispatch_worker_view {
     bool breaker_open;
     int64_t breaker_until_ns; /* when a probe is sent, if open */
     uint64_t breaker_opened, faults;
-    bool prefix_cache; /* false: it has never found what it was believed to have */
+    bool breaker_probing;             /* open, and its probe is under way */
+    enum med_worker_fault last_fault; /* if there were any */
+    bool prefix_cache;                /* false: it has never found what it was believed to have */
     struct med_dispatch_worker_stats stats;
 };
 /* false: no such worker (indices are < workers_max, with holes). */
 bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t worker,
                              struct med_dispatch_worker_view *ret_view);
+/* Bounded tables of what was learned: entries now, and at most. */
+struct med_dispatch_tables {
+    size_t users, users_max, prefixes, prefixes_max;
+};
+void med_dispatch_get_tables(const struct med_dispatch *d, struct med_dispatch_tables *ret_tables);
+
 /* The most tokens, prompt and output together, that one worker holds. */
 struct med_dispatch_context {
     int64_t connected; /* of those that are connected; 0: none is */
@@ -285,6 +304,16 @@ const char *med_dispatch_type_name(const struct med_dispatch *d, size_t type);
 uint64_t med_dispatch_picks(const struct med_dispatch *d, size_t type, int input_row,
                             int output_row);
 
+/* Since the type came with a plan; workers that have left count on. */
+struct med_dispatch_type_counts {
+    uint64_t faults[MED_WORKER_FAULT_COUNT]; /* of workers that do not drain */
+    uint64_t breaker_opened;
+    uint64_t refused_admission; /* that it might have served; each type that might counts it */
+    uint64_t prompts;           /* sent to it, with at least one block that can be looked up */
+    uint64_t affinity, affinity_tokens; /* as in the totals */
+    uint64_t cached_tokens;             /* found in caches, as its workers said */
+};
+
 struct med_dispatch_type_view {
     int64_t workers, ready;
     int64_t in_flight;
@@ -292,6 +321,8 @@ struct med_dispatch_type_view {
     double rate_per_s;   /* of requests that leave the queue to it, as planned and as measured */
     double queued_cap;   /* rate times the wait that admission allows */
     int64_t wait_max_ns; /* the same for all types */
+    int64_t wait_ns;     /* expected of one that came now, had only this type; < 0: not known */
+    struct med_dispatch_type_counts counts;
 };
 void med_dispatch_get_type(const struct med_dispatch *d, size_t type,
                            struct med_dispatch_type_view *ret_view);

@@ -112,18 +112,23 @@ static void take_movable(struct med_dispatch *d, int64_t now_ns, const struct le
     }
 }
 
-static void fault(struct med_dispatch *d, int64_t now_ns, struct worker *worker)
+static void fault(struct med_dispatch *d, int64_t now_ns, struct worker *worker,
+                  enum med_worker_fault cause)
 {
     uint64_t opened = worker->breaker.opened_total;
     if (worker->draining)
         return;
     breaker_fault(&worker->breaker, d->config.breaker_faults, now_ns);
-    d->totals.breaker_opened += worker->breaker.opened_total - opened;
+    worker->breaker.last_fault = cause;
+    opened = worker->breaker.opened_total - opened;
+    d->totals.breaker_opened += opened;
+    d->counts[worker->type].breaker_opened += opened;
+    d->counts[worker->type].faults[cause]++;
 }
 
 void fleet_fault(struct med_dispatch *d, int64_t now_ns, uint32_t worker)
 {
-    fault(d, now_ns, get_worker(d, worker));
+    fault(d, now_ns, get_worker(d, worker), MED_WORKER_FAULT_ERROR);
 }
 
 /* Its state has got worse: what it has goes elsewhere. */
@@ -136,7 +141,7 @@ static void react(struct med_dispatch *d, int64_t now_ns, struct worker *worker)
     bool first = worker->state == MED_WORKER_SUSPECT || worker_in_flight(worker) > 0;
     if (first && worker->silent_ns != worker->stats.heartbeat_ns) {
         worker->silent_ns = worker->stats.heartbeat_ns;
-        fault(d, now_ns, worker);
+        fault(d, now_ns, worker, MED_WORKER_FAULT_SILENCE);
     }
     if (worker->state == MED_WORKER_GONE) {
         prefixes_forget(&d->prefixes, (uint32_t)(worker - d->workers.rows));
@@ -264,7 +269,7 @@ void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t w
 {
     struct worker *row = get_worker(d, worker);
     if (worker_in_flight(row) > 0 && row->state != MED_WORKER_GONE)
-        fault(d, now_ns, row);
+        fault(d, now_ns, row, MED_WORKER_FAULT_LINK);
     admission_advance(d, now_ns);
     workers_set_state(&d->workers, row, MED_WORKER_GONE);
     prefixes_forget(&d->prefixes, worker);

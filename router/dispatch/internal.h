@@ -182,6 +182,7 @@ struct breaker {
     double faults; /* what answers that ended well took back is off */
     int64_t until_ns, backoff_ns;
     uint64_t opened_total, faults_total;
+    enum med_worker_fault last_fault;
     uint32_t probe; /* the lease sent while half open, or NONE */
     bool open;
 };
@@ -344,6 +345,7 @@ struct plan_tables {
     struct shares shares;
     uint64_t *picks;
     uint32_t *type_first;
+    struct med_dispatch_type_counts counts[MED_LIMIT_WORKER_TYPES];
     size_t retired;
 };
 
@@ -359,6 +361,7 @@ struct med_dispatch {
     struct workers workers;
     uint64_t *picks; /* [type][row][column] */
     struct med_dispatch_totals totals;
+    struct med_dispatch_type_counts counts[MED_LIMIT_WORKER_TYPES];
     struct users users;
     struct prefixes prefixes;
     struct admission admission;
@@ -391,6 +394,10 @@ void admission_started(struct med_dispatch *d, int64_t now_ns, size_t type);
 bool admission_accepts(const struct med_dispatch *d, int64_t now_ns, const struct lease *row);
 double admission_rate(const struct med_dispatch *d, size_t type); /* requests per second */
 int64_t admission_wait_max_ns(const struct med_dispatch *d);
+/* Of a newcomer behind all that wait for the type; < 0: not known. */
+int64_t admission_wait_ns(const struct med_dispatch *d, size_t type);
+/* Counts a request that was refused for its wait. */
+void admission_refused(struct med_dispatch *d, const struct lease *row);
 void admission_check(const struct med_dispatch *d);
 /* The worker failed a request. */
 void fleet_fault(struct med_dispatch *d, int64_t now_ns, uint32_t worker);

@@ -175,12 +175,13 @@ static int make_tables(const struct med_dispatch *d, const struct merged *m,
         next.types[t].fit_tokens = fit_of(d, &m->types[t], next.type_first[t]);
         next.retired += m->types[t].retired;
     }
-    if (predictor_has_same_edges(&d->predictor, &next.predictor)) {
-        for (size_t t = 0; t < known; t++) {
-            bool same = strcmp(d->types[t].plan.name, m->types[t].name) == 0;
-            if (same)
-                memcpy(next.picks + t * cells, d->picks + t * cells, cells * sizeof *next.picks);
-        }
+    bool same_edges = predictor_has_same_edges(&d->predictor, &next.predictor);
+    for (size_t t = 0; t < known; t++) {
+        if (strcmp(d->types[t].plan.name, m->types[t].name) != 0)
+            continue;
+        next.counts[t] = d->counts[t];
+        if (same_edges)
+            memcpy(next.picks + t * cells, d->picks + t * cells, cells * sizeof *next.picks);
     }
     *ret_tables = next;
     return 0;
@@ -196,6 +197,8 @@ static struct plan_tables swap_tables(struct med_dispatch *d, const struct plan_
                                  .picks = d->picks,
                                  .type_first = d->workers.type_first,
                                  .retired = d->retired};
+    memcpy(before.counts, d->counts, sizeof before.counts);
+    memcpy(d->counts, next->counts, sizeof d->counts);
     d->config = next->config;
     d->config.users_max = before.config.users_max;
     d->config.prefixes_max = before.config.prefixes_max;

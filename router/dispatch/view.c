@@ -44,6 +44,17 @@ const char *med_reroute_name(enum med_reroute reason)
     return names[reason];
 }
 
+const char *med_worker_fault_name(enum med_worker_fault fault)
+{
+    static const char *const names[MED_WORKER_FAULT_COUNT] = {
+        [MED_WORKER_FAULT_SILENCE] = "silence",
+        [MED_WORKER_FAULT_LINK] = "link",
+        [MED_WORKER_FAULT_ERROR] = "error",
+    };
+    MED_ASSERT(fault < MED_WORKER_FAULT_COUNT);
+    return names[fault];
+}
+
 void med_dispatch_get_totals(const struct med_dispatch *d, struct med_dispatch_totals *ret_totals)
 {
     *ret_totals = d->totals;
@@ -75,10 +86,20 @@ bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t index,
                                                   .breaker_until_ns = worker->breaker.until_ns,
                                                   .breaker_opened = worker->breaker.opened_total,
                                                   .faults = worker->breaker.faults_total,
+                                                  .breaker_probing = worker->breaker.probe != NONE,
+                                                  .last_fault = worker->breaker.last_fault,
                                                   .prefix_cache = prefix_is_trusted(worker),
                                                   .predicted_start_ns = (int64_t)(p.wait_ms * 1e6),
                                                   .stats = worker->stats};
     return true;
+}
+
+void med_dispatch_get_tables(const struct med_dispatch *d, struct med_dispatch_tables *ret_tables)
+{
+    *ret_tables = (struct med_dispatch_tables){.users = d->users.count,
+                                               .users_max = d->users.count_max,
+                                               .prefixes = d->prefixes.count,
+                                               .prefixes_max = d->prefixes.count_max};
 }
 
 void med_dispatch_get_context(const struct med_dispatch *d,
@@ -115,7 +136,9 @@ void med_dispatch_get_type(const struct med_dispatch *d, size_t type,
                                                 .queued = d->admission.queued[type],
                                                 .rate_per_s = rate,
                                                 .queued_cap = rate * (double)wait_max_ns / 1e9,
-                                                .wait_max_ns = wait_max_ns};
+                                                .wait_max_ns = wait_max_ns,
+                                                .wait_ns = admission_wait_ns(d, type),
+                                                .counts = d->counts[type]};
     for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
         ret_view->workers++;
         ret_view->in_flight += worker_in_flight(&d->workers.rows[i]);

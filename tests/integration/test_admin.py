@@ -13,6 +13,7 @@ import urllib.parse
 import grpc
 
 import harness
+import link
 import plans
 from fake_worker import FakeWorker
 from harness import Process, http_get, metric, metrics, wait_until
@@ -101,7 +102,9 @@ class View(AdminTest):
         self.assertGreater(jobs["tokens"]["runs"], 20)
         self.assertGreater(jobs["submit"]["runs"], 20)
         self.assertIn(state["loop"]["longest"]["job"], jobs)
-        self.assertEqual(sum(b["demand"] for b in state["plan"]["buckets"]), state["accepted"])
+        # One whose deadline has passed when it comes was asked for all the same.
+        self.assertEqual(sum(b["demand"] for b in state["plan"]["buckets"]),
+                         state["accepted"] + state["overload"]["late"])
         real.stop()
         self.router.stop()
 
@@ -286,7 +289,8 @@ class Numbers(AdminTest):
             all(f'{label}="{value}"' in k for label, value in labels.items()))
         accepted = of("medley_router_accepted_total")
         self.assertEqual(of("medley_router_requests_total"), accepted)
-        self.assertEqual(of("medley_router_demand_requests_total"), accepted)
+        self.assertEqual(of("medley_router_demand_requests_total"),
+                         accepted + of("medley_router_overload_refused_total", cause="late"))
         whole = sum(of("medley_router_requests_total", outcome=o) for o in ("stop", "length"))
         self.assertEqual(whole, 20 + ended["OK"])
         self.assertEqual(of("medley_router_completed_requests_total"), whole)
@@ -308,6 +312,129 @@ class Numbers(AdminTest):
         workers[1].stop()
         self.router.stop()
 
+    def series(self, name, **labels):
+        """The sum of the samples with these labels; there must be one."""
+        found = [v for k, v in metrics(self.http).items() if k.split("{")[0] == f"medley_router_{name}" and
+                 all(f'{label}="{value}"' in k for label, value in labels.items())]
+        self.assertTrue(found, f"{name} {labels}")
+        return sum(found)
+
+    def test_a_broken_worker_and_why(self):
+        self.start("--breaker-faults", "2", "--attempts-max", "1")
+        worker = self.worker("w-1")
+        self.assertEqual(self.series("breaker_opened_total", worker_type=SMALL), 0)
+        self.assertEqual(self.series("breakers", worker_type=SMALL, state="closed"), 1)
+        for _ in range(2):
+            call = self.stream([1] * 30, 20)
+            worker.finish(worker.next_generate(), link.pb.ENDING_ERROR, "out of luck")
+            with self.assertRaises(grpc.RpcError):
+                list(call)
+        self.assertEqual(self.series("breaker_opened_total", worker_type=SMALL), 1)
+        self.assertEqual(self.series("breaker_opened_total", worker_type=LARGE), 0)
+        self.assertEqual(self.series("worker_faults_total", worker_type=SMALL, cause="error"), 2)
+        self.assertEqual(self.series("worker_faults_total"), 2)
+        self.assertEqual(self.series("breakers", state="closed"), 0)
+        self.assertEqual(self.series("worker_breaker_open", worker="w-1"), 1)
+        said = self.state()["workers"][0]
+        self.assertRegex(said["breaker"], "breaker (open|probing)")
+        self.assertEqual((said["faults"], said["last_fault"], said["breaker_opened"]), (2, "error", 1))
+        # The probe is the next request; its first token closes the breaker.
+        call = self.stream([1] * 30, 2)
+        probe = worker.next_generate()
+        self.assertEqual(self.series("breakers", worker_type=SMALL, state="probing"), 1)
+        self.assertEqual(self.state()["workers"][0]["breaker"], "breaker probing")
+        worker.tokens(probe, 0, [5])
+        wait_until(lambda: self.series("breakers", state="closed") == 1, "the breaker to close")
+        self.assertNotIn("breaker", self.state()["workers"][0])
+        worker.tokens(probe, 1, [5])
+        worker.finish(probe, link.pb.ENDING_LENGTH)
+        list(call)
+        types = {t["worker_type"]: t for t in self.state()["worker_types"]}
+        self.assertEqual(types[SMALL]["faults"], {"silence": 0, "link": 0, "error": 2})
+        # A link that breaks under a request is a fault too.
+        call = self.stream([1] * 30, 2)
+        worker.next_generate()
+        worker.close()
+        with self.assertRaises(grpc.RpcError):
+            list(call)
+        self.assertEqual(self.series("worker_faults_total", worker_type=SMALL, cause="link"), 1)
+        self.router.stop()
+
+    def test_prefixes_that_were_found(self):
+        self.start()
+        self.worker("w-1", script=[7] * 4, cached_tokens=16)
+        prompt = list(range(1, 601))  # two full blocks
+        for _ in range(3):
+            list(self.stream(prompt, 4))
+        list(self.stream([1] * 30, 4))  # has none
+        self.assertEqual(self.series("prefix_prompts_total", worker_type=SMALL), 3)
+        self.assertEqual(self.series("prefix_picks_total", worker_type=SMALL), 2)
+        self.assertEqual(self.series("prefix_expected_tokens_total", worker_type=SMALL), 1024)
+        self.assertEqual(self.series("prefix_cached_tokens_total", worker_type=SMALL), 4 * 16)
+        self.assertEqual(self.series("prefix_distrusted_workers", worker_type=SMALL), 0)
+        self.assertEqual(self.series("table_entries", table="prefixes"), 2)
+        self.assertGreater(self.series("table_entries_max", table="prefixes"), 2)
+        # Four answers of four tokens, by the size of their prompts.
+        self.assertEqual(self.series("length_compared_requests_total", input="1000"), 3)
+        self.assertEqual(self.series("length_observed_tokens_total", input="1000"), 12)
+        self.assertEqual(self.series("length_compared_requests_total", input="100"), 1)
+        self.assertGreaterEqual(self.series("length_error_tokens_total"), abs(
+            self.series("length_observed_tokens_total") - self.series("length_predicted_tokens_total")))
+        prefixes = self.state()["worker_types"][0]["prefixes"]
+        self.assertEqual(prefixes, {"prompts": 3, "picks": 2, "expected_tokens": 1024, "cached_tokens": 64})
+        self.router.stop()
+
+    def test_why_it_was_refused(self):
+        self.start("--queue-max", "2", "--admission", "queue")
+        worker = self.worker("w-1", max_num_seqs=1)
+        calls = [self.stream([1] * 30, 2)]
+        first = worker.next_generate()
+        calls += [self.stream([1] * 30, 2) for _ in range(2)]
+        wait_until(lambda: self.series("queue_depth") == 2, "the queue")
+        self.assertEqual(self.series("admission_queued", worker_type=SMALL), 2)
+        with self.assertRaises(grpc.RpcError) as raised:
+            list(self.stream([1] * 30, 2))
+        self.assertEqual(raised.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self.assertEqual(self.series("overload_refused_total", cause="queue"), 1)
+        self.assertEqual(self.series("overload_refused_total"), self.series("refused_total", reason="overload"))
+        self.assertEqual(self.state()["overload"],
+                         {"wait": 0, "queue": 1, "requests": 0, "late": 0, "door": 0})
+        worker.finish(first, link.pb.ENDING_STOP)
+        for _ in range(2):
+            worker.finish(worker.next_generate(), link.pb.ENDING_STOP)
+        for call in calls:
+            list(call)
+        self.router.stop()
+
+    def test_refused_because_of_the_wait(self):
+        self.start("--queue-wait", "30s")
+        worker = self.worker("w-1", max_num_seqs=1)
+        calls = [self.stream([1] * 30, 2)]
+        worker.next_generate()
+        refused = 0
+        for _ in range(2000):  # more than may wait at the plan's rate
+            call = self.stream([1] * 30, 2)
+            calls.append(call)
+            if len(calls) % 50 == 0:
+                refused = self.series("overload_refused_total", cause="wait")
+                if refused:
+                    break
+        refused = wait_until(lambda: self.series("overload_refused_total", cause="wait"), "a refusal")
+        self.assertGreater(refused, 0)
+        self.assertGreater(self.series("admission_refused_total", worker_type=SMALL), 0)
+        self.assertEqual(self.series("overload_refused_total"), self.series("refused_total", reason="overload"))
+        self.assertGreater(self.series("admission_rate_requests_per_second", worker_type=SMALL), 0)
+        self.assertGreater(self.series("admission_cap_requests", worker_type=SMALL), 0)
+        self.assertGreater(self.series("admission_wait_seconds", worker_type=SMALL),
+                           self.series("admission_wait_max_seconds"))
+        admission = self.state()["worker_types"][0]["admission"]
+        self.assertGreater(admission["refused"], 0)
+        self.assertGreater(admission["wait_s"], admission["wait_max_s"])
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: self.series("in_flight") + self.series("queue_depth") == 0, "the cancels")
+        self.router.stop()
+
     @unittest.skipUnless(shutil.which("promtool"), "no promtool here; ./check brings it")
     def test_the_guide_s_alerts_are_rules(self):
         guide = (harness.ROOT / "docs/guide/metrics.md").read_text()
@@ -316,7 +443,7 @@ class Numbers(AdminTest):
         done = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True,
                               check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("7 rules found", done.stdout)
+        self.assertIn("9 rules found", done.stdout)
 
     @unittest.skipUnless(shutil.which("prometheus"), "no prometheus here; ./check brings it")
     def test_prometheus_scrapes_it(self):

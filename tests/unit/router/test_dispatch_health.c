@@ -198,6 +198,14 @@ static void test_breaker_when_faults_add_up_then_opens_probes_and_closes(void)
     CHECK_INT(shell_state(s, 0), MED_WORKER_READY); /* it beats; it is only not trusted */
     CHECK_UINT(shell_totals(s).breaker_opened, 1);
     CHECK_INT(view_of(s, 0).breaker_until_ns, s->now_ns + MED_NS_PER_S);
+    CHECK_INT(view_of(s, 0).last_fault, MED_WORKER_FAULT_ERROR);
+    CHECK(!view_of(s, 0).breaker_probing);
+    struct med_dispatch_type_view type;
+    med_dispatch_get_type(s->d, 0, &type);
+    CHECK_UINT(type.counts.breaker_opened, 1);
+    CHECK_UINT(type.counts.faults[MED_WORKER_FAULT_ERROR], 3);
+    CHECK_UINT(type.counts.faults[MED_WORKER_FAULT_SILENCE], 0);
+    CHECK_UINT(type.counts.faults[MED_WORKER_FAULT_LINK], 0);
     uint64_t first = request;
     for (int i = 0; i < 6; i++) {
         CHECK_INT(shell_submit(s, request++, 100, 10, 0), 0);
@@ -215,8 +223,10 @@ static void test_breaker_when_faults_add_up_then_opens_probes_and_closes(void)
         }
     }
     CHECK_INT(probes, 1);
+    CHECK(view_of(s, 0).breaker_probing);
     CHECK_INT(shell_tokens(s, probe, 0, 1), 0);
     CHECK(!view_of(s, 0).breaker_open);
+    CHECK(!view_of(s, 0).breaker_probing);
     for (; first < request; first++)
         (void)med_dispatch_cancel(s->d, s->now_ns, first, MED_OUTCOME_ABORT_CLIENT);
     shell_free(s);

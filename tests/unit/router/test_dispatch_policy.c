@@ -190,6 +190,17 @@ static void test_affinity_when_it_saves_more_than_it_costs_then_taken(void)
     CHECK_INT(why->candidates[1].cached_tokens, 0);
     CHECK_UINT(shell_totals(s).affinity, 1);
     CHECK_UINT(shell_totals(s).affinity_tokens, 1792);
+    struct med_dispatch_type_view type;
+    struct med_dispatch_tables tables;
+    med_dispatch_get_type(s->d, 0, &type);
+    CHECK_UINT(type.counts.prompts, 2);
+    CHECK_UINT(type.counts.affinity, 1);
+    CHECK_UINT(type.counts.affinity_tokens, 1792);
+    CHECK_UINT(type.counts.cached_tokens, 0); /* nothing has ended */
+    med_dispatch_get_tables(s->d, &tables);
+    CHECK_UINT(tables.prefixes, 7); /* blocks of one prompt at one worker */
+    CHECK_UINT(tables.prefixes_max, 64);
+    CHECK_UINT(tables.users_max, 0);
     /* A long queue there costs more. */
     static uint32_t others[6][3000];
     for (uint32_t i = 0; i < 6; i++) {
@@ -257,6 +268,11 @@ static void test_affinity_when_nothing_is_ever_found_then_no_more_credit(void)
     CHECK_INT(shell_finish(s, shell_last(s), MED_OUTCOME_STOP), 0);
     CHECK_INT(submit_prompt(s, 9, tokens, 2000), 0);
     CHECK_INT(med_dispatch_find_decision(s->d, 9)->candidates[0].cached_tokens, 1792);
+    struct med_dispatch_type_view type;
+    med_dispatch_get_type(s->d, 0, &type);
+    CHECK_UINT(type.counts.cached_tokens, 1024);
+    CHECK_UINT(type.counts.affinity, 5);
+    CHECK_UINT(type.counts.prompts, 10);
     cancel_all(s, 10);
     shell_free(s);
 }
@@ -398,6 +414,7 @@ static void test_admission_when_the_queue_is_as_long_as_it_may_be_then_refused_w
     CHECK_INT(type.ready, 1);
     CHECK_INT(type.in_flight, 16);
     CHECK_INT(type.wait_max_ns, 3 * MED_NS_PER_S);
+    CHECK_INT(type.wait_ns, 0); /* nobody waits */
     uint64_t r = 16;
     while (shell_submit(s, r, 500, 50, 0) == 0)
         r++;
@@ -406,6 +423,9 @@ static void test_admission_when_the_queue_is_as_long_as_it_may_be_then_refused_w
     CHECK((double)type.queued > type.queued_cap - 1 && (double)type.queued <= type.queued_cap + 1);
     CHECK_UINT(shell_totals(s).refused_admission, 1);
     CHECK_UINT(shell_totals(s).refused_overload, 1);
+    CHECK_UINT(type.counts.refused_admission, 1);
+    CHECK(type.wait_ns > type.wait_max_ns - MED_NS_PER_S && type.wait_ns < 2 * type.wait_max_ns);
+    CHECK_UINT(shell_totals(s).refused_queue + shell_totals(s).refused_table, 0);
     int64_t hint = med_dispatch_retry_after_ns(s->d);
     CHECK(hint > 0 && hint < 2 * MED_NS_PER_S);
     /* A better priority does not wait behind them. A deadline that is too soon is refused. */
@@ -414,6 +434,9 @@ static void test_admission_when_the_queue_is_as_long_as_it_may_be_then_refused_w
     CHECK_INT(shell_submit(s, r + 1, 500, 50, s->now_ns + 1), MED_E_OVERLOAD);
     s->priority = 0;
     CHECK_INT(shell_submit(s, r + 1, 500, 50, s->now_ns + 500 * MED_NS_PER_MS), MED_E_OVERLOAD);
+    CHECK_UINT(shell_totals(s).refused_late, 0);
+    CHECK_INT(shell_submit(s, r + 1, 500, 50, s->now_ns), MED_E_OVERLOAD);
+    CHECK_UINT(shell_totals(s).refused_late, 1);
     cancel_all(s, r + 1);
     CHECK_INT(shell_submit(s, r + 1, 500, 50, 0), 0);
     cancel_all(s, r + 2);

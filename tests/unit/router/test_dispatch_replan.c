@@ -122,8 +122,30 @@ static void test_replan_keeps_indices_and_reuses_rows_of_types_without_workers(v
 {
     struct shell *s = shell_with(2);
     uint32_t b = shell_join(s, "b", "wb");
+    uint32_t left = shell_join(s, "a", "wa");
     static struct plan plan;
+    struct med_dispatch_type_view type;
+    CHECK_INT(shell_submit(s, 0, 50, 50, 0), 0);
+    CHECK_INT(shell_finish(s, shell_last(s), MED_OUTCOME_ERROR), 0);
+    CHECK_INT(shell_finish(s, shell_last(s), MED_OUTCOME_ERROR), 0); /* the other one */
+    (void)med_dispatch_cancel(s->d, s->now_ns, 0, MED_OUTCOME_ABORT_CLIENT);
+    uint64_t faults[2];
+    for (size_t t = 0; t < 2; t++) {
+        med_dispatch_get_type(s->d, t, &type);
+        faults[t] = type.counts.faults[MED_WORKER_FAULT_ERROR];
+        CHECK(faults[t] > 0);
+    }
+    shell_gone(s, left);
     plan_make(s, &plan, "db", (double[]){0.5, 0.5});
+    CHECK_INT(replan(s, &plan), 0);
+    /* Its counts are not d's; taken back, they are a's again. */
+    med_dispatch_get_type(s->d, 0, &type);
+    CHECK_UINT(type.counts.faults[MED_WORKER_FAULT_ERROR], 0);
+    med_dispatch_get_type(s->d, 1, &type);
+    CHECK_UINT(type.counts.faults[MED_WORKER_FAULT_ERROR], faults[1]);
+    med_dispatch_replan_undo(s->d, s->now_ns);
+    med_dispatch_get_type(s->d, 0, &type);
+    CHECK_UINT(type.counts.faults[MED_WORKER_FAULT_ERROR], faults[0]);
     CHECK_INT(replan(s, &plan), 0);
     CHECK_UINT(med_dispatch_type_count(s->d), 2); /* a had no worker: its row is d's */
     CHECK_STR(med_dispatch_type_name(s->d, 0), "d");

@@ -227,6 +227,53 @@ static void test_objectives_are_counted(void)
     fleet_release(&f);
 }
 
+/* What has not happened has a series, so that an alert on its rate works from the first time. */
+static void test_what_dispatch_decides_by_is_there_from_the_start(void)
+{
+    static struct med_router_metrics metrics;
+    struct fleet f;
+    fleet_init(&f, 0, 2, 2, 2, 1, "tpot.mean=100ms");
+    CHECK_INT(med_router_metrics_init(&metrics, &f.plan, f.dispatch), 0);
+    static const char *const zeros[] = {
+        "overload_refused_total{cause=\"wait\"}",
+        "overload_refused_total{cause=\"queue\"}",
+        "overload_refused_total{cause=\"requests\"}",
+        "overload_refused_total{cause=\"late\"}",
+        "overload_refused_total{cause=\"door\"}",
+        "admission_refused_total{worker_type=\"type-1\"}",
+        "admission_rate_requests_per_second{worker_type=\"type-1\"}",
+        "admission_queued{worker_type=\"type-1\"}",
+        "admission_cap_requests{worker_type=\"type-1\"}",
+        "admission_wait_seconds{worker_type=\"type-1\"}",
+        "breakers{worker_type=\"type-1\",state=\"closed\"}",
+        "breakers{worker_type=\"type-1\",state=\"open\"}",
+        "breakers{worker_type=\"type-1\",state=\"probing\"}",
+        "breaker_opened_total{worker_type=\"type-1\"}",
+        "worker_faults_total{worker_type=\"type-1\",cause=\"silence\"}",
+        "worker_faults_total{worker_type=\"type-1\",cause=\"link\"}",
+        "worker_faults_total{worker_type=\"type-1\",cause=\"error\"}",
+        "prefix_prompts_total{worker_type=\"type-1\"}",
+        "prefix_picks_total{worker_type=\"type-1\"}",
+        "prefix_expected_tokens_total{worker_type=\"type-1\"}",
+        "prefix_cached_tokens_total{worker_type=\"type-1\"}",
+        "prefix_distrusted_workers{worker_type=\"type-1\"}",
+        "table_entries{table=\"users\"}",
+        "table_entries{table=\"prefixes\"}",
+        "length_predicted_tokens_total{input=\"200\"}",
+        "length_observed_tokens_total{input=\"200\"}",
+        "length_error_tokens_total{input=\"200\"}",
+        "length_compared_requests_total{input=\"200\"}",
+    };
+    for (size_t i = 0; i < sizeof(zeros) / sizeof(zeros[0]); i++) {
+        char line[128];
+        (void)snprintf(line, sizeof(line), "\nmedley_router_%s 0\n", zeros[i]);
+        if (!says(&f, &metrics, line))
+            CHECK_STR("a page without it", line);
+    }
+    med_router_metrics_release(&metrics);
+    fleet_release(&f);
+}
+
 /* Another plan has the same types at other places, another grid, other objectives. */
 static void test_series_go_on_when_the_plan_changes(void)
 {
@@ -364,6 +411,7 @@ int main(int argc, char **argv)
         return write_page();
     RUN(test_objectives_are_bounds);
     RUN(test_objectives_are_counted);
+    RUN(test_what_dispatch_decides_by_is_there_from_the_start);
     RUN(test_series_go_on_when_the_plan_changes);
     RUN(test_workers_cost_what_the_plan_says);
     RUN(test_a_page_of_a_large_fleet);
