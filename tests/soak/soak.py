@@ -217,7 +217,7 @@ def judge_usage(before, after, is_release):
     print("     before " + json.dumps(before) + "\n     after  " + json.dumps(after))
     check(after["descriptors"] <= before["descriptors"],
           f"descriptors: {before['descriptors']} before, {after['descriptors']} after")
-    # Buffers of links and doors keep the largest size that they have had.
+    # Four links, whose buffers keep the largest size that they have had: docs/internals/soak.md says what was seen.
     check(after["heap_kib"] <= before["heap_kib"] + 256,
           f"heap: {before['heap_kib']:.0f} KiB before, {after['heap_kib']:.0f} KiB after")
     if is_release:
