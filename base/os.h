@@ -49,6 +49,10 @@ int med_os_peer_uid(int fd, uid_t *ret_uid);
  * Returns 0 or a negative errno. */
 int med_os_steer_port(int fd, uint32_t index);
 
+/* Bytes that were written to a TCP connection and that its peer's system has not acknowledged; 0 if that
+ * cannot be told. */
+size_t med_os_unsent(int fd);
+
 /* Directory of the running program, without a final slash.  Returns 0 or a negative errno. */
 int med_os_program_dir(char *out, size_t out_bytes);
 

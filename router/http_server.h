@@ -11,7 +11,9 @@
  *
  * What is written is sent before the loop sleeps, all that came in one turn together.  Unsent bytes of an
  * exchange are bounded: a write that does not fit is MED_E_LIMIT, and on_drained says when all has gone
- * out.  A client that takes nothing for WRITE_MS while bytes wait for it is closed.
+ * out.  A client that takes nothing for 30 s while bytes wait for it is closed, at the latest after 60 s; one
+ * that takes something, however slowly, is not.  A client that shuts its sending side while an answer is made
+ * counts as gone.
  *
  * Everything is bounded (docs/internals/http.md): the head (431), the body (413), all bodies together
  * (503), the time for a head and for a body (408), idle time, connections (more are closed at accept).

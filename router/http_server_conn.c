@@ -174,14 +174,26 @@ static void send_out(struct med_http_conn *conn)
     conn->writing = conn->out;
     conn->out = empty;
     conn->writes = true;
-    if (conn->x != NULL)
-        conn->x->waited = true;
+    if (conn->x != NULL && conn->x->streams)
+        conn->x->waited = true; /* else what waits is an earlier answer's */
     deadline_set(conn, WRITE_MS);
     buf = uv_buf_init(conn->writing.data, (unsigned)conn->writing.length);
     if (med_stream_write(&conn->stream, &buf, 1) < 0) {
         conn->writes = false;
         med_http_conn_close(conn);
+        return;
     }
+    conn->unsent_least = med_stream_unsent(&conn->stream);
+}
+
+/* The client has taken something since the last look. */
+static bool has_progress(struct med_http_conn *conn)
+{
+    size_t unsent = conn->writes ? med_stream_unsent(&conn->stream) : 0;
+    bool less = unsent < conn->unsent_least;
+    if (less)
+        conn->unsent_least = unsent;
+    return less;
 }
 
 void med_http_conn_flush(struct med_http_conn *conn)
@@ -399,7 +411,8 @@ static void on_read(void *owner, ssize_t count, const char *bytes)
         return;
     }
     serve(conn);
-    if (conn->in.length >= AHEAD_BYTES && conn->state == MED_HTTP_CONN_ANSWERING) {
+    /* An answer is made, or those before have to be sent first: flush goes on. */
+    if (conn->in.length >= AHEAD_BYTES) {
         med_stream_read_stop(&conn->stream);
         conn->reading = false;
     }
@@ -418,7 +431,9 @@ void med_http_conn_expire(struct med_http_conn *conn)
 {
     conn->deadline_ms = UINT64_MAX;
     bool sends = conn->writes || conn->out.length > 0;
-    if (conn->state == MED_HTTP_CONN_HEAD && conn->in.length > 0 && !sends) {
+    if (conn->writes && has_progress(conn)) {
+        deadline_set(conn, WRITE_MS); /* slow, but it reads */
+    } else if (conn->state == MED_HTTP_CONN_HEAD && conn->in.length > 0 && !sends) {
         med_http_conn_refuse(conn, 408, "the head did not arrive in time");
     } else if (conn->state == MED_HTTP_CONN_BODY && !sends) {
         med_http_conn_refuse(conn, 408, "the body did not arrive in time");

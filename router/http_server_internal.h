@@ -63,6 +63,7 @@ struct med_http_conn {
     struct med_http_exchange *x; // open; from its head on
     struct med_buf out;          // to be sent
     struct med_buf writing;      // of the write in flight
+    size_t unsent_least;         // of it, and of what the system holds, when last looked at
 };
 
 struct med_http_server {

@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/os.h"
 #include "router/tls.h"
 
 #include <string.h>
@@ -288,6 +289,18 @@ int med_stream_write(struct med_stream *stream, const uv_buf_t *bufs, unsigned c
 int med_stream_try_write(struct med_stream *stream, const uv_buf_t *bufs, unsigned count)
 {
     return stream->tls == NULL ? uv_try_write(&stream->uv.stream, bufs, count) : UV_EAGAIN;
+}
+
+size_t med_stream_unsent(const struct med_stream *stream)
+{
+    const struct med_stream_tls *tls = stream->tls;
+    uv_os_fd_t fd = -1;
+    size_t bytes = uv_stream_get_write_queue_size(&stream->uv.stream);
+    if (uv_fileno(&stream->uv.handle, &fd) == 0)
+        bytes += med_os_unsent(fd);
+    for (unsigned i = tls != NULL ? tls->buf_index : 0; tls != NULL && i < tls->buf_count; i++)
+        bytes += tls->bufs[i].len;
+    return bytes;
 }
 
 int med_stream_shutdown(struct med_stream *stream)

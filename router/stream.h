@@ -83,6 +83,10 @@ int med_stream_write(struct med_stream *stream, const uv_buf_t *bufs,
 int med_stream_try_write(struct med_stream *stream, const uv_buf_t *bufs,
                          unsigned count) MED_MUST_CHECK;
 
+/* Bytes of the write under way that the peer's system has not taken yet, and with TLS what they are wrapped
+ * in: less than before means that the peer reads. */
+size_t med_stream_unsent(const struct med_stream *stream);
+
 /* Says that this end sends no more, once; no write may be under way.  Reading goes on. */
 int med_stream_shutdown(struct med_stream *stream) MED_MUST_CHECK;
 

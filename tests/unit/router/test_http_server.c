@@ -5,6 +5,7 @@
 #include "base/buf.h"
 #include "base/limits.h"
 #include "router/http_server.h"
+#include "router/http_server_internal.h"
 #include "router/net.h"
 #include "tests/check.h"
 
@@ -15,7 +16,7 @@
 #include <unistd.h>
 
 enum {
-    REQUESTS_MAX = 64,
+    REQUESTS_MAX = 4096,
     PATIENCE_MS = 20 * 1000
 };
 
@@ -28,7 +29,8 @@ static struct {
     struct med_http_exchange *x[REQUESTS_MAX]; // in their order
     int requests, gone, drained;
     struct med_http_exchange *gone_last;
-    bool at_once; // answer inside on_request
+    bool at_once;      // answer inside on_request
+    size_t large_next; // the next one so, with so many bytes
     bool closed;
 } told;
 
@@ -49,14 +51,33 @@ static void answer(struct med_http_exchange *x)
     med_http_respond(x, &said);
 }
 
+enum {
+    LARGE_BYTES = 16 << 20 /* more than the system holds for a connection */
+};
+
+/* A whole answer that has to wait for its client. */
+static void answer_large(struct med_http_exchange *x, size_t bytes)
+{
+    struct med_http_answer said;
+    med_http_answer_init(&said);
+    REQUIRE(med_buf_reserve(&said.body, bytes) == 0);
+    memset(said.body.data, 'y', bytes);
+    said.body.length = bytes;
+    med_http_respond(x, &said);
+}
+
 static void on_request(void *self, struct med_http_exchange *x)
 {
     CHECK(self == &told);
     CHECK(med_http_user(x) == NULL);
     REQUIRE(told.requests < REQUESTS_MAX);
     told.x[told.requests++] = x;
-    if (told.at_once)
+    if (told.large_next > 0) {
+        answer_large(x, told.large_next);
+        told.large_next = 0;
+    } else if (told.at_once) {
         answer(x);
+    }
 }
 
 static void on_gone(void *self, struct med_http_exchange *x)
@@ -461,6 +482,112 @@ static void test_an_abort_cuts_the_stream(void)
     tear_down();
 }
 
+/* ---- slow readers ---- */
+
+/* Turns the loop until the client has got so many bytes, or the end. */
+static void client_gets(struct client *client, size_t bytes)
+{
+    for (int i = 0; i < PATIENCE_MS && client->got.length < bytes && !client->ended; i++) {
+        turn();
+        client_receive(client);
+    }
+}
+
+static void test_a_waiting_answer_is_no_news_for_the_next_exchange(void)
+{
+    struct client client;
+    const int send_bytes = 4096;
+    set_up(false);
+    told.large_next = 200 << 10;
+    /* Connections inherit it: little of the answer can be sent at once. */
+    REQUIRE(setsockopt(med_http_server_fd(server), SOL_SOCKET, SO_SNDBUF, &send_bytes,
+                       sizeof send_bytes) == 0);
+    client_open(&client, 4096);
+    client_send(&client, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\n");
+    REQUIRE(wait_for(&told.requests, 2));
+    CHECK(med_http_unsent(told.x[1]) > 0);
+    client_gets(&client, 200 << 10);
+    for (int t = 0; t < 20; t++)
+        turn();
+    CHECK_INT(told.drained, 0); // the second has written nothing
+    answer(told.x[1]);
+    CHECK(client_sees(&client, "/2?"));
+    client_close(&client);
+    tear_down();
+}
+
+/* The deadline of a write is let pass by hand: a client that takes something gets another. */
+static void test_only_a_client_that_takes_nothing_is_cut(void)
+{
+    struct client client;
+    set_up(false);
+    client_open(&client, 4096);
+    client_send(&client, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    REQUIRE(wait_for(&told.requests, 1));
+    struct med_http_conn *conn = told.x[0]->conn;
+    answer_large(told.x[0], LARGE_BYTES);
+    for (int taken = 0; client.got.length < LARGE_BYTES / 2; taken++) {
+        REQUIRE(taken < 100);
+        client_gets(&client, client.got.length + 65536);
+        REQUIRE(conn->writes);
+        med_http_conn_expire(conn);
+        REQUIRE(conn->state != MED_HTTP_CONN_CLOSING);
+        CHECK(conn->deadline_ms != UINT64_MAX);
+    }
+    for (int i = 0; i < 3 && conn->state != MED_HTTP_CONN_CLOSING; i++) {
+        for (int t = 0; t < 50; t++)
+            turn(); // what is on its way arrives
+        med_http_conn_expire(conn);
+    }
+    REQUIRE(conn->state == MED_HTTP_CONN_CLOSING);
+    CHECK(client_sees_the_end(&client));
+    CHECK(client.got.length < LARGE_BYTES);
+    client_close(&client);
+    tear_down();
+}
+
+/* Answers that nobody reads stop the reading of requests, not the connection. */
+static void test_requests_wait_while_their_answers_are_not_read(void)
+{
+    enum {
+        COUNT = 3000,
+        BYTES = 4000
+    };
+    struct client client;
+    struct med_buf requests;
+    size_t sent = 0;
+    set_up(true);
+    client_open(&client, 4096);
+    med_buf_init(&requests, (size_t)COUNT * (BYTES + 100));
+    for (int i = 0; i < COUNT; i++) {
+        REQUIRE(med_buf_printf(&requests, "GET /%d HTTP/1.1\r\nHost: x\r\nX-Asked: %0*d\r\n\r\n", i,
+                               BYTES, 0) == 0);
+    }
+    bool reads = false;
+    for (int idle = 0; client.got.length < (size_t)COUNT * BYTES && idle < PATIENCE_MS; idle++) {
+        ssize_t count = sent < requests.length
+                            ? send(client.fd, requests.data + sent, requests.length - sent,
+                                   MSG_NOSIGNAL | MSG_DONTWAIT)
+                            : 0;
+        size_t before = client.got.length;
+        if (count > 0)
+            sent += (size_t)count;
+        turn();
+        if (reads)
+            client_receive(&client);
+        if (count > 0 || client.got.length > before)
+            idle = 0;
+        if (idle == 100)
+            reads = true; // nothing moves any more
+        REQUIRE(!client.ended);
+    }
+    CHECK(client_sees(&client, "/2999?"));
+    CHECK_INT(told.requests, COUNT);
+    med_buf_release(&requests);
+    client_close(&client);
+    tear_down();
+}
+
 /* ---- ends ---- */
 
 static void test_a_client_that_leaves_is_told_once(void)
@@ -485,6 +612,33 @@ static void test_a_client_that_leaves_is_told_once(void)
         turn();
     CHECK_INT(told.gone, 2);
     CHECK_INT(told.requests, 2); // what was pipelined is not served
+    tear_down();
+}
+
+/* A client that has shut its side looks the same as one that has left, docs/adr/0072. */
+static void test_a_side_that_is_shut_is_gone_while_an_answer_is_made(void)
+{
+    struct client client;
+    set_up(false);
+    client_open(&client, 0);
+    client_send(&client, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    REQUIRE(wait_for(&told.requests, 1));
+    CHECK_INT(shutdown(client.fd, SHUT_WR), 0);
+    CHECK(wait_for(&told.gone, 1));
+    CHECK(told.gone_last == told.x[0]);
+    CHECK(client_sees_the_end(&client));
+    CHECK_UINT(client.got.length, 0);
+    client_close(&client);
+    /* What is whole already is sent. */
+    told.at_once = true;
+    client_open(&client, 0);
+    client_send(&client, "GET /2 HTTP/1.1\r\nHost: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: x\r\n\r\n");
+    CHECK_INT(shutdown(client.fd, SHUT_WR), 0);
+    CHECK(client_sees(&client, "/3?"));
+    CHECK_INT(occurrences(&client, "/2?"), 1);
+    CHECK(client_sees_the_end(&client));
+    CHECK_INT(told.gone, 1);
+    client_close(&client);
     tear_down();
 }
 
@@ -550,7 +704,11 @@ int main(void)
     RUN(test_http_1_0_and_head_get_streams_without_chunks);
     RUN(test_a_slow_reader_has_bounded_bytes_and_is_told_of_room);
     RUN(test_an_abort_cuts_the_stream);
+    RUN(test_a_waiting_answer_is_no_news_for_the_next_exchange);
+    RUN(test_only_a_client_that_takes_nothing_is_cut);
+    RUN(test_requests_wait_while_their_answers_are_not_read);
     RUN(test_a_client_that_leaves_is_told_once);
+    RUN(test_a_side_that_is_shut_is_gone_while_an_answer_is_made);
     RUN(test_close_tells_of_exchanges_that_are_open);
     RUN(test_drain_closes_the_idle_and_lets_the_others_finish);
     return check_finish();
