@@ -3,9 +3,11 @@
 a test scripts (test_text.py has the tokenizer)."""
 import http.client
 import json
+import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -14,9 +16,10 @@ import unittest
 import openai
 
 import harness
+from certificates import Authority
 from harness import PATIENCE_S, metric, wait_until
 from link import pb as link_pb
-from test_grpc import SMALL, outcomes
+from test_grpc import LARGE, SMALL, outcomes
 from test_text import TextTest
 
 MODEL = "llama-2-7b"
@@ -607,6 +610,138 @@ class Failures(OpenAITest):
         self.assertIn(b"it cannot be computed", rest)
         self.assertNotIn(b"[DONE]", rest)
         self.stop()
+
+
+class Slow(OpenAITest):
+    """Clients that read slowly or not at all, without TLS and with it."""
+
+    def start_slow(self, tls):
+        self.context, options = None, ()
+        if tls:
+            folder = harness.tempfile.TemporaryDirectory(prefix="medley-tls-")
+            self.addCleanup(folder.cleanup)
+            authority = Authority(pathlib.Path(folder.name))
+            certificate, key = authority.server("doors")
+            options = ("--tls-certificate", certificate, "--tls-key", key)
+            self.context = ssl.create_default_context(cafile=authority.pem)
+        self.start_text(*options)
+
+    def dial(self):
+        """A connection whose system takes little that is not read."""
+        host, port = self.http.rsplit(":", 1)
+        sock = socket.socket()
+        self.addCleanup(sock.close)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.settimeout(PATIENCE_S)
+        sock.connect((host, int(port)))
+        if self.context is None:
+            return sock
+        secure = self.context.wrap_socket(sock, server_hostname="localhost")
+        self.addCleanup(secure.close)
+        return secure
+
+    @staticmethod
+    def message(path, body=None, close=False):
+        data = b"" if body is None else json.dumps(body).encode()
+        return (f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}"
+                f"\r\n{'Connection: close' if close else 'A: b'}\r\n\r\n".encode() + data)
+
+    def ask(self, path, body=None):
+        """The whole answer to one request on a connection of its own."""
+        sock = self.dial()
+        sock.sendall(self.message(path, body, close=True))
+        answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
+        self.assertTrue(answer.startswith(b"HTTP/1.1 200 "), answer[:200])
+        return answer.partition(b"\r\n\r\n")[2].decode()
+
+    def count(self, name):
+        return next((float(line.rsplit(" ", 1)[1]) for line in self.ask("/metrics").splitlines()
+                     if line.startswith(name + " ")), 0)
+
+    def both(self, check):
+        for tls in (False, True):
+            with self.subTest(tls=tls):
+                self.start_slow(tls)
+                check()
+                self.router.stop()
+
+    def test_one_that_reads_byte_by_byte_gets_all(self):
+        self.both(self.reads_byte_by_byte)
+
+    def reads_byte_by_byte(self):
+        worker = self.worker("w1", LARGE)
+        sock = self.dial()
+        sock.sendall(self.message("/v1/completions", {"prompt": "x", "stream": True, "max_tokens": 500}))
+        generate = worker.next_generate()
+        ids = (self.ids("slow ") * 500)[:500]
+        for at in range(0, 500, 50):
+            worker.tokens(generate, at, ids[at:at + 50])
+        worker.finish(generate, link_pb.ENDING_LENGTH)
+        data = b""
+        while b"\r\n0\r\n\r\n" not in data[-8:]:
+            byte = sock.recv(1)
+            self.assertTrue(byte, data[-200:])
+            data += byte
+        text = "".join(json.loads(line[len("data: "):])["choices"][0]["text"]
+                       for line in data.decode().splitlines()
+                       if line.startswith("data: {"))
+        self.assertEqual(text, self.tokenizer.decode(ids))
+        worker.close()
+
+    def test_one_that_stops_reading_is_cut_and_disturbs_nobody(self):
+        self.both(self.stops_reading)
+
+    def stops_reading(self):
+        worker = self.worker("w1", LARGE, max_model_len=1 << 20)
+        slow = self.dial()
+        slow.sendall(self.message("/v1/completions", {"prompt": "x", "stream": True, "max_tokens": 1 << 19,
+                                                         "return_token_ids": True}))
+        generate = worker.next_generate()
+        ids = (self.ids("slow ") * 4096)[:4096]
+        position = 0
+        while worker.cancels.empty() and position < 1 << 19:
+            worker.tokens(generate, position, ids)
+            position += len(ids)
+            if position == 1 << 15:  # its bytes stand; another's pass
+                other = self.dial()
+                other.sendall(self.message("/v1/completions", {"prompt": "y", "max_tokens": 1}, close=True))
+                second = worker.next_generate()
+                worker.tokens(second, 0, ids[:1])
+                worker.finish(second, link_pb.ENDING_LENGTH)
+                self.read_until(other, b'"finish_reason":"length"')
+        self.assertEqual(worker.next_cancel().request, generate.request)
+        worker.finish(generate, link_pb.ENDING_CANCELLED)
+        ended = 'medley_router_requests_total{outcome="%s"}'
+        wait_until(lambda: self.count(ended % "abort_client") == 1, "the cut to be counted")
+        self.assertEqual(self.count(ended % "length"), 1)
+        self.assertEqual(self.count("medley_router_in_flight"), 0)
+        # What was sent is an answer without its end.
+        data = b""
+        try:
+            for part in iter(lambda: slow.recv(1 << 16), b""):
+                data += part
+        except OSError:
+            pass  # cut, as TLS sees it
+        self.assertNotIn(b"[DONE]", data)
+        self.assertFalse(data.endswith(b"0\r\n\r\n"))
+        worker.close()
+
+    def test_a_call_behind_an_answer_that_waits(self):
+        self.both(self.behind_an_answer)
+
+    def behind_an_answer(self):
+        """The first answer's bytes are on their way when the body of the second is read in the pool."""
+        worker = self.worker("w1", LARGE, script=self.ids("ok"))
+        for stream in (False, True):
+            sock = self.dial()
+            call = {"prompt": "x", "user": "u", "stream": stream, "ignored": "i" * 100000}
+            sock.sendall(self.message("/metrics") + self.message("/version")
+                         + self.message("/v1/completions", call, close=True))
+            data = b"".join(iter(lambda: sock.recv(1 << 16), b"")).decode()
+            self.assertEqual(data.count("HTTP/1.1 200 OK"), 3, data[-2000:])
+            self.assertIn('"text":"ok"', data)
+            self.assertEqual("data: [DONE]" in data, stream)
+        worker.close()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import tempfile
@@ -14,7 +15,8 @@ import unittest
 import grpc
 
 import plans
-from harness import BIN, Process, http_get, metrics, wait_until
+from certificates import Authority
+from harness import BIN, PATIENCE_S, Process, http_get, metrics, wait_until
 from steady import Steady
 from test_grpc import LARGE, SMALL, RouterTest, api, request
 
@@ -83,6 +85,9 @@ class TakeOver(RouterTest):
             worker.stop()
         self.router.stop()
 
+    def get(self, path):
+        return http_get(self.http, path)
+
     def http_load(self):
         """GETs of /health, a connection each: (how many so far, faults, stop)."""
         stopping, seen, faults = threading.Event(), [0], []
@@ -90,7 +95,7 @@ class TakeOver(RouterTest):
         def run():
             while not stopping.is_set():
                 try:
-                    status, _ = http_get(self.http, "/health")
+                    status, _ = self.get("/health")
                     if status != 200:
                         faults.append(status)
                 except OSError as error:
@@ -217,6 +222,101 @@ class TakeOver(RouterTest):
         self.router = self.router_process("--take-over", addresses=self.addresses)
         self.router.wait_ready()
         self.router.stop()
+
+
+class TakeOverWithTls(TakeOver):
+    """All doors and the link under TLS: the successor reads the certificates for itself, and the streams
+    that are open end where their keys are."""
+    # Those of the base are about what TLS does not touch.
+    test_twice_under_load_and_nobody_notices = None
+    test_a_live_stream_ends_in_the_process_that_took_it = None
+    test_when_the_new_one_fails_the_old_one_goes_on = None
+    test_without_take_over_a_second_router_is_refused = None
+    test_take_over_of_nobody_starts_as_usual = None
+
+    def worker_process(self, name, worker_type=SMALL):
+        worker = Process("medley-worker", "--plan", self.plan, "--worker-type", worker_type,
+                         "--worker-id", name, "--router", self.link, "--router-ca", self.authority.pem,
+                         "--metrics-listen", "127.0.0.1:0", "--time-scale", "1")
+        self.addCleanup(worker.kill)
+        return worker
+
+    def ready(self):
+        status, body = self.get("/health")
+        return sum(t["ready"] for t in json.loads(body)["worker_types"]) if status == 200 else 0
+
+    def dial(self):
+        host, port = self.http.rsplit(":", 1)
+        plain = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        tls = self.context.wrap_socket(plain, server_hostname="localhost")
+        self.addCleanup(tls.close)
+        return tls
+
+    def get(self, path):
+        with self.dial() as tls:
+            tls.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: tls.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+        return int(head.split()[1]), body.decode()
+
+    def accepted(self):
+        return next(float(line.split()[1]) for line in self.get("/metrics")[1].splitlines()
+                    if line.startswith("medley_router_accepted_total "))
+
+    def secure_client(self, address):
+        client = Client.__new__(Client)
+        client.channel = grpc.secure_channel(
+            address, grpc.ssl_channel_credentials(self.authority.pem.read_bytes()),
+            options=[("grpc.use_local_subchannel_pool", 1)])
+        client.stream = client.channel.unary_stream(
+            "/medley.v1.Inference/GenerateStream", api.GenerateRequest.SerializeToString,
+            api.GenerateChunk.FromString)
+        return client
+
+    def test_live_streams_end_in_the_old_one_and_nothing_is_refused(self):
+        secrets = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix="medley-tls-")))
+        self.authority = Authority(secrets)
+        self.context = ssl.create_default_context(cafile=self.authority.pem)
+        certificate, key = self.authority.server("doors")
+        self.OPTIONS = (*TakeOver.OPTIONS, "--tls-certificate", certificate, "--tls-key", key,
+                        "--link-tls-certificate", certificate, "--link-tls-key", key)
+        self.start()
+        self.start_workers()
+        # One stream of each door is open, and has begun.
+        body = json.dumps({"prompt": [1, 2, 3], "stream": True, "max_tokens": 120,
+                           "return_token_ids": True, "emulated_output_tokens": 120})
+        over_http = self.dial()
+        over_http.sendall((f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                           f"Content-Length: {len(body)}\r\n\r\n{body}").encode())
+        data = over_http.recv(1 << 16)
+        client = self.secure_client(self.grpc)
+        call = client.stream(request([1, 2, 3], 120, emulated_output_tokens=120))
+        ids = list(next(call).tokens.ids)
+        seen, faults, stop_http = self.http_load()
+        with Steady(self.secure_client, request, self.grpc, clients=2, fresh=True, tokens=3) as fresh:
+            fresh.wait_for(4)
+            old = self.take_over()
+            before = self.accepted()
+            fresh.wait_for(4)
+            self.assertGreater(self.accepted(), before)  # the new one's own
+            for chunk in call:
+                self.assertEqual(chunk.position, len(ids))
+                ids += chunk.tokens.ids
+            for part in iter(lambda: over_http.recv(1 << 16), b""):
+                data += part
+            client.close()
+            old.wait_line("retired: the last request has ended")
+            self.assertEqual(old.wait(), 0, old.output())
+        stop_http()
+        fresh.check(self, 8)
+        self.assertEqual(faults, [])
+        self.assertGreater(seen[0], 4)
+        self.assertEqual(len(ids), 120)
+        events = [json.loads(line[len("data: "):]) for line in data.decode().splitlines()
+                  if line.startswith("data: {")]
+        self.assertEqual(sum(len(e["choices"][0].get("token_ids") or []) for e in events), 120)
+        self.assertIn(b"data: [DONE]", data)
+        self.assertEqual(self.ready(), 2)
+        self.stop_all()
 
 
 if __name__ == "__main__":
