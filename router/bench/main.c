@@ -235,10 +235,16 @@ static int warm_up(struct bench *b, struct med_err *err)
 static bool predict(const struct med_bench_options *o, const struct med_bench_inputs *in,
                     const struct med_bench_run *run, struct med_sim_result *ret_result)
 {
-    /* A closed loop and the turns of a conversation have no times of their own to simulate. */
-    if (!o->predict || !in->has_plan || run->sent == 0 || in->settings.closed_loop ||
-        o->turns > 1 || o->prefix_tokens > 0)
+    if (!o->predict || !in->has_plan || run->sent == 0)
         return false;
+    if (in->settings.closed_loop || o->turns > 1 || o->prefix_tokens > 0) {
+        MED_INFO("no prediction: %s",
+                 o->prefix_tokens > 0 ? "the simulation knows no shared beginnings of prompts"
+                 : o->turns > 1
+                     ? "the turns of a conversation have no times that could be simulated"
+                     : "a closed loop has no arrival times that could be simulated");
+        return false;
+    }
     struct med_err err = {0};
     struct med_sim_options options = {.queue_wait_ns = o->queue_wait_ns, .queue_max = o->queue_max};
     if (med_simulate(&in->plan, in->arrivals.items, run->sent, &options, ret_result, &err) >= 0)

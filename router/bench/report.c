@@ -125,10 +125,15 @@ static void put_failures(struct text *t, const struct med_bench_run *run,
         return;
     put(t, "Failed: %zu before the first token, %zu after it\n", s->failed_before_token,
         s->failed_after_token);
+    size_t told = 0;
     for (int i = 1; i < MED_GRPC_STATUS_COUNT; i++) {
+        told += s->by_status[i];
         if (s->by_status[i])
             put(t, "  %-20s %6zu  %s\n", med_grpc_status_name(i), s->by_status[i], run->details[i]);
     }
+    if (s->failed > told + s->not_ended)
+        put(t, "  %-20s %6zu  ended well, but without a token or not with all\n", "OK",
+            s->failed - told - s->not_ended);
 }
 
 static void put_objectives(struct text *t, const struct med_bench_summary *s)

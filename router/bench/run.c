@@ -164,8 +164,12 @@ static void compare_count(struct loop *l, struct med_bench_record *record,
     if (end->has_positions) {
         /* An end that counts more tokens than came: the last ones were lost. */
         record->tokens_lost += more > 0 ? more : 0;
-    } else if (record->first_ns >= 0) {
-        /* Several tokens came in one event, or one came in several. */
+    } else if (more != 0) {
+        /* Several tokens came in one event, or one came in several; or none had a text of its own, and
+         * what is known of their time is the end. */
+        if (record->first_ns < 0)
+            record->first_ns = record->last_ns = record->end_ns;
+        record->at_once = record->at_once || record->first_ns == record->last_ns;
         record->tokens += more;
         record->next_position += more;
         l->tokens += more;

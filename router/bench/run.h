@@ -39,7 +39,7 @@ struct med_bench_record {
     int64_t tokens_lost, tokens_duplicated;
     int status;        /* grpc-status, or MED_BENCH_NOT_* */
     int worker_type;   /* index into the run's names; -1: not known */
-    bool at_once;      /* the answer came whole: no time lies between its tokens */
+    bool at_once;      /* the answer came whole or in one event: no time lies between its tokens */
     void *call;        /* while it runs */
     size_t next_ready; /* of the turns that wait for their time */
 };
