@@ -131,9 +131,10 @@ static void put_failures(struct text *t, const struct med_bench_run *run,
         if (s->by_status[i])
             put(t, "  %-20s %6zu  %s\n", med_grpc_status_name(i), s->by_status[i], run->details[i]);
     }
-    if (s->failed > told + s->not_ended)
+    if (s->failed > told + s->not_ended) {
         put(t, "  %-20s %6zu  ended well, but without a token or not with all\n", "OK",
             s->failed - told - s->not_ended);
+    }
 }
 
 static void put_objectives(struct text *t, const struct med_bench_summary *s)
