@@ -18,13 +18,13 @@
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/limits.h"
+#include "router/bench/http_request.h"
 #include "router/bench/reply.h"
 #include "router/net.h"
 #include "router/stream.h"
 #include "router/tls.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/select.h>
@@ -33,7 +33,6 @@
 enum {
     READ_BYTES = 256 << 10,
     REQUEST_MAX_BYTES = 64 << 20,
-    HEAD_MAX_BYTES = 2048,
     STATUS_CANCELLED = 1,
     STATUS_DEADLINE_EXCEEDED = 4,
     STATUS_UNAVAILABLE = 14
@@ -68,14 +67,13 @@ struct http_bench {
     const struct med_clock *clock;
     struct med_bench_http_config config;
     struct sockaddr_storage address;
-    struct med_tls *tls; /* NULL: plain */
-    char host[256];      /* without its port: whom a certificate must name */
+    struct med_tls *tls;           /* NULL: plain */
+    char host[MED_BENCH_HOST_MAX]; /* without its port: whom a certificate must name */
     uv_loop_t loop;
     struct conn *conns, *idle;
     struct call *first, *last, *free_calls;
     char *read_buffer;
-    char *head;    /* of each request, up to the length's digits */
-    char *open;    /* of each body, up to the prompt */
+    struct med_bench_http_texts texts;
     int64_t at_ns; /* fleet time of the bytes that are being read */
     bool any;      /* something came since wait began */
 };
@@ -347,94 +345,6 @@ static int call_send(struct http_bench *client, struct call *call)
 
 /* ---- requests ---- */
 
-static int put_word(struct med_buf *out, uint32_t id)
-{
-    /* Words of two syllables: a token or two each in most vocabularies. */
-    static const char *const syllables[] = {"ba", "de", "fi", "go", "hu", "ka", "le", "mi",
-                                            "no", "pu", "ra", "se", "ti", "vo", "wu", "za"};
-    char word[8];
-    int n = snprintf(word, sizeof(word), "%s%s ", syllables[id & 15], syllables[id >> 4 & 15]);
-    return med_buf_append(out, word, (size_t)n);
-}
-
-static int put_ids(struct med_buf *out, const uint32_t *ids, size_t count)
-{
-    int rc = med_buf_reserve(out, count * 11 + 1);
-    for (size_t i = 0; i < count && rc >= 0; i++) {
-        char digits[12];
-        size_t at = sizeof(digits);
-        uint32_t id = ids[i];
-        digits[--at] = ',';
-        do {
-            digits[--at] = (char)('0' + id % 10);
-            id /= 10;
-        } while (id);
-        rc = med_buf_append(out, digits + at, sizeof(digits) - at);
-    }
-    if (rc >= 0 && count > 0)
-        out->length--; // the last comma
-    return rc;
-}
-
-static int put_prompt(const struct http_bench *client, const struct med_bench_request *request,
-                      struct med_buf *out)
-{
-    if (!client->config.words && !client->config.chat) {
-        int rc = med_buf_append_str(out, "[");
-        if (rc >= 0)
-            rc = put_ids(out, request->prompt, request->prompt_count);
-        return rc < 0 ? rc : med_buf_append_str(out, "]");
-    }
-    int rc = med_buf_append_str(out, "\"");
-    for (size_t i = 0; i < request->prompt_count && rc >= 0; i++)
-        rc = put_word(out, request->prompt[i]);
-    return rc < 0 ? rc : med_buf_append_str(out, "\"");
-}
-
-static int put_body(const struct http_bench *client, const struct med_bench_request *request,
-                    struct med_buf *out)
-{
-    const struct med_bench_http_config *c = &client->config;
-    int rc = med_buf_append_str(out, client->open);
-    if (rc >= 0)
-        rc = put_prompt(client, request, out);
-    if (rc >= 0) {
-        rc = med_buf_printf(out, "%s,\"max_tokens\":%" PRIu32 ",\"seed\":%" PRIu64,
-                            c->chat ? "}]" : "", request->max_tokens,
-                            request->seed & INT64_C(0x1fffffffffffff));
-    }
-    if (rc >= 0 && request->output_tokens)
-        rc = med_buf_printf(out, ",\"emulated_output_tokens\":%" PRIu32, request->output_tokens);
-    return rc < 0 ? rc : med_buf_append_str(out, "}");
-}
-
-/* The head is written in front once the length of the body is known: room is kept for it. */
-static int fill(const struct http_bench *client, const struct med_bench_request *request,
-                struct med_buf *out)
-{
-    enum {
-        TAIL = 128
-    };
-    size_t head_bytes = strlen(client->head), room = head_bytes + TAIL;
-    med_buf_clear(out);
-    int rc = med_buf_reserve(out, room);
-    if (rc < 0)
-        return rc;
-    out->length = room;
-    rc = put_body(client, request, out);
-    if (rc < 0)
-        return rc;
-    char tail[TAIL];
-    int n = snprintf(tail, sizeof(tail), "%zu\r\nx-request-id: %.60s\r\n\r\n", out->length - room,
-                     request->id);
-    MED_ASSERT(n > 0 && n < TAIL);
-    size_t from = room - head_bytes - (size_t)n;
-    memcpy(out->data + from, client->head, head_bytes);
-    memcpy(out->data + from + head_bytes, tail, (size_t)n);
-    med_buf_consume(out, from);
-    return 0;
-}
-
 static struct call *call_take(struct http_bench *client)
 {
     struct call *call = client->free_calls;
@@ -459,7 +369,7 @@ static int start(struct med_bench_client *base, const struct med_bench_request *
     call->user = user;
     call->deadline_real_ns =
         client->config.timeout_real_ns ? real_now_ns() + client->config.timeout_real_ns : INT64_MAX;
-    int rc = fill(client, request, &call->request);
+    int rc = med_bench_http_fill(&client->texts, request, &call->request);
     if (rc >= 0)
         rc = call_send(client, call);
     if (rc < 0) {
@@ -558,81 +468,11 @@ static void free_client(struct med_bench_client *base)
     }
     med_tls_free(client->tls);
     med_free(client->read_buffer);
-    med_free(client->head);
-    med_free(client->open);
+    med_bench_http_texts_release(&client->texts);
     med_free(client);
 }
 
 static const struct med_bench_client_ops ops = {start, cancel, wait_events, free_client};
-
-/* Splits http[s]://HOST[:PORT][/PREFIX]. */
-static int read_url(const char *url, char host[256], const char **ret_prefix, struct med_err *err)
-{
-    bool tls = strncmp(url, "https://", 8) == 0;
-    if (!tls && strncmp(url, "http://", 7) != 0)
-        return med_err_set(err, MED_E_USAGE, "--url %s: expected http://HOST:PORT", url);
-    const char *from = url + (tls ? 8 : 7);
-    size_t length = strcspn(from, "/");
-    if (length == 0 || length > 240 || strpbrk(from, " \r\n@?#"))
-        return med_err_set(err, MED_E_USAGE, "--url %s: expected http://HOST:PORT", url);
-    memcpy(host, from, length);
-    host[length] = '\0';
-    *ret_prefix = from + length;
-    return 0;
-}
-
-static int put_open(const struct med_bench_http_config *c, struct med_buf *out)
-{
-    int rc = med_buf_append_str(out, "{");
-    if (rc >= 0 && c->model) { // quotes and backslashes are refused before
-        rc = med_buf_printf(out, "\"model\":\"%s\",", c->model);
-    }
-    if (rc >= 0 && c->stream) {
-        rc =
-            med_buf_append_str(out, "\"stream\":true,\"stream_options\":{\"include_usage\":true},");
-    }
-    if (rc >= 0 && c->ignore_eos)
-        rc = med_buf_append_str(out, "\"ignore_eos\":true,");
-    if (rc >= 0) {
-        rc = med_buf_append_str(out, c->chat ? "\"messages\":[{\"role\":\"user\",\"content\":"
-                                             : "\"prompt\":");
-    }
-    return rc;
-}
-
-static int put_head(const struct med_bench_http_config *c, const char *host, const char *prefix,
-                    struct med_buf *out)
-{
-    size_t length = strlen(prefix);
-    while (length > 0 && prefix[length - 1] == '/')
-        length--;
-    bool has_version = length >= 3 && memcmp(prefix + length - 3, "/v1", 3) == 0;
-    int rc = med_buf_printf(out,
-                            "POST %.*s%s/%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: medley-bench\r\n"
-                            "Accept: */*\r\nContent-Type: application/json\r\n",
-                            (int)length, prefix, has_version ? "" : "/v1",
-                            c->chat ? "chat/completions" : "completions", host);
-    if (rc >= 0 && c->key)
-        rc = med_buf_printf(out, "Authorization: Bearer %s\r\n", c->key);
-    return rc < 0 ? rc : med_buf_append_str(out, "Content-Length: ");
-}
-
-static int make_texts(struct http_bench *client, const char *host, const char *prefix)
-{
-    struct med_buf head, open;
-    med_buf_init(&head, HEAD_MAX_BYTES);
-    med_buf_init(&open, HEAD_MAX_BYTES);
-    int rc = put_head(&client->config, host, prefix, &head);
-    if (rc >= 0)
-        rc = put_open(&client->config, &open);
-    if (rc >= 0) {
-        client->head = med_buf_take(&head);
-        client->open = med_buf_take(&open);
-    }
-    med_buf_release(&head);
-    med_buf_release(&open);
-    return rc;
-}
 
 /* ---- the first connection ---- */
 
@@ -669,15 +509,6 @@ static int probe(struct http_bench *client, struct med_err *err)
                        (double)client->config.connect_timeout_real_ns / 1e9, uv_strerror(status));
 }
 
-static int check_model(const char *model, struct med_err *err)
-{
-    for (const char *c = model; c && *c; c++) {
-        if ((unsigned char)*c < ' ' || *c == '"' || *c == '\\')
-            return med_err_set(err, MED_E_USAGE, "--model %s: not the name of a model", model);
-    }
-    return 0;
-}
-
 /* host: with brackets around an IPv6 address, which a certificate has not. */
 static int set_tls(struct http_bench *client, const char *host, size_t bytes, struct med_err *err)
 {
@@ -699,11 +530,11 @@ int med_bench_http_client_new(const struct med_bench_http_config *config,
                               const struct med_clock *clock, struct med_bench_client **ret_client,
                               struct med_err *err)
 {
-    char host[256], with_port[264];
+    char host[MED_BENCH_HOST_MAX], with_port[MED_BENCH_HOST_MAX + 8];
     const char *prefix = "";
-    int rc = check_model(config->model, err);
+    int rc = med_bench_http_check_model(config->model, err);
     if (rc >= 0)
-        rc = read_url(config->url, host, &prefix, err);
+        rc = med_bench_http_url(config->url, host, &prefix, err);
     if (rc < 0)
         return rc;
     const char *colon = strrchr(host, ':');
@@ -729,7 +560,8 @@ int med_bench_http_client_new(const struct med_bench_http_config *config,
         return rc;
     }
     client->read_buffer = med_alloc(READ_BYTES);
-    if (!client->read_buffer || make_texts(client, host, prefix) < 0)
+    if (!client->read_buffer ||
+        med_bench_http_texts_make(&client->config, host, prefix, &client->texts) < 0)
         rc = med_err_set(err, MED_E_NOMEM, "the request's head is too long, or memory exhausted");
     client->config.key = NULL; // it stands in the head, and its owner may wipe it
     MED_ASSERT(uv_loop_init(&client->loop) == 0);

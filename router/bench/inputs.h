@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a load test reads before it starts: options, plan, workload, request log, and the schedule
- * that follows from them.
+ * What a load test reads before it starts: plan, workload, request log, and the schedule that follows
+ * from them and the options.
  * owns: everything it holds. thread: main.
  */
 #ifndef MED_ROUTER_BENCH_INPUTS_H
@@ -9,24 +9,9 @@
 
 #include "base/options.h"
 #include "router/bench/arrivals.h"
+#include "router/bench/options.h"
 #include "router/bench/report.h"
 #include "router/bench/sweep.h"
-
-struct med_bench_options {
-    const char *plan, *target, *workload, *trace, *arrival, *slo, *output, *save, *data_dir;
-    const char *api, *url, *model, *api_key_file, *api_key, *tls_ca, *prompt, *goodput, *sweep,
-        *plot;
-    double rate_per_s, burstiness, time_scale;
-    int64_t requests, duration_ns, seed, max_concurrency, max_tokens, vocabulary;
-    int64_t concurrency, input_tokens, output_tokens, turns, think_ns, timeout_ns;
-    int64_t prefix_tokens, prefix_count, warm_up;
-    double range_ratio, prefix_share;
-    int64_t connect_timeout_ns, stall_timeout_ns, queue_wait_ns, queue_max;
-    bool rate_over_time, stream, stop_saturated, ignore_eos, json, predict, recorded_lengths,
-        progress, dry_run;
-};
-
-extern const struct med_program med_bench_program;
 
 struct med_bench_inputs {
     bool has_plan, has_workload, has_log;
@@ -45,10 +30,6 @@ struct med_bench_inputs {
 int med_bench_inputs_load(const struct med_options *options, const struct med_bench_options *values,
                           struct med_bench_inputs *ret_inputs, struct med_err *err) MED_MUST_CHECK;
 void med_bench_inputs_release(struct med_bench_inputs *inputs);
-
-/* One load of a sweep. */
-void med_bench_options_set_load(struct med_bench_options *values, const struct med_sweep *sweep,
-                                double load);
 
 /* Makes the schedule again after values have changed: another rate or concurrency. */
 int med_bench_inputs_schedule(const struct med_options *options, const struct med_bench_options *o,
