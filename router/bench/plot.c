@@ -215,7 +215,8 @@ static void put_line(struct svg *s, const struct med_plot_panel *panel, size_t i
         double px = place(x, line->x[k]), py = place(y, line->y[k]);
         put(s, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", px, py, colours[index]);
         if (line->labels) {
-            put(s, "<text x=\"%.1f\" y=\"%.1f\" class=\"label\">", px + 5, py - 6);
+            put(s, "<text x=\"%.1f\" y=\"%.1f\" class=\"label\" text-anchor=\"end\">", px - 5,
+                py - 5);
             put_escaped(s, line->labels[k]);
             put(s, "</text>\n");
         }
