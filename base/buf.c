@@ -67,9 +67,12 @@ int med_buf_reserve(struct med_buf *buf, size_t more_bytes)
 
 int med_buf_append(struct med_buf *buf, const void *bytes, size_t count)
 {
-    int rc = med_buf_reserve(buf, count);
-    if (rc < 0)
-        return rc;
+    /* Most pieces are small and fit: buf->capacity never exceeds max_bytes + 1. */
+    if (buf->capacity <= buf->length || count >= buf->capacity - buf->length) {
+        int rc = med_buf_reserve(buf, count);
+        if (rc < 0)
+            return rc;
+    }
     if (count)
         memcpy(buf->data + buf->length, bytes, count);
     buf->length += count;

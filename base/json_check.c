@@ -192,10 +192,18 @@ static int scan_escape(struct scan *s)
     return 0;
 }
 
+/* ASCII that stands for itself in a string. */
+static bool is_plain(char c)
+{
+    return (unsigned char)c >= 0x20 && (unsigned char)c < 0x80 && c != '"' && c != '\\';
+}
+
 static int scan_string(struct scan *s)
 {
     s->at++; // the quote
     for (;;) {
+        while (s->at < s->end && is_plain(*s->at))
+            s->at++;
         int c = peek(s);
         if (c < 0)
             return fail_expected(s, "the closing quote of a string");

@@ -7,6 +7,7 @@
  */
 #include "base/utf8.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -38,6 +39,14 @@ long med_utf8_check(const char *p, size_t bytes)
 {
     size_t at = 0;
     while (at < bytes) {
+        uint64_t eight;
+        if (bytes - at >= sizeof eight) {
+            memcpy(&eight, p + at, sizeof eight);
+            if ((eight & UINT64_C(0x8080808080808080)) == 0) { // ASCII alone
+                at += sizeof eight;
+                continue;
+            }
+        }
         size_t used = med_utf8_char_bytes(p + at, bytes - at);
         if (used == 0)
             return (long)at;

@@ -50,12 +50,13 @@ static int on_message_complete(http_parser *parser)
     return 0;
 }
 
+/* tchar of RFC 9110 section 5.6.2, a bit for each character of ASCII. */
+static const uint32_t token_bits[8] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff};
+
 bool med_http_is_token(char byte)
 {
     unsigned char c = (unsigned char)byte;
-    if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-')
-        return true;
-    return c != '\0' && strchr("!#$%&'*+.^_`|~", c) != NULL;
+    return (token_bits[c >> 5] >> (c & 31) & 1) != 0;
 }
 
 /* One header line without its CR LF. NULL: good. */
@@ -190,7 +191,8 @@ static size_t lines_begin(const char *bytes, size_t count)
 
 static bool is_named(const struct line *line, const char *name)
 {
-    return strlen(name) == line->name_bytes && strncasecmp(line->name, name, line->name_bytes) == 0;
+    return (line->name[0] | 0x20) == (name[0] | 0x20) && strlen(name) == line->name_bytes &&
+           strncasecmp(line->name, name, line->name_bytes) == 0;
 }
 
 static bool is_value(const struct line *line, const char *value)

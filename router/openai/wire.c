@@ -10,12 +10,14 @@
 #include "base/assert.h"
 #include "base/log.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 enum {
     HEADERS_BYTES = 512,
+    MORE_BYTES = 128,
     TIMEOUT_MS_MAX = 24 * 60 * 60 * 1000
 };
 
@@ -25,11 +27,15 @@ enum {
 static void put_headers(const struct med_openai_exchange *x, const char *more,
                         char out[HEADERS_BYTES])
 {
-    bool traced = x->traceparent[0] != '\0';
-    int length =
-        snprintf(out, HEADERS_BYTES, "X-Request-Id: %s\r\n%s%s%s%s", x->id,
-                 traced ? "traceparent: " : "", x->traceparent, traced ? "\r\n" : "", more);
-    MED_ASSERT(length > 0 && length < HEADERS_BYTES);
+    static_assert(sizeof("X-Request-Id: \r\ntraceparent: \r\n") + sizeof(x->id) +
+                          sizeof(x->traceparent) + MORE_BYTES <=
+                      HEADERS_BYTES,
+                  "the headers fit");
+    MED_ASSERT(strlen(more) < MORE_BYTES);
+    char *at = stpcpy(stpcpy(stpcpy(out, "X-Request-Id: "), x->id), "\r\n");
+    if (x->traceparent[0] != '\0')
+        at = stpcpy(stpcpy(stpcpy(at, "traceparent: "), x->traceparent), "\r\n");
+    (void)stpcpy(at, more);
 }
 
 static void respond(struct med_openai_exchange *x, int status, const char *more)
@@ -56,7 +62,7 @@ void med_openai_answer(struct med_openai_exchange *x, int status)
 
 void med_openai_answer_error(struct med_openai_exchange *x, const struct med_openai_error *error)
 {
-    char more[128] = "";
+    char more[MORE_BYTES] = "";
     if (error->retry_after_ms > 0) {
         (void)snprintf(more, sizeof(more),
                        "Retry-After: %" PRIu32 "\r\nRetry-After-Ms: %" PRIu32 "\r\n",
