@@ -138,11 +138,7 @@ static int init_types(struct med_dispatch *d, const struct med_dispatch_config *
         struct type *type = &d->types[t];
         type->plan = config->types[t];
         type->plan.retired = false;
-        type->fit_tokens = INT64_MAX;
-        if (type->plan.has_latency) {
-            const struct med_latency *l = &type->plan.latency;
-            type->fit_tokens = l->model_len_max < l->kv_tokens ? l->model_len_max : l->kv_tokens;
-        }
+        type->fit_tokens = workers_fit_tokens(&d->workers, &type->plan, NONE);
     }
     return 0;
 }

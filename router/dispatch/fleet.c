@@ -229,8 +229,7 @@ int med_dispatch_worker_join(struct med_dispatch *d, int64_t now_ns,
     worker->fit_tokens =
         hello->model_len_max < hello->kv_tokens ? hello->model_len_max : hello->kv_tokens;
     struct type *of = &d->types[type];
-    if (of->fit_tokens == INT64_MAX || of->fit_tokens < worker->fit_tokens)
-        of->fit_tokens = worker->fit_tokens;
+    of->fit_tokens = workers_fit_tokens(&d->workers, &of->plan, index);
     worker->stats.heartbeat_ns = now_ns;
     worker->silent_ns = INT64_MIN;
     set_state(d, worker, now_ns);
@@ -274,7 +273,9 @@ void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t w
     workers_set_state(&d->workers, row, MED_WORKER_GONE);
     prefixes_forget(&d->prefixes, worker);
     take_all(d, now_ns, row, false);
+    struct type *of = &d->types[row->type];
     workers_remove(&d->workers, worker);
+    of->fit_tokens = workers_fit_tokens(&d->workers, &of->plan, d->workers.type_first[row->type]);
     dispatch_drain_queue(d, now_ns);
 }
 

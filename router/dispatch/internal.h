@@ -263,6 +263,10 @@ struct prediction_input {
 struct prediction worker_predict(const struct worker *worker, const struct prediction_input *input);
 /* Of the next iteration; 0: nothing to do. */
 double worker_step_ms(const struct worker *worker, const struct med_latency *latency);
+/* The most that one of a type holds: of those in the list, and of those that the plan knows; INT64_MAX:
+ * not known. */
+int64_t workers_fit_tokens(const struct workers *w, const struct med_dispatch_type *plan,
+                           uint32_t first);
 void workers_set_state(struct workers *w, struct worker *worker, enum med_worker_state state);
 
 /* ---- prefix.c: who has which beginning of a prompt ---- */

@@ -130,22 +130,6 @@ static size_t cells_of(const struct med_dispatch_config *config)
     return config->input_edge_count * config->output_edge_count;
 }
 
-/* The most that a worker of this type holds: the model's limits, or the least that one has said. */
-static int64_t fit_of(const struct med_dispatch *d, const struct med_dispatch_type *type,
-                      uint32_t first)
-{
-    int64_t fit = INT64_MAX;
-    if (type->has_latency) {
-        const struct med_latency *l = &type->latency;
-        fit = l->model_len_max < l->kv_tokens ? l->model_len_max : l->kv_tokens;
-    }
-    for (uint32_t i = first; i != NONE; i = d->workers.rows[i].next) {
-        if (d->workers.rows[i].fit_tokens < fit)
-            fit = d->workers.rows[i].fit_tokens;
-    }
-    return fit;
-}
-
 static int make_tables(const struct med_dispatch *d, const struct merged *m,
                        struct plan_tables *ret_tables)
 {
@@ -172,7 +156,8 @@ static int make_tables(const struct med_dispatch *d, const struct merged *m,
     for (size_t t = 0; t < count; t++) {
         next.type_first[t] = t < known ? d->workers.type_first[t] : NONE;
         next.types[t].plan = m->types[t];
-        next.types[t].fit_tokens = fit_of(d, &m->types[t], next.type_first[t]);
+        next.types[t].fit_tokens =
+            workers_fit_tokens(&d->workers, &m->types[t], next.type_first[t]);
         next.retired += m->types[t].retired;
     }
     bool same_edges = predictor_has_same_edges(&d->predictor, &next.predictor);

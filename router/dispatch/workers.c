@@ -91,6 +91,18 @@ void workers_remove(struct workers *w, uint32_t index)
     w->count--;
 }
 
+int64_t workers_fit_tokens(const struct workers *w, const struct med_dispatch_type *plan,
+                           uint32_t first)
+{
+    const struct med_latency *l = &plan->latency;
+    int64_t most = 0;
+    if (plan->has_latency)
+        most = l->model_len_max < l->kv_tokens ? l->model_len_max : l->kv_tokens;
+    for (uint32_t i = first; i != NONE; i = w->rows[i].next)
+        most = w->rows[i].fit_tokens > most ? w->rows[i].fit_tokens : most;
+    return most > 0 ? most : INT64_MAX;
+}
+
 void workers_set_state(struct workers *w, struct worker *worker, enum med_worker_state state)
 {
     w->ready[worker->type] -= worker->state == MED_WORKER_READY;

@@ -250,6 +250,40 @@ static void test_replan_when_wrong_or_without_memory_then_nothing_has_changed(vo
     shell_free(s);
 }
 
+static uint32_t join_sized(struct shell *s, const char *id, int64_t tokens)
+{
+    struct med_dispatch_worker_hello hello = {.type_name = "a",
+                                              .worker_id = id,
+                                              .model_len_max = tokens,
+                                              .sequences_max = 16,
+                                              .kv_tokens = tokens};
+    uint32_t worker;
+    REQUIRE(med_dispatch_worker_join(s->d, s->now_ns, &hello, &worker, NULL) == 0);
+    shell_beat(s, worker);
+    return worker;
+}
+
+static void test_replan_when_workers_differ_in_size_then_the_largest_counts(void)
+{
+    struct shell *s = shell_with(2);
+    uint32_t small = join_sized(s, "small", 1000);
+    uint32_t large = join_sized(s, "large", 8000); /* the plan's latency model says 4096 */
+    struct plan plan;
+    plan_make(s, &plan, "ab", (double[]){0.5, 0.5});
+    CHECK_INT(shell_submit(s, 1, 5000, 100, 0), 0);
+    CHECK_INT(replan(s, &plan), 0);
+    CHECK_INT(shell_submit(s, 2, 5000, 100, 0), 0);
+    CHECK_INT(shell_last(s).worker, large);
+    end_all(s, 0);
+    /* What only it could hold is refused when it has left. */
+    shell_gone(s, large);
+    CHECK_INT(shell_submit(s, 3, 5000, 100, 0), MED_E_INVALID);
+    CHECK_INT(shell_submit(s, 4, 500, 100, 0), 0);
+    CHECK_INT(shell_last(s).worker, small);
+    end_all(s, s->send_count - 1);
+    shell_free(s);
+}
+
 int main(void)
 {
     RUN(test_replan_when_a_type_leaves_then_its_requests_end_there);
@@ -257,6 +291,7 @@ int main(void)
     RUN(test_replan_keeps_indices_and_reuses_rows_of_types_without_workers);
     RUN(test_replan_keeps_the_queue_and_starts_it_at_the_next_tick);
     RUN(test_replan_keeps_what_was_learned_of_lengths);
+    RUN(test_replan_when_workers_differ_in_size_then_the_largest_counts);
     RUN(test_replan_when_wrong_or_without_memory_then_nothing_has_changed);
     return check_finish();
 }
