@@ -200,12 +200,12 @@ int64_t med_dispatch_retry_after_ns(const struct med_dispatch *d)
 
 void admission_check(const struct med_dispatch *d)
 {
-    MED_ASSERT(d->admission.waiting == (int64_t)d->waiting.count);
+    MED_ASSERT(d->admission.waiting == d->totals.queued);
     int64_t queued[MED_LIMIT_WORKER_TYPES] = {0};
     int64_t units[MED_LIMIT_WORKER_TYPES] = {0};
-    for (size_t i = 0; i < d->waiting.count; i++) {
-        const struct lease *row = &d->leases.rows[d->waiting.entries[i].lease];
-        for (size_t t = 0; t < MED_LIMIT_WORKER_TYPES; t++) {
+    for (uint32_t i = 0; i < d->leases.count_max; i++) {
+        const struct lease *row = &d->leases.rows[i];
+        for (size_t t = 0; row->used && row->worker == NONE && t < MED_LIMIT_WORKER_TYPES; t++) {
             if ((row->types >> t & 1) != 0) {
                 queued[t]++;
                 units[t] += part_of(row->types);

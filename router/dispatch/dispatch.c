@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Dispatch: the life of a request. See dispatch.h for what it guarantees; the nouns have their own
- * files (predictor, shares, queue, leases, workers), pick.c chooses, fleet.c keeps the workers,
- * view.c shows and checks.
+ * files (predictor, shares, queue, leases, workers), pick.c chooses, waiting.c knows whose turn it is,
+ * fleet.c keeps the workers, view.c shows and checks.
  *
- * A request is queued or in flight. `start` is the only way into flight; `dispatch_end` the only way
+ * A request is queued or in flight. `dispatch_start` is the only way into flight; `dispatch_end` the only way
  * out of the table, so that an accepted request ends exactly once; `dispatch_again` takes it from a
  * worker that failed. All three leave every table consistent before they call the shell, and touch
  * the request no more after `end`.
- *
- * The queue is tried after every event that frees a place, and every RETRY_NS, since predicted waits
- * also shrink with time alone. Only its first SCAN_MAX requests are tried: one that fits no worker at
- * hand does not block those behind it, and a long queue costs no more than a short one.
  *
  * thread: loop. Nothing is allocated after new.
  */
@@ -24,10 +20,9 @@
 #include <math.h>
 #include <string.h>
 
-#define RETRY_NS       (10 * MED_NS_PER_MS)
-#define SCAN_MAX       16
-#define TABLE_MAX      (1 << 24) /* of users_max and prefixes_max */
-#define PRIORITY_MAX   1000      /* more is taken for this, either way */
+#define BLOCKED_NS     (10 * MED_NS_PER_MS) /* a link that took no send */
+#define TABLE_MAX      (1 << 24)            /* of users_max and prefixes_max */
+#define PRIORITY_MAX   1000                 /* more is taken for this, either way */
 #define REQUESTS_LIMIT (1 << 24) /* of requests_max: rows are indices of 32 bits, and memory */
 
 /* ---- creation ---- */
@@ -158,7 +153,6 @@ int med_dispatch_new(const struct med_dispatch_config *config, const struct med_
     d->config.output_edges = NULL;
     d->config.buckets = NULL;
     d->ops = *ops;
-    d->retry_at_ns = INT64_MAX;
     size_t requests = (size_t)config->requests_max;
     size_t cells = config->input_edge_count * config->output_edge_count;
     d->picks = med_calloc(config->type_count * cells, sizeof *d->picks);
@@ -170,7 +164,7 @@ int med_dispatch_new(const struct med_dispatch_config *config, const struct med_
     if (rc == 0)
         rc = leases_init(&d->leases, requests);
     if (rc == 0)
-        rc = queue_init(&d->waiting, requests);
+        rc = waiting_init(d, requests);
     if (rc == 0)
         rc = queue_init(&d->deadlines, requests);
     if (rc == 0)
@@ -202,7 +196,7 @@ void med_dispatch_free(struct med_dispatch *d)
     predictor_release(&d->predictor);
     shares_release(&d->shares);
     leases_release(&d->leases);
-    queue_release(&d->waiting);
+    waiting_release(d);
     queue_release(&d->deadlines);
     workers_release(&d->workers);
     users_release(&d->users);
@@ -241,8 +235,7 @@ static void count_pick(struct med_dispatch *d, const struct lease *row, const st
         d->totals.spills++;
 }
 
-/* Sends a request that is nowhere. False: nobody can take it now. */
-static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
+bool dispatch_start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
 {
     struct lease *row = &d->leases.rows[lease];
     MED_ASSERT(row->worker == NONE);
@@ -259,7 +252,7 @@ static bool start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
              * this worker, which ends because each round blocks one. */
             row->attempt--;
             row->tries--;
-            worker->blocked_until_ns = now_ns + RETRY_NS;
+            worker->blocked_until_ns = now_ns + BLOCKED_NS;
             d->totals.reroutes[MED_REROUTE_SEND_FAILED]++;
             continue;
         }
@@ -286,11 +279,8 @@ static void enqueue(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
     struct lease *row = &d->leases.rows[lease];
     int64_t until = row->deadline_ns > 0 ? row->deadline_ns : now_ns + d->config.queue_wait_ns;
     admission_enter(d, now_ns, row);
-    queue_push(&d->waiting, lease, row->turn_ns);
+    waiting_add(d, now_ns, lease);
     queue_push(&d->deadlines, lease, until);
-    d->totals.queued++;
-    if (d->retry_at_ns == INT64_MAX)
-        d->retry_at_ns = now_ns + RETRY_NS;
 }
 
 /* Takes a request from wherever it is. */
@@ -299,10 +289,8 @@ static void detach(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
     struct lease *row = &d->leases.rows[lease];
     (void)queue_remove(&d->deadlines, lease); /* not there: it is in flight, without a deadline */
     if (row->worker == NONE) {
-        if (queue_remove(&d->waiting, lease)) {
+        if (waiting_remove(d, lease))
             admission_leave(d, now_ns, row);
-            d->totals.queued--;
-        }
         return;
     }
     worker_detach(&d->workers.rows[row->worker], &d->leases, lease, now_ns);
@@ -373,33 +361,8 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
     row->avoid = row->worker;
     detach(d, now_ns, lease);
     d->totals.reroutes[reason]++;
-    if (!start(d, now_ns, lease))
+    if (!dispatch_start(d, now_ns, lease))
         enqueue(d, now_ns, lease);
-}
-
-/* It waits, and its time is not over. */
-static bool may_wait(const struct med_dispatch *d, uint32_t lease, int64_t now_ns)
-{
-    return d->deadlines.entries[d->deadlines.places[lease]].at_ns > now_ns;
-}
-
-void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns)
-{
-    struct queue_entry stuck[SCAN_MAX];
-    size_t stuck_count = 0;
-    while (stuck_count < SCAN_MAX && queue_first(&d->waiting)) {
-        struct queue_entry entry = *queue_first(&d->waiting);
-        (void)queue_remove(&d->waiting, entry.lease); /* it is the first */
-        if (may_wait(d, entry.lease, now_ns) && start(d, now_ns, entry.lease)) {
-            admission_leave(d, now_ns, &d->leases.rows[entry.lease]);
-            d->totals.queued--;
-        } else {
-            stuck[stuck_count++] = entry;
-        }
-    }
-    for (size_t i = 0; i < stuck_count; i++)
-        queue_restore(&d->waiting, &stuck[i]);
-    d->retry_at_ns = d->waiting.count > 0 ? now_ns + RETRY_NS : INT64_MAX;
 }
 
 /* ---- requests ---- */
@@ -494,9 +457,10 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
         predictor_mean(&d->predictor, row->input_row, 0, row->output_tokens_max, row->factor));
     row->predicted_output_tokens = row->remaining;
     bool late = request->deadline_ns > 0 && request->deadline_ns <= now_ns;
-    /* Those who wait come first, so the newcomer may start at once only past an empty queue. */
-    bool started = !late && d->waiting.count == 0 && start(d, now_ns, lease);
-    bool full = (int64_t)d->waiting.count >= d->config.queue_max;
+    /* Those who wait come first, so the newcomer may start at once only past an empty line. */
+    bool first = d->waiting[waiting_line(d, row)].count == 0;
+    bool started = !late && first && dispatch_start(d, now_ns, lease);
+    bool full = d->totals.queued >= d->config.queue_max;
     bool slow = !started && !late && !full && !admission_accepts(d, now_ns, row);
     if (!started && (late || full || slow)) {
         d->totals.refused_late += late;
@@ -510,7 +474,8 @@ int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
     predictor_on_arrival(&d->predictor, row->input_row, row->output_tokens_max);
     if (!started) {
         enqueue(d, now_ns, lease);
-        dispatch_drain_queue(d, now_ns);
+        if (!first)
+            waiting_start_one(d, now_ns, lease);
     }
     return 0;
 }
@@ -528,9 +493,11 @@ int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request
     uint32_t lease = leases_find(&d->leases, request);
     if (lease == NONE)
         return MED_E_NOT_FOUND;
+    uint32_t worker = d->leases.rows[lease].worker;
     tell_cancel(d, &d->leases.rows[lease]);
     dispatch_end(d, now_ns, lease, outcome, codes[outcome]);
-    dispatch_drain_queue(d, now_ns);
+    if (worker != NONE)
+        waiting_start_at(d, now_ns, worker);
     return 0;
 }
 
@@ -586,7 +553,7 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     }
     sender->remaining_tokens += row->remaining;
     if (first)
-        dispatch_drain_queue(d, now_ns);
+        waiting_start_at(d, now_ns, worker);
     return 0;
 }
 
@@ -607,7 +574,7 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     } else {
         return MED_E_PROTO;
     }
-    dispatch_drain_queue(d, now_ns);
+    waiting_start_at(d, now_ns, worker);
     return 0;
 }
 
@@ -620,7 +587,7 @@ int med_dispatch_return(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
         return rc;
     d->leases.rows[lease].tries -= !d->workers.rows[worker].draining; /* that is done there */
     dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_LOST, false);
-    dispatch_drain_queue(d, now_ns);
+    waiting_start_at(d, now_ns, worker);
     return 0;
 }
 
@@ -664,15 +631,15 @@ void med_dispatch_tick(struct med_dispatch *d, int64_t now_ns)
 {
     expire(d, now_ns);
     fleet_tick(d, now_ns);
-    dispatch_drain_queue(d, now_ns);
+    if (d->totals.queued > 0 && now_ns >= d->retry_at_ns)
+        waiting_start_all(d, now_ns);
 }
 
 int64_t med_dispatch_next_tick_ns(const struct med_dispatch *d)
 {
     int64_t at = d->workers.check_at_ns;
-    const struct queue_entry *waiting = queue_first(&d->waiting);
     const struct queue_entry *deadline = queue_first(&d->deadlines);
-    if (waiting && d->retry_at_ns < at)
+    if (d->totals.queued > 0 && d->retry_at_ns < at)
         at = d->retry_at_ns;
     if (deadline && deadline->at_ns < at)
         at = deadline->at_ns;

@@ -252,7 +252,7 @@ void med_dispatch_worker_stats(struct med_dispatch *d, int64_t now_ns, uint32_t 
     row->has_beaten = true;
     set_state(d, row, now_ns);
     react(d, now_ns, row);
-    dispatch_drain_queue(d, now_ns);
+    waiting_start_at(d, now_ns, worker);
 }
 
 void med_dispatch_worker_drain(struct med_dispatch *d, int64_t now_ns, uint32_t worker)
@@ -276,7 +276,6 @@ void med_dispatch_worker_gone(struct med_dispatch *d, int64_t now_ns, uint32_t w
     struct type *of = &d->types[row->type];
     workers_remove(&d->workers, worker);
     of->fit_tokens = workers_fit_tokens(&d->workers, &of->plan, d->workers.type_first[row->type]);
-    dispatch_drain_queue(d, now_ns);
 }
 
 void fleet_tick(struct med_dispatch *d, int64_t now_ns)

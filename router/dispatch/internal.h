@@ -105,6 +105,10 @@ void shares_balance(struct shares *s, const struct predictor *p, int rounds);
 
 /* ---- queue.c: binary heap of leases by time ---- */
 
+enum {
+    WAITING_LINES = 4
+};
+
 struct queue_entry {
     int64_t at_ns;
     uint64_t order; /* ties: first come, first served */
@@ -119,6 +123,7 @@ struct queue {
 };
 
 int queue_init(struct queue *q, size_t count_max);
+bool queue_is_before(const struct queue_entry *a, const struct queue_entry *b);
 void queue_release(struct queue *q);
 void queue_push(struct queue *q, uint32_t lease, int64_t at_ns);
 /* Puts an entry back as it was, its turn among equals kept. */
@@ -154,6 +159,7 @@ struct lease {
     uint32_t hash_next;
     int16_t input_row, output_row;
     uint16_t type;
+    uint8_t line; /* while it waits */
     bool used;
 };
 
@@ -360,7 +366,8 @@ struct med_dispatch {
     struct predictor predictor;
     struct shares shares;
     struct leases leases;
-    struct queue waiting;   /* by turn */
+    struct queue waiting[WAITING_LINES]; /* by turn, see waiting.c */
+    uint64_t waiting_order;              /* of the next one, in whatever line */
     struct queue deadlines; /* waiting: until when they may; in flight: those with a deadline */
     struct workers workers;
     uint64_t *picks; /* [type][row][column] */
@@ -386,9 +393,23 @@ void dispatch_end(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum m
  * it ends. tell: the worker may still be computing it. */
 void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum med_reroute reason,
                     bool tell);
-/* Starts what can start of those that wait. */
-void dispatch_drain_queue(struct med_dispatch *d, int64_t now_ns);
+/* Sends a request that is nowhere. False: nobody can take it now. */
+bool dispatch_start(struct med_dispatch *d, int64_t now_ns, uint32_t lease);
 int64_t dispatch_ns_of_ms(double ms);
+
+int waiting_init(struct med_dispatch *d, size_t count_max);
+void waiting_release(struct med_dispatch *d);
+/* The line that a request stands in, or would. */
+uint8_t waiting_line(const struct med_dispatch *d, const struct lease *row);
+void waiting_add(struct med_dispatch *d, int64_t now_ns, uint32_t lease);
+bool waiting_remove(struct med_dispatch *d, uint32_t lease); /* false: it does not wait */
+bool waiting_has(const struct med_dispatch *d, uint32_t lease);
+/* Starts what can start of those that wait: anywhere, at a worker that may have come free, or one
+ * newcomer, if it is its turn. */
+void waiting_start_all(struct med_dispatch *d, int64_t now_ns);
+void waiting_start_at(struct med_dispatch *d, int64_t now_ns, uint32_t worker);
+void waiting_start_one(struct med_dispatch *d, int64_t now_ns, uint32_t lease);
+void waiting_check(const struct med_dispatch *d);
 
 /* Time passes; before anything changes that it depends on. */
 void admission_advance(struct med_dispatch *d, int64_t now_ns);
@@ -449,6 +470,11 @@ bool pick_has_other(const struct med_dispatch *d, const struct lease *lease);
 /* policy.c: of a worker for a request; the least wins. */
 double policy_score(const struct med_dispatch *d, const struct lease *lease, uint32_t worker);
 void policy_take(struct med_dispatch *d, uint32_t worker);
+/* Can the worker take anything now? */
+bool pick_is_open(const struct med_dispatch *d, uint32_t worker, int64_t now_ns);
+/* ... this request, in time? Without what its prefix cache may save. */
+bool pick_can_take(const struct med_dispatch *d, const struct lease *lease, uint32_t worker,
+                   int64_t now_ns);
 struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns);
 
 #endif

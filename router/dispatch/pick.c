@@ -30,9 +30,9 @@ static bool has_room_for(const struct worker *worker, const struct lease *lease)
            lease->prompt_tokens + lease->output_tokens_max <= worker->fit_tokens;
 }
 
-static bool is_eligible(const struct worker *worker, const struct lease *lease, int64_t now_ns)
+static bool is_open(const struct worker *worker, int64_t now_ns)
 {
-    return has_room_for(worker, lease) && now_ns >= worker->blocked_until_ns &&
+    return worker->state == MED_WORKER_READY && now_ns >= worker->blocked_until_ns &&
            worker_in_flight(worker) < worker->sequences_max &&
            breaker_allows(&worker->breaker, now_ns);
 }
@@ -84,28 +84,54 @@ static void note(struct pick *pick, const struct candidate *it)
     pick->candidates[place] = *it;
 }
 
-static void predict(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
-                    struct candidate *it)
+/* Of a prompt of which it->cached_tokens need not be computed. */
+static struct prediction predict_at(const struct med_dispatch *d, const struct lease *lease,
+                                    int64_t now_ns, const struct candidate *it)
 {
     const struct worker *worker = &d->workers.rows[it->worker];
     const struct med_dispatch_type *plan = &d->types[worker->type].plan;
-    const struct med_latency *latency = plan->has_latency ? &plan->latency : NULL;
-    int64_t tokens = lease->prompt_tokens + lease->tokens;
-    if (prefix_is_trusted(worker)) {
+    struct prediction_input input = {.latency = plan->has_latency ? &plan->latency : NULL,
+                                     .leases = &d->leases,
+                                     .now_ns = now_ns,
+                                     .prompt_tokens = lease->prompt_tokens + lease->tokens,
+                                     .cached_tokens = it->cached_tokens,
+                                     .output_tokens = (double)lease->remaining};
+    return worker_predict(worker, &input);
+}
+
+static void predict(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
+                    struct candidate *it)
+{
+    if (prefix_is_trusted(&d->workers.rows[it->worker])) {
         it->cached_tokens =
             (int64_t)(prefixes_blocks(&d->prefixes, it->worker) * MED_DISPATCH_PREFIX_TOKENS);
     }
-    struct prediction_input input = {.latency = latency,
-                                     .leases = &d->leases,
-                                     .now_ns = now_ns,
-                                     .prompt_tokens = tokens,
-                                     .cached_tokens = it->cached_tokens,
-                                     .output_tokens = (double)lease->remaining};
-    it->prediction = worker_predict(worker, &input);
+    it->prediction = predict_at(d, lease, now_ns, it);
     if (it->cached_tokens > 0) {
-        input.cached_tokens = 0;
-        it->prediction.saved_ms = worker_predict(worker, &input).ttft_ms - it->prediction.ttft_ms;
+        struct candidate without = {.worker = it->worker};
+        it->prediction.saved_ms =
+            predict_at(d, lease, now_ns, &without).ttft_ms - it->prediction.ttft_ms;
     }
+}
+
+bool pick_is_open(const struct med_dispatch *d, uint32_t worker, int64_t now_ns)
+{
+    const struct worker *row = &d->workers.rows[worker];
+    return is_open(row, now_ns) &&
+           (!d->types[row->type].plan.retired || dispatch_may_use_retired(d));
+}
+
+bool pick_can_take(const struct med_dispatch *d, const struct lease *lease, uint32_t worker,
+                   int64_t now_ns)
+{
+    struct candidate it = {.worker = worker,
+                           .in_flight = worker_in_flight(&d->workers.rows[worker])};
+    if (!has_room_for(&d->workers.rows[worker], lease))
+        return false;
+    if (d->config.policy != MED_POLICY_PLAN)
+        return true;
+    it.prediction = predict_at(d, lease, now_ns, &it);
+    return is_in_time(d, lease, &it.prediction, it.in_flight, now_ns);
 }
 
 static struct candidate best_of_type(const struct med_dispatch *d, const struct lease *lease,
@@ -114,7 +140,7 @@ static struct candidate best_of_type(const struct med_dispatch *d, const struct 
     struct candidate best = {.worker = NONE};
     for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
         const struct worker *worker = &d->workers.rows[i];
-        if (!is_eligible(worker, lease, now_ns))
+        if (!has_room_for(worker, lease) || !is_open(worker, now_ns))
             continue;
         struct candidate it = {
             .worker = i, .avoided = i == lease->avoid, .in_flight = worker_in_flight(worker)};

@@ -30,7 +30,7 @@ void queue_release(struct queue *q)
     med_free(q->places);
 }
 
-static bool is_before(const struct queue_entry *a, const struct queue_entry *b)
+bool queue_is_before(const struct queue_entry *a, const struct queue_entry *b)
 {
     return a->at_ns < b->at_ns || (a->at_ns == b->at_ns && a->order < b->order);
 }
@@ -44,7 +44,7 @@ static void put(struct queue *q, size_t place, struct queue_entry entry)
 static void sift_up(struct queue *q, size_t place)
 {
     struct queue_entry entry = q->entries[place];
-    while (place > 0 && is_before(&entry, &q->entries[(place - 1) / 2])) {
+    while (place > 0 && queue_is_before(&entry, &q->entries[(place - 1) / 2])) {
         put(q, place, q->entries[(place - 1) / 2]);
         place = (place - 1) / 2;
     }
@@ -58,9 +58,9 @@ static void sift_down(struct queue *q, size_t place)
         size_t child = 2 * place + 1;
         if (child >= q->count)
             break;
-        if (child + 1 < q->count && is_before(&q->entries[child + 1], &q->entries[child]))
+        if (child + 1 < q->count && queue_is_before(&q->entries[child + 1], &q->entries[child]))
             child++;
-        if (!is_before(&q->entries[child], &entry))
+        if (!queue_is_before(&q->entries[child], &entry))
             break;
         put(q, place, q->entries[child]);
         place = child;
@@ -107,6 +107,6 @@ void queue_check(const struct queue *q)
     MED_ASSERT(q->count <= q->count_max);
     for (size_t i = 0; i < q->count; i++) {
         MED_ASSERT(q->places[q->entries[i].lease] == i);
-        MED_ASSERT(i == 0 || !is_before(&q->entries[i], &q->entries[(i - 1) / 2]));
+        MED_ASSERT(i == 0 || !queue_is_before(&q->entries[i], &q->entries[(i - 1) / 2]));
     }
 }

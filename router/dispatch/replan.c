@@ -220,7 +220,7 @@ static void look_again(struct med_dispatch *d, int64_t now_ns)
 {
     place_leases(d);
     d->workers.check_at_ns = now_ns; /* the limits on silence may be others */
-    if (d->waiting.count > 0)
+    if (d->totals.queued > 0)
         d->retry_at_ns = now_ns;
 }
 

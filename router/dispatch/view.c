@@ -220,7 +220,7 @@ static void check_list(const struct med_dispatch *d, uint32_t index, const struc
         MED_ASSERT(row->previous == previous);
         MED_ASSERT((row->tokens > row->base) == decoding);
         MED_ASSERT(row->remaining >= 1);
-        MED_ASSERT(d->waiting.places[i] == NONE);
+        MED_ASSERT(!waiting_has(d, i));
         MED_ASSERT((d->deadlines.places[i] != NONE) == (row->deadline_ns > 0));
         if (decoding) {
             sums->context_tokens += row->prompt_tokens + row->tokens;
@@ -295,7 +295,7 @@ void med_dispatch_check(const struct med_dispatch *d)
             continue;
         used++;
         MED_ASSERT(leases_find(&d->leases, row->request) == i);
-        MED_ASSERT((row->worker == NONE) == (d->waiting.places[i] != NONE));
+        MED_ASSERT((row->worker == NONE) == waiting_has(d, i));
         MED_ASSERT(row->worker != NONE || d->deadlines.places[i] != NONE);
         MED_ASSERT((int64_t)row->tries <= d->config.attempts_max);
         MED_ASSERT(row->tokens >= 0 && row->tokens <= row->output_tokens_max);
@@ -303,11 +303,10 @@ void med_dispatch_check(const struct med_dispatch *d)
     users_check(&d->users);
     prefixes_check(&d->prefixes);
     admission_check(d);
-    queue_check(&d->waiting);
+    waiting_check(d);
     queue_check(&d->deadlines);
     MED_ASSERT(used == d->leases.count);
     MED_ASSERT(d->totals.in_flight == in_flight);
-    MED_ASSERT(d->totals.queued == (int64_t)d->waiting.count);
     MED_ASSERT(used == (size_t)(d->totals.in_flight + d->totals.queued));
     uint64_t ended = 0;
     for (size_t i = 0; i < MED_OUTCOME_COUNT; i++)

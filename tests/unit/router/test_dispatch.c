@@ -416,6 +416,42 @@ static void test_queue_when_a_big_one_waits_then_others_pass(void)
     shell_free(s);
 }
 
+static void test_queue_when_many_wait_for_the_large_type_then_small_ones_start(void)
+{
+    struct shell *s = shell_new(2);
+    shell_bucket(s, 1, 1, 1, 0.5, 0.5);
+    s->types[1].latency.model_len_max = 16384;
+    shell_start(s);
+    struct med_dispatch_worker_hello hello = {.type_name = "b",
+                                              .worker_id = "large",
+                                              .model_len_max = 16384,
+                                              .sequences_max = 1,
+                                              .kv_tokens = 16384};
+    uint32_t large;
+    REQUIRE(med_dispatch_worker_join(s->d, s->now_ns, &hello, &large, NULL) == 0);
+    shell_beat(s, large);
+    uint32_t small = shell_join(s, "a", "small");
+    for (uint64_t r = 0; r < 50; r++) /* one runs, the others wait for it */
+        CHECK_INT(shell_submit(s, r, 8000, 100, 0), 0);
+    CHECK_INT(shell_totals(s).queued, 49);
+    /* At once, while the small type has a place, and as soon as it has one again. */
+    for (uint64_t r = 100; r < 120; r++)
+        CHECK_INT(shell_submit(s, r, 100, 10, 0), 0);
+    CHECK_INT(shell_totals(s).in_flight, 1 + 16);
+    CHECK_INT(shell_totals(s).queued, 49 + 4);
+    CHECK_INT(shell_finish(s, s->sends[1], MED_OUTCOME_STOP), 0);
+    CHECK_UINT(shell_last(s).request, 116);
+    CHECK_INT(shell_last(s).worker, small);
+    CHECK_INT(shell_finish(s, s->sends[0], MED_OUTCOME_STOP), 0);
+    CHECK_UINT(shell_last(s).request, 1);
+    CHECK_INT(shell_last(s).worker, large);
+    shell_gone(s, small);
+    shell_gone(s, large);
+    shell_tick(s, s->now_ns + 20 * MED_NS_PER_S);
+    CHECK_INT(shell_totals(s).in_flight + shell_totals(s).queued, 0);
+    shell_free(s);
+}
+
 /* ---- workers lost ---- */
 
 static void test_worker_lost_before_first_token_then_elsewhere(void)
@@ -753,6 +789,7 @@ int main(void)
     RUN(test_resume_when_all_tokens_came_then_whole);
     RUN(test_table_when_full_then_overload);
     RUN(test_queue_when_a_big_one_waits_then_others_pass);
+    RUN(test_queue_when_many_wait_for_the_large_type_then_small_ones_start);
     RUN(test_worker_lost_before_first_token_then_elsewhere);
     RUN(test_worker_lost_after_first_token_then_lost);
     RUN(test_worker_lost_again_and_again_then_attempts_end_it);
