@@ -168,13 +168,18 @@ static void offer(struct peer *peer)
     MED_INFO("take-over: another process has asked for the listeners");
 }
 
+/* The last word comes first: to retire for one that has gone meanwhile would leave nobody to serve. */
 static void finish(struct peer *peer)
 {
     struct med_hand_over *h = peer->owner;
-    peer->state = PEER_DONE;
+    int rc = peer_send(peer, "GO\n", NULL);
+    if (rc < 0) {
+        peer_close(peer, "the other process has gone, ready as it was");
+        return;
+    }
     h->handed = true;
+    peer->state = PEER_DONE;
     h->ops.done(h->ops.self);
-    (void)peer_send(peer, "GO\n", NULL); // it goes on without, too
     peer_close(peer, "");
 }
 

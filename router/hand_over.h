@@ -8,10 +8,10 @@
  *     new   MEDLEY-TAKE-OVER 1
  *     old   LISTENERS 1 workers=3 grpc=127.0.0.1:7070 names=http,link,unix     with the descriptors
  *     new   DIAL            it listens for workers: the old one stops that, and asks them to dial again
- *     new   READY           it serves: the old one takes no new connections, and ends when it has none
- *     old   GO              the control socket is free
+ *     new   READY           it serves
+ *     old   GO              it takes no new connections, and ends when it has none; the control socket is free
  *
- * A connection that ends before READY changes nothing for the old one, apart from telling workers that
+ * A connection that ends before GO changes nothing for the old one, apart from telling workers that
  * dialled to come back.  docs/internals/reload.md, docs/adr/0111-how-a-router-is-replaced.md.
  * thread: loop.
  */

@@ -200,6 +200,32 @@ class TakeOver(RouterTest):
         self.workers.append(third)
         self.stop_all()
 
+    def test_when_the_new_one_is_gone_when_it_is_its_turn_the_old_one_goes_on(self):
+        self.start()
+        self.start_workers()
+        with socket.socket(socket.AF_UNIX) as half:
+            half.connect(self.control)
+            half.sendall(b"MEDLEY-TAKE-OVER 1\n")
+            line, fds, _, _ = socket.recv_fds(half, 512, 8)
+            self.assertIn(b"LISTENERS 1 workers=2 ", line)
+            half.sendall(b"DIAL\n")
+            self.router.wait_line("another process has asked for the listeners")
+            # Killed with its last word on the way.
+            self.router.send_signal(signal.SIGSTOP)
+            half.sendall(b"READY\n")
+        for fd in fds:
+            os.close(fd)
+        self.router.send_signal(signal.SIGCONT)
+        self.router.wait_line("take-over: given up, this process goes on: the other process has gone")
+        client = Client(self.grpc)
+        self.assertEqual(len(client.generate(request([1, 2, 3], 4)).choices[0].tokens.ids), 4)
+        client.close()
+        old = self.take_over()
+        old.wait_line("retired")
+        self.assertEqual(old.wait(), 0, old.output())
+        wait_until(lambda: self.ready() == 2, "both workers")
+        self.stop_all()
+
     def test_without_take_over_a_second_router_is_refused(self):
         self.start()
         second = self.router_process(addresses={"grpc": self.grpc, "http": "127.0.0.1:0",
@@ -231,6 +257,7 @@ class TakeOverWithTls(TakeOver):
     test_twice_under_load_and_nobody_notices = None
     test_a_live_stream_ends_in_the_process_that_took_it = None
     test_when_the_new_one_fails_the_old_one_goes_on = None
+    test_when_the_new_one_is_gone_when_it_is_its_turn_the_old_one_goes_on = None
     test_without_take_over_a_second_router_is_refused = None
     test_take_over_of_nobody_starts_as_usual = None
 
