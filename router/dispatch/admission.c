@@ -71,7 +71,7 @@ void admission_advance(struct med_dispatch *d, int64_t now_ns)
     a->since_ns = now_ns;
     for (size_t t = 0; elapsed_s > 0 && a->waiting > 0 && t < d->config.type_count; t++) {
         if (a->queued[t] > 0)
-            a->worker_s[t] += elapsed_s * (double)d->workers.ready[t];
+            a->rates[t].worker_s += elapsed_s * (double)d->workers.ready[t];
     }
 }
 
@@ -114,21 +114,21 @@ void admission_started(struct med_dispatch *d, int64_t now_ns, size_t type)
     if (a->queued[type] == 0)
         return;
     admission_advance(d, now_ns);
-    a->starts[type] += 1;
-    if (a->starts[type] > STARTS_MAX) {
-        a->starts[type] /= 2;
-        a->worker_s[type] /= 2;
+    a->rates[type].starts += 1;
+    if (a->rates[type].starts > STARTS_MAX) {
+        a->rates[type].starts /= 2;
+        a->rates[type].worker_s /= 2;
     }
 }
 
 double admission_rate(const struct med_dispatch *d, size_t type)
 {
-    const struct admission *a = &d->admission;
+    const struct admission_rate *seen = &d->admission.rates[type];
     double planned = d->shares.per_worker[type];
     double ready = (double)d->workers.ready[type];
     if (planned > 0)
-        return ready * (PRIOR + a->starts[type]) / (PRIOR / planned + a->worker_s[type]);
-    return a->worker_s[type] > 0 ? ready * a->starts[type] / a->worker_s[type] : 0;
+        return ready * (PRIOR + seen->starts) / (PRIOR / planned + seen->worker_s);
+    return seen->worker_s > 0 ? ready * seen->starts / seen->worker_s : 0;
 }
 
 /* Seconds until those ahead have left; < 0: not known. */
@@ -218,6 +218,6 @@ void admission_check(const struct med_dispatch *d)
             sum += d->admission.units[t][c];
         MED_ASSERT(d->admission.queued[t] == queued[t]);
         MED_ASSERT(sum == units[t]);
-        MED_ASSERT(d->admission.worker_s[t] >= 0);
+        MED_ASSERT(d->admission.rates[t].worker_s >= 0);
     }
 }

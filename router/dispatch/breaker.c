@@ -6,7 +6,7 @@
  * silent, a connection that broke while it had requests. A fault weighs 1 and an answer that ends well
  * takes HEAL of it back, so that with every third request failed the sum stays where it is and with more
  * it grows. At the configured sum the breaker opens for a time that starts at BACKOFF_FIRST_NS and doubles, up to
- * BACKOFF_MAX_NS. Then it is half open: one request is sent as a probe. Its first token closes the
+ * BACKOFF_MAX_NS. Then it is half open: one request is sent as a probe. Its first token, or that it ends well without one, closes the
  * breaker; a fault opens it again, for longer. A probe that its client takes back says nothing: another
  * follows.
  *
@@ -31,10 +31,10 @@ bool breaker_allows(const struct breaker *b, int64_t now_ns)
 
 void breaker_fault(struct breaker *b, int64_t limit, int64_t now_ns)
 {
+    b->faults_total++;
     if (limit < 0)
         return;
     b->faults += 1;
-    b->faults_total++;
     bool probing = b->open && now_ns >= b->until_ns;
     if (b->open && !probing)
         return; /* what was sent before it opened */
@@ -70,8 +70,9 @@ void breaker_first_token(struct breaker *b, uint32_t lease)
     b->backoff_ns = 0;
 }
 
-void breaker_success(struct breaker *b)
+void breaker_success(struct breaker *b, uint32_t lease)
 {
+    breaker_first_token(b, lease); /* a probe may end well without any */
     if (!b->open)
         b->faults = fmax(0, b->faults - HEAL);
 }

@@ -566,7 +566,7 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
         return rc;
     const struct lease *row = &d->leases.rows[lease];
     if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0))
-        breaker_success(&d->workers.rows[worker].breaker);
+        breaker_success(&d->workers.rows[worker].breaker, lease);
     if (outcome == MED_OUTCOME_ERROR) {
         dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_ERROR, false);
     } else if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0)) {

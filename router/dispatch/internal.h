@@ -193,12 +193,12 @@ struct breaker {
     bool open;
 };
 bool breaker_allows(const struct breaker *b, int64_t now_ns);
-/* limit: as in the configuration. */
+/* limit: as in the configuration; < 0: it is counted, and nothing else. */
 void breaker_fault(struct breaker *b, int64_t limit, int64_t now_ns);
 void breaker_sent(struct breaker *b, uint32_t lease);
 void breaker_left(struct breaker *b, uint32_t lease);
 void breaker_first_token(struct breaker *b, uint32_t lease);
-void breaker_success(struct breaker *b);
+void breaker_success(struct breaker *b, uint32_t lease);
 
 struct worker {
     char worker_id[MED_LIMIT_NAME_BYTES + 1];
@@ -320,12 +320,16 @@ enum {
     ADMISSION_UNITS = 1 << 20
 };
 
+/* While somebody waited for a type: requests that it was sent, and ready workers times seconds. */
+struct admission_rate {
+    double starts, worker_s;
+};
+
 struct admission {
     int64_t since_ns; /* until when worker_s is counted */
     int64_t waiting;
     int64_t stands_since_ns; /* when the first of them came to an empty queue */
-    /* While somebody waited for the type: requests that it was sent, and ready workers times seconds. */
-    double starts[MED_LIMIT_WORKER_TYPES], worker_s[MED_LIMIT_WORKER_TYPES];
+    struct admission_rate rates[MED_LIMIT_WORKER_TYPES];
     int64_t queued[MED_LIMIT_WORKER_TYPES];                   /* that it may serve */
     int64_t units[MED_LIMIT_WORKER_TYPES][ADMISSION_CLASSES]; /* its part of them */
 };
@@ -356,6 +360,7 @@ struct plan_tables {
     uint64_t *picks;
     uint32_t *type_first;
     struct med_dispatch_type_counts counts[MED_LIMIT_WORKER_TYPES];
+    struct admission_rate rates[MED_LIMIT_WORKER_TYPES];
     size_t retired;
 };
 

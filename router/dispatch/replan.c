@@ -165,6 +165,7 @@ static int make_tables(const struct med_dispatch *d, const struct merged *m,
         if (strcmp(d->types[t].plan.name, m->types[t].name) != 0)
             continue;
         next.counts[t] = d->counts[t];
+        next.rates[t] = d->admission.rates[t];
         if (same_edges)
             memcpy(next.picks + t * cells, d->picks + t * cells, cells * sizeof *next.picks);
     }
@@ -184,6 +185,8 @@ static struct plan_tables swap_tables(struct med_dispatch *d, const struct plan_
                                  .retired = d->retired};
     memcpy(before.counts, d->counts, sizeof before.counts);
     memcpy(d->counts, next->counts, sizeof d->counts);
+    memcpy(before.rates, d->admission.rates, sizeof before.rates);
+    memcpy(d->admission.rates, next->rates, sizeof next->rates);
     d->config = next->config;
     d->config.users_max = before.config.users_max;
     d->config.prefixes_max = before.config.prefixes_max;

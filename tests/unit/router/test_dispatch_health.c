@@ -287,6 +287,20 @@ static void test_breaker_when_a_probe_is_cancelled_then_another(void)
     shell_free(s);
 }
 
+static void test_breaker_when_a_probe_ends_well_without_a_token_then_closes(void)
+{
+    struct shell *s = new_fleet(1, false, 1);
+    CHECK_INT(shell_submit(s, 0, 100, 10, 0), 0);
+    CHECK_INT(shell_finish(s, shell_last(s), MED_OUTCOME_ERROR), 0);
+    CHECK(view_of(s, 0).breaker_open);
+    shell_tick(s, s->now_ns + MED_NS_PER_S);
+    CHECK_INT(shell_last(s).attempt, 2);
+    CHECK_INT(shell_finish(s, shell_last(s), MED_OUTCOME_STOP),
+              0); /* its first token was the last */
+    CHECK(!view_of(s, 0).breaker_open);
+    shell_free(s);
+}
+
 static void test_breaker_when_its_worker_comes_back_then_as_it_was(void)
 {
     struct shell *s = new_fleet(2, false, 3);
@@ -316,6 +330,7 @@ static void test_breaker_when_never_then_never(void)
     uint64_t request = 0;
     fail(s, 0, 20, &request);
     CHECK(!view_of(s, 0).breaker_open);
+    CHECK_UINT(view_of(s, 0).faults, 20); /* they are counted all the same */
     shell_free(s);
 }
 
@@ -344,6 +359,7 @@ int main(void)
     RUN(test_breaker_when_probes_fail_then_longer_up_to_a_minute);
     RUN(test_breaker_when_clients_are_at_fault_then_stays_closed);
     RUN(test_breaker_when_a_probe_is_cancelled_then_another);
+    RUN(test_breaker_when_a_probe_ends_well_without_a_token_then_closes);
     RUN(test_breaker_when_its_worker_comes_back_then_as_it_was);
     RUN(test_breaker_when_never_then_never);
     RUN(test_breaker_when_its_worker_drains_then_no_fault);

@@ -250,6 +250,45 @@ static void test_replan_when_wrong_or_without_memory_then_nothing_has_changed(vo
     shell_free(s);
 }
 
+static double rate_of(const struct shell *s, size_t type)
+{
+    struct med_dispatch_type_view view;
+    med_dispatch_get_type(s->d, type, &view);
+    return view.rate_per_s;
+}
+
+static void test_replan_when_a_row_is_used_again_then_its_rate_is_the_plans(void)
+{
+    struct shell *s = shell_with(2);
+    struct plan plan;
+    uint32_t a = shell_join(s, "a", "wa");
+    double planned = rate_of(s, 0);
+    CHECK(planned > 0);
+    for (uint64_t r = 0; r < 16; r++)
+        CHECK_INT(shell_submit(s, r, 50, 50, 0), 0);
+    /* Somebody waits for it, and nothing starts. */
+    for (uint64_t r = 16; r < 60; r++) {
+        CHECK_INT(shell_submit(s, r, 50, 50, 0), 0);
+        for (int i = 0; i < 5; i++) {
+            shell_beat(s, a);
+            shell_tick(s, s->now_ns + 2 * MED_NS_PER_S);
+        }
+    }
+    double measured = rate_of(s, 0);
+    CHECK(measured < planned / 4);
+    plan_make(s, &plan, "ab", (double[]){0.5, 0.5});
+    CHECK_INT(replan(s, &plan), 0);
+    CHECK(rate_of(s, 0) < planned / 4); /* the same type */
+    shell_gone(s, a);
+    shell_tick(s, s->now_ns + 20 * MED_NS_PER_S);
+    plan_make(s, &plan, "db", (double[]){0.5, 0.5});
+    CHECK_INT(replan(s, &plan), 0);
+    (void)shell_join(s, "d", "wd");
+    CHECK_STR(med_dispatch_type_name(s->d, 0), "d");
+    CHECK(rate_of(s, 0) > planned / 4);
+    shell_free(s);
+}
+
 static uint32_t join_sized(struct shell *s, const char *id, int64_t tokens)
 {
     struct med_dispatch_worker_hello hello = {.type_name = "a",
@@ -291,6 +330,7 @@ int main(void)
     RUN(test_replan_keeps_indices_and_reuses_rows_of_types_without_workers);
     RUN(test_replan_keeps_the_queue_and_starts_it_at_the_next_tick);
     RUN(test_replan_keeps_what_was_learned_of_lengths);
+    RUN(test_replan_when_a_row_is_used_again_then_its_rate_is_the_plans);
     RUN(test_replan_when_workers_differ_in_size_then_the_largest_counts);
     RUN(test_replan_when_wrong_or_without_memory_then_nothing_has_changed);
     return check_finish();
