@@ -48,10 +48,13 @@ struct med_grpc_call {
     int tags_out;            // batches whose tags have not come back
     bool cancelled;          // gRPC says that the client will not see more
     bool finishing;          // the status is on its way
+    bool aborted;            // gRPC was told to end it, with call->status
     bool headers_sent;
     bool writing;            // a message is on its way
     uint64_t write_since_ms; // uv_now when the batch out was started
-    int close_flag;          // gRPC writes here before the closed tag comes back
+    bool receiving;          // the client's next message is waited for
+    uint64_t receive_since_ms;
+    int close_flag; // gRPC writes here before the closed tag comes back
     grpc_byte_buffer *received;
     grpc_byte_buffer *sending;
     struct med_grpc_tag closed_tag, received_tag, written_tag, finished_tag;

@@ -43,6 +43,8 @@ void med_grpc_call_receive(struct med_grpc_call *call)
     MED_ASSERT(call->received == NULL);
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
     op.data.recv_message.recv_message = &call->received;
+    call->receiving = true;
+    call->receive_since_ms = uv_now(call->server->loop);
     start_batch(call, &op, 1, &call->received_tag);
 }
 
@@ -105,7 +107,7 @@ static void add_trailing(struct med_grpc_call *call, const char *key, const char
 
 void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_ending *ending)
 {
-    if (call->cancelled || call->finishing)
+    if (call->cancelled || call->finishing || call->aborted)
         return;
     MED_ASSERT(!call->writing);
     grpc_op ops[OPS_MAX];
@@ -136,6 +138,7 @@ void med_grpc_call_finish(struct med_grpc_call *call, const struct med_grpc_endi
 void med_grpc_call_abort(struct med_grpc_call *call, grpc_status_code status, const char *text)
 {
     call->status = status;
+    call->aborted = true;
     (void)grpc_call_cancel_with_status(call->call, status, text, NULL); // OK, or over already
 }
 
@@ -230,6 +233,8 @@ static void on_closed(struct med_grpc_tag *tag)
     /* The close flag is unset for a call whose status went out whole. */
     call->tags_out--;
     call->cancelled = call->close_flag != 0 || !call->finishing;
+    if (call->cancelled && !call->aborted)
+        call->status = GRPC_STATUS_CANCELLED; // what was on its way has not been seen
     if (call->cancelled)
         call->method->on_cancelled(call);
     med_grpc_call_maybe_free(call);
@@ -258,6 +263,7 @@ static void on_received(struct med_grpc_tag *tag)
 {
     struct med_grpc_call *call = tag->owner;
     bool whole = tag->ok && call->received != NULL;
+    call->receiving = false;
     /* The tag counts as out until the method has looked, so that the call cannot go meanwhile. */
     if (whole && !call->cancelled) {
         deliver(call);

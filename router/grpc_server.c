@@ -26,7 +26,8 @@ enum {
     TAGS_PER_CALL = 4,
     MAILBOX_TAGS = TAGS_PER_CALL * (MED_LIMIT_CALLS + MED_GRPC_ACCEPTS) + MED_GRPC_ACCEPTS + 2,
     SWEEP_MS = 1000,
-    STALL_MS = 60 * 1000, // a batch that is out longer: the client does not read
+    STALL_MS = 60 * 1000,   // a batch that is out longer: the client does not read
+    REQUEST_MS = 30 * 1000, // for a client to send its next message
     KEEPALIVE_TIMEOUT_MS = 20 * 1000,
     PING_INTERVAL_MIN_MS = 5000,
     PING_STRIKES = 2,           // pings that come sooner than that, before the connection goes
@@ -281,7 +282,8 @@ void med_grpc_server_close(struct med_grpc_server *server, void (*on_closed)(voi
 
 /* ---- life ---- */
 
-/* Ends calls whose client has not taken a message for STALL_MS: they would hold memory for ever. */
+/* Ends calls whose client has not taken a message for STALL_MS, or has not sent one for REQUEST_MS: they would
+ * hold memory, and a place, for ever. */
 static void on_sweep(uv_timer_t *timer)
 {
     struct med_grpc_server *server = timer->data;
@@ -293,6 +295,10 @@ static void on_sweep(uv_timer_t *timer)
             call->write_since_ms = now_ms;
             med_grpc_call_abort(call, GRPC_STATUS_RESOURCE_EXHAUSTED,
                                 "the client has not read for 60 s");
+        } else if (call->receiving && !call->aborted &&
+                   now_ms - call->receive_since_ms > REQUEST_MS) {
+            med_grpc_call_abort(call, GRPC_STATUS_RESOURCE_EXHAUSTED,
+                                "the client has sent no message for 30 s");
         }
     }
 }

@@ -359,6 +359,31 @@ class Limits(RouterTest):
             request(), metadata=[("x-large", "x" * (20 << 10))], timeout=60))
         self.stop()
 
+    def test_calls_without_a_message_end(self):
+        """Cancelled ones count as that; those that only wait give their place back."""
+        self.start()
+        counted = lambda code: metrics(self.http).get(  # noqa: E731
+            'medley_router_grpc_calls_total{method="medley.v1.Inference/Generate",code="%s"}' % code, 0)
+        generate = self.client.channel.stream_unary("/medley.v1.Inference/Generate")
+        never = threading.Event()
+        self.addCleanup(never.set)
+
+        def silence():
+            never.wait()
+            yield from ()
+        for call in [generate.future(silence()) for _ in range(20)]:
+            call.cancel()
+        waiting = generate.future(silence())
+        self.worker(auto=True)
+        self.assertEqual(len(self.client.generate(request(), timeout=60).choices), 1)
+        wait_until(lambda: counted("CANCELLED") == 20, "the calls to end", 20)
+        self.assertEqual((counted("OK"), counted("INVALID_ARGUMENT")), (1, 0))
+        error = waiting.exception(timeout=harness.PATIENCE_S)
+        self.assertEqual((error.code(), error.details()),
+                         (CODES.RESOURCE_EXHAUSTED, "the client has sent no message for 30 s"))
+        wait_until(lambda: counted("RESOURCE_EXHAUSTED") == 1, "it to be counted")
+        self.stop()
+
     def test_priority_and_user(self):
         self.start()
         self.assert_status(CODES.INVALID_ARGUMENT,
