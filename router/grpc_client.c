@@ -17,6 +17,7 @@
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/thread.h"
+#include "proto/lend.h"
 #include "proto/unpack.h"
 #include "router/keys.h"
 
@@ -392,16 +393,6 @@ void med_grpc_client_free(struct med_grpc_client *client)
     med_free(client);
 }
 
-/* protobuf-c's strings are not const; packing only reads them. */
-static char *lend(const char *s)
-{
-    union {
-        const char *from;
-        char *to;
-    } both = {.from = s};
-    return both.to;
-}
-
 static void fill_sampling(const struct med_grpc_client_request *request,
                           Medley__V1__Sampling *sampling)
 {
@@ -442,8 +433,8 @@ static int fill_chat(const struct med_grpc_client_request *request, Medley__V1__
         if (!message)
             return MED_E_NOMEM;
         medley__v1__chat_message__init(message);
-        message->role = lend(request->messages[chat->n_messages].role);
-        message->content = lend(request->messages[chat->n_messages].content);
+        message->role = med_proto_lend(request->messages[chat->n_messages].role);
+        message->content = med_proto_lend(request->messages[chat->n_messages].content);
         chat->messages[chat->n_messages] = message;
     }
     return chat->messages ? 0 : MED_E_NOMEM;
@@ -463,7 +454,7 @@ static int pack_request(const struct med_grpc_client_request *request,
         rc = fill_chat(request, &chat);
     } else if (request->text) {
         message.input_case = MEDLEY__V1__GENERATE_REQUEST__INPUT_TEXT;
-        message.text = lend(request->text);
+        message.text = med_proto_lend(request->text);
     } else {
         prompt.n_ids = request->prompt_count;
         prompt.ids = (uint32_t *)request->prompt;
@@ -471,9 +462,9 @@ static int pack_request(const struct med_grpc_client_request *request,
         message.tokens = &prompt;
     }
     if (request->model)
-        message.model = lend(request->model);
+        message.model = med_proto_lend(request->model);
     if (request->request_id)
-        message.request_id = lend(request->request_id);
+        message.request_id = med_proto_lend(request->request_id);
     message.max_tokens = request->max_tokens;
     message.emulated_output_tokens = request->emulated_output_tokens;
     message.echo = request->echo;

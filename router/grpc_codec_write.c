@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "inference.pb-c.h"
+#include "proto/lend.h"
 
 #include <string.h>
 
@@ -28,16 +29,6 @@ static Medley__V1__FinishReason finish_reason(const struct med_req *req)
     MED_ASSERT(req->end_code == 0);
     return req->outcome == MED_OUTCOME_STOP ? MEDLEY__V1__FINISH_REASON__FINISH_REASON_STOP
                                             : MEDLEY__V1__FINISH_REASON__FINISH_REASON_LENGTH;
-}
-
-/* protobuf-c's strings are not const; packing only reads them. */
-static char *lend(const char *s)
-{
-    union {
-        const char *from;
-        char *to;
-    } both = {.from = s};
-    return both.to;
 }
 
 static int pack(const ProtobufCMessage *message, struct med_buf *out)
@@ -181,7 +172,7 @@ static int put_choice(const struct med_req *req, struct med_buf *choice, struct 
     message.tokens = &tokens;
     message.finish_reason = finish_reason(req);
     if (stop != NULL)
-        message.stop = lend(stop);
+        message.stop = med_proto_lend(stop);
     int rc = logprobs_make(req, 0, req->output_count, &logprobs);
     message.n_logprobs = logprobs.count;
     message.logprobs = logprobs.list;
@@ -202,9 +193,9 @@ int med_grpc_codec_write_response(const struct med_query *query, struct med_buf 
     Medley__V1__GenerateResponse message = MEDLEY__V1__GENERATE_RESPONSE__INIT;
 
     fill_usage(query, &usage);
-    message.request_id = lend(query->request_id);
+    message.request_id = med_proto_lend(query->request_id);
     message.usage = &usage;
-    message.worker_type = lend(query->choices[0].worker_type);
+    message.worker_type = med_proto_lend(query->choices[0].worker_type);
     int rc = pack(&message.base, out);
     struct med_buf choice;
     med_buf_init(&choice, out->max_bytes);
@@ -226,16 +217,16 @@ int med_grpc_codec_write_chunk(const struct med_grpc_chunk *chunk, struct med_bu
     MED_ASSERT(chunk->to <= req->output_count);
     tokens.n_ids = chunk->to - chunk->from;
     tokens.ids = tokens.n_ids > 0 ? req->output + chunk->from : NULL;
-    message.request_id = lend(req->query->request_id);
+    message.request_id = med_proto_lend(req->query->request_id);
     message.position = (uint32_t)chunk->from;
     message.tokens = &tokens;
-    message.worker_type = lend(req->worker_type);
+    message.worker_type = med_proto_lend(req->worker_type);
     message.index = req->index;
     if (chunk->ends) {
         const char *stop = med_answer_stop(&req->answer);
         message.finish_reason = finish_reason(req);
         if (stop != NULL)
-            message.stop = lend(stop);
+            message.stop = med_proto_lend(stop);
     }
     if (chunk->usage) {
         fill_usage(req->query, &usage);

@@ -8,19 +8,10 @@
 #include "router/grpc_codec.h"
 
 #include "base/assert.h"
+#include "proto/lend.h"
 #include "status.pb-c.h"
 
 #include <string.h>
-
-/* protobuf-c's strings are not const; packing only reads them. */
-static char *lend(const char *s)
-{
-    union {
-        const char *from;
-        char *to;
-    } both = {.from = s};
-    return both.to;
-}
 
 size_t med_grpc_codec_write_retry(int code, const char *text, uint32_t retry_after_ms,
                                   uint8_t out[MED_GRPC_RETRY_BYTES_MAX])
@@ -38,12 +29,12 @@ size_t med_grpc_codec_write_retry(int code, const char *text, uint32_t retry_aft
     MED_ASSERT(medley__status__retry_info__get_packed_size(&retry) <= sizeof(packed));
     any.value.len = medley__status__retry_info__pack(&retry, packed);
     any.value.data = packed;
-    any.type_url = lend("type.googleapis.com/google.rpc.RetryInfo");
+    any.type_url = med_proto_lend("type.googleapis.com/google.rpc.RetryInfo");
     status.code = code;
-    status.message = lend(text);
+    status.message = med_proto_lend(text);
     status.n_details = 1;
     status.details = details;
     if (medley__status__status__get_packed_size(&status) > MED_GRPC_RETRY_BYTES_MAX)
-        status.message = lend(""); // it is in grpc-message too
+        status.message = med_proto_lend(""); // it is in grpc-message too
     return medley__status__status__pack(&status, out);
 }

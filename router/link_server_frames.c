@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "proto/lend.h"
 #include "router/keys.h"
 
 #include <inttypes.h>
@@ -30,16 +31,6 @@ static void small_send(struct med_link *link, const Medley__Link__Frame *frame)
     } else if (rc < 0 && rc != MED_E_CANCELLED) {
         med_link_end(link, "a frame cannot be written: %s", med_err_text(rc));
     }
-}
-
-/* protobuf-c's strings are not const; packing only reads them. */
-static char *lend(const char *s)
-{
-    union {
-        const char *from;
-        char *to;
-    } both = {.from = s};
-    return both.to;
 }
 
 static void fill_sampling(const struct med_req_sampling *s, Medley__Link__Generate *generate)
@@ -98,8 +89,8 @@ int med_link_send_generate(struct med_link *link, const struct med_req *req, uin
     generate.output = req->output;
     generate.max_tokens = query->tokens_max;
     generate.emulated_output_tokens = query->emulated_output_tokens;
-    generate.request_id = lend(query->request_id);
-    generate.traceparent = lend(query->traceparent);
+    generate.request_id = med_proto_lend(query->request_id);
+    generate.traceparent = med_proto_lend(query->traceparent);
     fill_sampling(&query->sampling, &generate);
     /* Always one: another worker that goes on with it must draw alike. */
     generate.seed_value_case = MEDLEY__LINK__GENERATE__SEED_VALUE_SEED;
@@ -166,7 +157,7 @@ static void send_welcome(struct med_link *link, bool accepted, const char *reaso
 
     welcome.version = MED_LINK_VERSION;
     welcome.accepted = accepted;
-    welcome.reason = lend(reason);
+    welcome.reason = med_proto_lend(reason);
     welcome.stats_interval_ms = link->server->config.stats_interval_ms;
     frame.body_case = MEDLEY__LINK__FRAME__BODY_WELCOME;
     frame.welcome = &welcome;

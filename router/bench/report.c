@@ -231,8 +231,7 @@ int med_bench_report_text(struct med_buf *out, const struct med_bench_settings *
 
 /* ---- JSON ---- */
 
-/* A number that may not be known: null then. */
-static void json_number(struct med_json_writer *w, const char *key, double value)
+void med_bench_report_number(struct med_json_writer *w, const char *key, double value)
 {
     if (isfinite(value)) {
         med_json_put_number(w, key, value);
@@ -241,8 +240,8 @@ static void json_number(struct med_json_writer *w, const char *key, double value
     }
 }
 
-static void json_latency(struct med_json_writer *w, const char *name,
-                         const struct med_bench_latency *latency)
+void med_bench_report_latency(struct med_json_writer *w, const char *name,
+                              const struct med_bench_latency *latency)
 {
     const struct {
         const char *statistic;
@@ -255,7 +254,7 @@ static void json_latency(struct med_json_writer *w, const char *name,
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         char key[48];
         (void)snprintf(key, sizeof(key), "%s_%s_ms", rows[i].statistic, name);
-        json_number(w, key, rows[i].value);
+        med_bench_report_number(w, key, rows[i].value);
     }
 }
 
@@ -274,8 +273,8 @@ static void json_settings(struct med_json_writer *w, const struct med_bench_sett
     if (settings->workload)
         med_json_put_string(w, "workload", settings->workload);
     med_json_put_string(w, "arrival", med_arrivals_process_name(settings->process));
-    json_number(w, "request_rate", settings->rate_per_s);
-    json_number(w, "burstiness", settings->burstiness);
+    med_bench_report_number(w, "request_rate", settings->rate_per_s);
+    med_bench_report_number(w, "burstiness", settings->burstiness);
     med_json_put_integer(w, "seed", (int64_t)settings->seed);
     med_json_put_number(w, "time_scale", settings->time_scale);
     if (settings->max_concurrency > 0)
@@ -325,13 +324,13 @@ static void json_objectives(struct med_json_writer *w, const struct med_bench_su
         med_slo_format(&o->slo, name, sizeof(name));
         med_json_begin_row_object(w, NULL);
         med_json_put_string(w, "objective", name);
-        json_number(w, "observed_ms", o->observed_ms);
+        med_bench_report_number(w, "observed_ms", o->observed_ms);
         med_json_put_bool(w, "met", o->met);
-        json_number(w, "share_within", o->share_within);
+        med_bench_report_number(w, "share_within", o->share_within);
         med_json_end_object(w);
     }
     med_json_end_array(w);
-    json_number(w, "slo_attainment", s->attainment);
+    med_bench_report_number(w, "slo_attainment", s->attainment);
 }
 
 static void json_means(struct med_json_writer *w, const char *key,
@@ -340,9 +339,9 @@ static void json_means(struct med_json_writer *w, const char *key,
     med_json_begin_row_object(w, key);
     med_json_put_integer(w, "completed", (int64_t)means->completed);
     med_json_put_integer(w, "output_tokens", means->output_tokens);
-    json_number(w, "mean_ttft_ms", means->ttft_ms);
-    json_number(w, "mean_tpot_ms", means->tpot_ms);
-    json_number(w, "mean_e2el_ms", means->e2e_ms);
+    med_bench_report_number(w, "mean_ttft_ms", means->ttft_ms);
+    med_bench_report_number(w, "mean_tpot_ms", means->tpot_ms);
+    med_bench_report_number(w, "mean_e2el_ms", means->e2e_ms);
     med_json_end_object(w);
 }
 
@@ -352,8 +351,10 @@ static void json_prediction(struct med_json_writer *w, const struct med_bench_su
         med_json_begin_object(w, "prediction");
         json_means(w, "predicted", &s->predicted);
         json_means(w, "observed", &s->observed);
-        json_number(w, "ttft_difference", difference(s->observed.ttft_ms, s->predicted.ttft_ms));
-        json_number(w, "tpot_difference", difference(s->observed.tpot_ms, s->predicted.tpot_ms));
+        med_bench_report_number(w, "ttft_difference",
+                                difference(s->observed.ttft_ms, s->predicted.ttft_ms));
+        med_bench_report_number(w, "tpot_difference",
+                                difference(s->observed.tpot_ms, s->predicted.tpot_ms));
         med_json_end_object(w);
     }
     med_json_begin_array(w, "worker_types");
@@ -383,21 +384,22 @@ int med_bench_report_json(struct med_buf *out, const struct med_bench_settings *
     med_json_put_integer(&w, "total_input_tokens", s->input_tokens);
     med_json_put_integer(&w, "total_output_tokens", s->output_tokens);
     med_json_put_number(&w, "request_throughput", s->request_throughput);
-    json_number(&w, "request_goodput", s->request_goodput);
+    med_bench_report_number(&w, "request_goodput", s->request_goodput);
     med_json_put_number(&w, "output_throughput", s->output_throughput);
     med_json_put_number(&w, "total_token_throughput", s->total_throughput);
     med_json_put_number(&w, "max_output_tokens_per_s", s->peak_output_throughput);
     med_json_put_integer(&w, "max_concurrent_requests", (int64_t)s->peak_concurrency);
-    json_latency(&w, "ttft", &s->ttft);
-    json_latency(&w, "tpot", &s->tpot);
-    json_latency(&w, "itl", &s->itl);
-    json_latency(&w, "e2el", &s->e2e);
-    json_latency(&w, "lateness", &s->lateness);
+    med_bench_report_latency(&w, "ttft", &s->ttft);
+    med_bench_report_latency(&w, "tpot", &s->tpot);
+    med_bench_report_latency(&w, "itl", &s->itl);
+    med_bench_report_latency(&w, "e2el", &s->e2e);
+    med_bench_report_latency(&w, "lateness", &s->lateness);
     json_objectives(&w, s);
     if (s->has_cost) {
         med_json_put_number(&w, "cost_per_hour", s->usd_per_hour);
         med_json_put_number(&w, "cost", s->usd);
-        json_number(&w, "cost_per_million_output_tokens", s->usd_per_million_output_tokens);
+        med_bench_report_number(&w, "cost_per_million_output_tokens",
+                                s->usd_per_million_output_tokens);
     }
     json_prediction(&w, s);
     med_json_end_object(&w);

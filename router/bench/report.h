@@ -36,4 +36,11 @@ int med_bench_report_record(struct med_buf *out, size_t index,
                             const struct med_bench_record *record,
                             const struct med_bench_summary *summary) MED_MUST_CHECK;
 
+struct med_json_writer;
+/* A number that may not be known: null then. */
+void med_bench_report_number(struct med_json_writer *w, const char *key, double value);
+/* "mean_ttft_ms" and its like, name being "ttft". */
+void med_bench_report_latency(struct med_json_writer *w, const char *name,
+                              const struct med_bench_latency *latency);
+
 #endif

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "router/bench/plot.h"
+#include "router/bench/report.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -158,33 +159,6 @@ int med_sweep_row(struct med_buf *out, const struct med_sweep_point *p)
                           cells[5]);
 }
 
-static void json_number(struct med_json_writer *w, const char *key, double value)
-{
-    if (isfinite(value)) {
-        med_json_put_number(w, key, value);
-    } else {
-        med_json_put_null(w, key);
-    }
-}
-
-static void json_latency(struct med_json_writer *w, const char *name,
-                         const struct med_bench_latency *latency)
-{
-    const struct {
-        const char *statistic;
-        double value;
-    } rows[] = {{"mean", latency->mean},
-                {"median", latency->median},
-                {"std", latency->std},
-                {"p90", latency->p90},
-                {"p99", latency->p99}};
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        char key[48];
-        (void)snprintf(key, sizeof(key), "%s_%s_ms", rows[i].statistic, name);
-        json_number(w, key, rows[i].value);
-    }
-}
-
 int med_sweep_json(struct med_buf *out, const struct med_sweep *sweep,
                    const struct med_sweep_point *points, size_t count)
 {
@@ -199,14 +173,14 @@ int med_sweep_json(struct med_buf *out, const struct med_sweep *sweep,
         med_json_put_integer(&w, "completed", (int64_t)p->completed);
         med_json_put_integer(&w, "failed", (int64_t)p->failed);
         med_json_put_bool(&w, "whole", p->whole);
-        json_number(&w, "duration", p->duration_s);
-        json_number(&w, "request_throughput", p->request_throughput);
-        json_number(&w, "request_goodput", p->request_goodput);
-        json_number(&w, "output_throughput", p->output_throughput);
-        json_latency(&w, "ttft", &p->ttft);
-        json_latency(&w, "tpot", &p->tpot);
-        json_latency(&w, "e2el", &p->e2e);
-        json_latency(&w, "lateness", &p->lateness);
+        med_bench_report_number(&w, "duration", p->duration_s);
+        med_bench_report_number(&w, "request_throughput", p->request_throughput);
+        med_bench_report_number(&w, "request_goodput", p->request_goodput);
+        med_bench_report_number(&w, "output_throughput", p->output_throughput);
+        med_bench_report_latency(&w, "ttft", &p->ttft);
+        med_bench_report_latency(&w, "tpot", &p->tpot);
+        med_bench_report_latency(&w, "e2el", &p->e2e);
+        med_bench_report_latency(&w, "lateness", &p->lateness);
         med_json_end_object(&w);
     }
     med_json_end_array(&w);
