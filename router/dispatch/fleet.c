@@ -9,7 +9,7 @@
  * gone_after it is GONE: all its requests are dispatched again or ended, and it is told to stop them,
  * since the connection may still be there. A beat brings a worker back from either; what it then says of
  * the requests that were taken from it is stale. DRAINING is for good: no new requests, those in flight
- * go on, and when none is left it is drained.
+ * go on, elsewhere if it falls silent, and when none is left it is drained.
  *
  * Silence, a connection that breaks under requests, and errors are faults of the worker (breaker.c),
  * unless it drains.
@@ -47,6 +47,12 @@ int64_t fleet_silence_max_ns(const struct med_dispatch *d, const struct worker *
     return steps > most ? steps : most;
 }
 
+/* For longer than one that works may be. */
+static bool is_silent(const struct med_dispatch *d, const struct worker *worker, int64_t now_ns)
+{
+    return now_ns >= after(worker->stats.heartbeat_ns, fleet_silence_max_ns(d, worker));
+}
+
 static enum med_worker_state state_at(const struct med_dispatch *d, const struct worker *worker,
                                       int64_t now_ns)
 {
@@ -59,7 +65,7 @@ static enum med_worker_state state_at(const struct med_dispatch *d, const struct
         return MED_WORKER_DRAINING;
     if (!worker->has_beaten)
         return MED_WORKER_JOINING;
-    return now_ns >= after(beat_ns, silence_max) ? MED_WORKER_SUSPECT : MED_WORKER_READY;
+    return is_silent(d, worker, now_ns) ? MED_WORKER_SUSPECT : MED_WORKER_READY;
 }
 
 /* When its state may next change for the worse; never, once it is gone. Its predicted iteration may
@@ -70,8 +76,9 @@ static int64_t change_at(const struct med_dispatch *d, const struct worker *work
         return INT64_MAX;
     int64_t beat_ns = worker->stats.heartbeat_ns;
     int64_t silence_max = fleet_silence_max_ns(d, worker);
-    int64_t first =
-        worker->state == MED_WORKER_READY ? d->workers.suspect_after_ns : d->workers.gone_after_ns;
+    bool may_fall_silent = worker->state == MED_WORKER_READY ||
+                           (worker->state == MED_WORKER_DRAINING && !is_silent(d, worker, now_ns));
+    int64_t first = may_fall_silent ? d->workers.suspect_after_ns : d->workers.gone_after_ns;
     int64_t at = after(beat_ns, first);
     return at > now_ns ? at : after(beat_ns, silence_max > first ? silence_max : first);
 }
@@ -83,6 +90,10 @@ static void set_state(struct med_dispatch *d, struct worker *worker, int64_t now
     admission_advance(d, now_ns);
     workers_set_state(&d->workers, worker, state);
     if (state != before && (state == MED_WORKER_SUSPECT || state == MED_WORKER_GONE))
+        worker->turned = true;
+    /* It stays draining, but what it has may go on elsewhere. */
+    if (state == MED_WORKER_DRAINING && worker->silent_ns != worker->stats.heartbeat_ns &&
+        is_silent(d, worker, now_ns))
         worker->turned = true;
     int64_t at = change_at(d, worker, now_ns);
     if (at < d->workers.check_at_ns)

@@ -148,6 +148,35 @@ static void test_drain_when_the_last_one_ends_then_drained(void)
     shell_free(s);
 }
 
+static void test_drain_when_it_falls_silent_then_its_requests_go_on_elsewhere(void)
+{
+    struct shell *s = new_fleet(2, true, 1);
+    CHECK_INT(shell_submit(s, 0, 100, 10, 0), 0);
+    struct shell_send first = shell_last(s);
+    CHECK_INT(shell_tokens(s, first, 0, 2), 0);
+    uint32_t other = first.worker == 0 ? 1 : 0;
+    med_dispatch_worker_drain(s->d, s->now_ns, first.worker);
+    med_dispatch_check(s->d);
+    int64_t until_ns = s->now_ns + 3 * MED_NS_PER_S;
+    while (s->now_ns < until_ns - 1) {
+        CHECK_INT(s->send_count, 1);
+        int64_t next_ns = med_dispatch_next_tick_ns(s->d);
+        CHECK(next_ns > s->now_ns);
+        shell_tick(s, next_ns < until_ns - 1 ? next_ns : until_ns - 1);
+        shell_beat(s, other);
+    }
+    shell_tick(s, med_dispatch_next_tick_ns(s->d));
+    CHECK_INT(s->now_ns, until_ns);
+    CHECK_INT(shell_state(s, first.worker), MED_WORKER_DRAINING);
+    CHECK_INT(s->send_count, 2);
+    CHECK_INT(shell_last(s).worker, other);
+    CHECK_INT(shell_tokens(s, shell_last(s), 2, 1), 0);
+    CHECK_UINT(view_of(s, first.worker).faults, 0);
+    CHECK(med_dispatch_next_tick_ns(s->d) > s->now_ns); /* nothing is asked again and again */
+    cancel_all(s, 1);
+    shell_free(s);
+}
+
 static void test_return_then_goes_on_elsewhere_and_nobody_is_to_blame(void)
 {
     struct shell *s = new_fleet(2, true, 1);
@@ -354,6 +383,7 @@ int main(void)
     RUN(test_suspect_when_a_token_would_be_lost_then_it_keeps_its_requests);
     RUN(test_suspect_when_alone_then_it_keeps_its_requests);
     RUN(test_drain_when_the_last_one_ends_then_drained);
+    RUN(test_drain_when_it_falls_silent_then_its_requests_go_on_elsewhere);
     RUN(test_return_then_goes_on_elsewhere_and_nobody_is_to_blame);
     RUN(test_breaker_when_faults_add_up_then_opens_probes_and_closes);
     RUN(test_breaker_when_probes_fail_then_longer_up_to_a_minute);
