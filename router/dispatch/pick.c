@@ -107,10 +107,19 @@ static void predict(const struct med_dispatch *d, const struct lease *lease, int
             (int64_t)(prefixes_blocks(&d->prefixes, it->worker) * MED_DISPATCH_PREFIX_TOKENS);
     }
     it->prediction = predict_at(d, lease, now_ns, it);
-    if (it->cached_tokens > 0) {
+}
+
+/* What the cache saves, for those that are shown. */
+static void predict_saved(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
+                          struct pick *pick)
+{
+    for (size_t i = 0; i < pick->candidate_count; i++) {
+        struct candidate *it = &pick->candidates[i];
         struct candidate without = {.worker = it->worker};
-        it->prediction.saved_ms =
-            predict_at(d, lease, now_ns, &without).ttft_ms - it->prediction.ttft_ms;
+        if (it->cached_tokens > 0) {
+            it->prediction.saved_ms =
+                predict_at(d, lease, now_ns, &without).ttft_ms - it->prediction.ttft_ms;
+        }
     }
 }
 
@@ -227,6 +236,7 @@ static void choose(const struct med_dispatch *d, const struct lease *lease, int6
     while (i + 1 < pick->candidate_count && pick->candidates[i].worker != best.worker)
         i++;
     pick->candidates[i] = best;
+    predict_saved(d, lease, now_ns, pick);
 }
 
 struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns)
