@@ -337,7 +337,7 @@ static int dispatch_all(struct med_router *router, struct med_query *query, stru
     /* Those that dispatch took before it refused one are ended; the door hears the refusal alone. */
     (void)refused(router, query, rc, err);
     query->end_code = rc;
-    cancel_choices(router, query, MED_OUTCOME_ERROR);
+    cancel_choices(router, query, MED_OUTCOME_REJECTED);
     MED_ASSERT(query->choices_open == 1);
     query->choices_open = 0;
     query->on_free = NULL;

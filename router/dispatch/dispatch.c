@@ -487,6 +487,7 @@ int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request
         [MED_OUTCOME_STOP] = 0,
         [MED_OUTCOME_ABORT_CLIENT] = MED_E_CANCELLED,
         [MED_OUTCOME_ABORT_DEADLINE] = MED_E_DEADLINE,
+        [MED_OUTCOME_REJECTED] = MED_E_OVERLOAD,
         [MED_OUTCOME_ERROR] = MED_E_INTERNAL,
     };
     MED_ASSERT(outcome == MED_OUTCOME_STOP || codes[outcome] < 0);

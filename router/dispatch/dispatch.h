@@ -109,7 +109,8 @@ enum med_outcome {
     MED_OUTCOME_LENGTH,
     MED_OUTCOME_ABORT_CLIENT,
     MED_OUTCOME_ABORT_DEADLINE,
-    MED_OUTCOME_REJECTED, /* accepted, queued, and past its deadline without a start */
+    MED_OUTCOME_REJECTED, /* accepted, queued, and past its deadline without a start; or a choice
+                           * of a request that found no place for all of them */
     MED_OUTCOME_WORKER_LOST,
     MED_OUTCOME_ERROR,
     MED_OUTCOME_COUNT
@@ -173,8 +174,9 @@ void med_dispatch_free(struct med_dispatch *d); /* nothing may be outstanding */
 int med_dispatch_submit(struct med_dispatch *d, int64_t now_ns,
                         const struct med_dispatch_request *request) MED_MUST_CHECK;
 /* The shell ends it, and its worker is told to stop.  outcome: ABORT_CLIENT the client went away,
- * ABORT_DEADLINE its deadline passed, STOP its answer is whole (a stop string: code 0), ERROR the
- * shell cannot go on with it (code MED_E_INTERNAL).  Idempotent: MED_E_NOT_FOUND when it has ended.
+ * ABORT_DEADLINE its deadline passed, STOP its answer is whole (a stop string: code 0),
+ * REJECTED what belongs to it was refused (code MED_E_OVERLOAD), ERROR the shell cannot go on with it
+ * (code MED_E_INTERNAL).  Idempotent: MED_E_NOT_FOUND when it has ended.
  */
 int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request,
                         enum med_outcome outcome);

@@ -502,6 +502,8 @@ class Trouble(TextTest):
         samples = metrics(self.http)
         self.assertEqual((samples["medley_router_in_flight"], samples["medley_router_queue_depth"]),
                          (0, 0))
+        self.assertEqual(outcomes(self.http)["error"], 0)  # nobody failed
+        self.assertGreater(outcomes(self.http)["rejected"], 0)
         link.close()
         self.stop()
 
