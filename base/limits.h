@@ -77,7 +77,8 @@ enum {
     /* The gRPC door. */
     MED_LIMIT_USER_BYTES = 512, /* a request's `user` */
     MED_LIMIT_GRPC_MESSAGE_BYTES = 8 << 20,
-    MED_LIMIT_CALLS = 16384, /* calls in flight; more are RESOURCE_EXHAUSTED */
+    MED_LIMIT_CALLS = 16384,       /* calls in flight; more are RESOURCE_EXHAUSTED */
+    MED_LIMIT_HEALTH_CALLS = 1024, /* of them Health's, which need no key */
     MED_LIMIT_CALL_TOKENS_UNSENT =
         65536, /* tokens a slow reader may lag; then the call is cancelled */
 

@@ -108,6 +108,7 @@ struct med_grpc_server {
     struct med_grpc_call *calls;
     size_t call_count;
     size_t request_count;                 // calls that have a request
+    size_t health_count;                  // calls of Health
     uint64_t ended[MED_GRPC_CALL_COUNTS]; // [method][code]
     struct med_grpc_call *watchers;
     bool serving;

@@ -147,6 +147,11 @@ void med_grpc_call_ignore(struct med_grpc_call *call)
     (void)call;
 }
 
+static bool is_health(const struct med_grpc_method *method)
+{
+    return method == &MED_GRPC_HEALTH_CHECK || method == &MED_GRPC_HEALTH_WATCH;
+}
+
 /* ---- how calls end ---- */
 
 static const char *const code_names[] = {
@@ -219,6 +224,7 @@ void med_grpc_call_maybe_free(struct med_grpc_call *call)
     if (call->next != NULL)
         call->next->prev = call->prev;
     server->call_count--;
+    server->health_count -= is_health(call->method);
     for (size_t i = 0; i < call->trailing_count; i++)
         grpc_slice_unref(call->trailing[i].value); // the keys are static
     grpc_call_unref(call->call);
@@ -343,8 +349,7 @@ static void refuse_unknown(struct med_grpc_call *call, grpc_slice path)
 static bool may_enter(const struct med_grpc_call *call, const grpc_metadata_array *metadata)
 {
     const struct med_keys *keys = call->server->config.keys;
-    if (keys == NULL || call->method == &MED_GRPC_HEALTH_CHECK ||
-        call->method == &MED_GRPC_HEALTH_WATCH)
+    if (keys == NULL || is_health(call->method))
         return true;
     for (size_t i = 0; i < metadata->count; i++) {
         const grpc_metadata *m = &metadata->metadata[i];
@@ -366,8 +371,11 @@ static const struct med_grpc_method unknown_method = {
 
 void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept *accept)
 {
+    const struct med_grpc_method *method = method_find(accept->details.method);
     struct med_grpc_call *call = NULL;
-    if (server->call_count < MED_LIMIT_CALLS)
+    /* Whoever has no key must not take the places of those that have one. */
+    if (server->call_count < MED_LIMIT_CALLS &&
+        (!is_health(method) || server->health_count < MED_LIMIT_HEALTH_CALLS))
         call = med_calloc(1, sizeof(*call));
     if (call == NULL) {
         (void)grpc_call_cancel_with_status(accept->call, GRPC_STATUS_RESOURCE_EXHAUSTED,
@@ -375,7 +383,6 @@ void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept 
         grpc_call_unref(accept->call);
         return;
     }
-    const struct med_grpc_method *method = method_find(accept->details.method);
     call->server = server;
     call->call = accept->call;
     call->status = GRPC_STATUS_CANCELLED; // unless it is finished or aborted
@@ -390,6 +397,7 @@ void med_grpc_call_start(struct med_grpc_server *server, struct med_grpc_accept 
         call->next->prev = call;
     server->calls = call;
     server->call_count++;
+    server->health_count += is_health(call->method);
 
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     op.data.recv_close_on_server.cancelled = &call->close_flag;

@@ -368,6 +368,7 @@ int med_router_new(uv_loop_t *loop, const struct med_router_config *config,
     router->spent_until_ns = med_clock_now_ns(&router->clock);
     med_rng_init(&router->rng, (uint64_t)med_clock_unix_ns(), (uint64_t)getpid());
     router->boot = med_rng_u32(&router->rng);
+    router->hash_salt = (uint64_t)med_rng_u32(&router->rng) << 32 | med_rng_u32(&router->rng);
     int rc = med_security_init(&router->security, &config->security, err);
     if (rc == 0)
         rc = med_router_plan_init(router, err);

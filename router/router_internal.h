@@ -99,7 +99,8 @@ struct med_router {
     struct med_router_encoding *encodings; // jobs of the thread pool
     size_t encoding_bytes;                 // their text
     struct med_rng rng;                    // seeds of queries that name none
-    int64_t vocab_tokens;                  // what clients may send as ids is below it
+    uint64_t hash_salt;   // so that clients cannot choose rows of dispatch's tables
+    int64_t vocab_tokens; // what clients may send as ids is below it
     uint64_t request_counter;
     struct med_router_reload reload;
     struct med_hand_over *hand_over;   // NULL: no control socket

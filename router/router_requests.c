@@ -73,9 +73,9 @@ static void measure_demand(struct med_router *router, const struct med_dispatch_
 }
 
 /* A name for dispatch; who sends no name is nobody, 0. source: FNV-1a, 64 bits. */
-static uint64_t hash_of(const char *user)
+static uint64_t hash_of(const struct med_router *router, const char *user)
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ router->hash_salt;
     if (user == NULL || user[0] == '\0')
         return 0;
     for (; *user != '\0'; user++)
@@ -91,14 +91,15 @@ int med_router_dispatch(struct med_router *router, struct med_req *req)
     uint64_t prefixes[MED_DISPATCH_PREFIX_MAX];
     size_t prefix_count = 0;
     if (router->config.prefix_affinity) {
-        prefix_count = med_dispatch_prefix_hashes(query->prompt, query->prompt_count, 0, prefixes);
+        prefix_count = med_dispatch_prefix_hashes(query->prompt, query->prompt_count,
+                                                  router->hash_salt, prefixes);
     }
     const struct med_dispatch_request request = {.request = req->id,
                                                  .prompt_tokens = (int64_t)query->prompt_count,
                                                  .output_tokens_max = query->tokens_max,
                                                  .deadline_ns = query->deadline_ns,
                                                  .priority = query->priority,
-                                                 .user = hash_of(query->user),
+                                                 .user = hash_of(router, query->user),
                                                  .prefixes = prefixes,
                                                  .prefix_count = prefix_count};
     query->choices_open++;

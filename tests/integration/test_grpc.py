@@ -384,6 +384,31 @@ class Limits(RouterTest):
         wait_until(lambda: counted("RESOURCE_EXHAUSTED") == 1, "it to be counted")
         self.stop()
 
+    def test_health_cannot_take_every_place(self):
+        self.start()
+        self.worker(auto=True)
+        watches = [self.client.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(1025)]
+        found = []
+        for watch in watches:
+            try:
+                found.append(next(watch).status)
+            except grpc.RpcError as error:
+                found.append(error.code())
+        self.assertEqual((len(found), found.count(CODES.RESOURCE_EXHAUSTED)), (1025, 1))
+        self.assertEqual(len(self.client.generate(request(), timeout=60).choices), 1)
+        for watch in watches:
+            watch.cancel()
+        # Their places are free again.
+        check = lambda: self.client.health.Check(health_pb2.HealthCheckRequest())  # noqa: E731
+
+        def is_answered():
+            try:
+                return check().status == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError:
+                return False
+        wait_until(is_answered, "a place")
+        self.stop()
+
     def test_priority_and_user(self):
         self.start()
         self.assert_status(CODES.INVALID_ARGUMENT,
