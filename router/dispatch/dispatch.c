@@ -495,6 +495,8 @@ int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request
     if (lease == NONE)
         return MED_E_NOT_FOUND;
     uint32_t worker = d->leases.rows[lease].worker;
+    if (worker != NONE && outcome == MED_OUTCOME_STOP)
+        breaker_success(&d->workers.rows[worker].breaker, lease);
     tell_cancel(d, &d->leases.rows[lease]);
     dispatch_end(d, now_ns, lease, outcome, codes[outcome]);
     if (worker != NONE)

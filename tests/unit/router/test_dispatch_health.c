@@ -316,6 +316,26 @@ static void test_breaker_when_a_probe_is_cancelled_then_another(void)
     shell_free(s);
 }
 
+static void test_breaker_when_answers_end_at_a_stop_string_then_faults_are_taken_back(void)
+{
+    struct shell *s = new_fleet(1, false, 3);
+    for (uint64_t r = 0; r < 10; r++) {
+        CHECK_INT(shell_submit(s, 2 * r, 100, 10, 0), 0);
+        CHECK_INT(shell_finish(s, shell_last(s), MED_OUTCOME_ERROR),
+                  0); /* sent again, to the same */
+        for (int i = 0; i < 2; i++) {
+            CHECK_INT(shell_tokens(s, shell_last(s), 0, 3), 0);
+            CHECK_INT(med_dispatch_cancel(s->d, s->now_ns, shell_last(s).request, MED_OUTCOME_STOP),
+                      0);
+            if (i == 0)
+                CHECK_INT(shell_submit(s, 2 * r + 1, 100, 10, 0), 0);
+        }
+        CHECK(!view_of(s, 0).breaker_open);
+    }
+    CHECK_UINT(view_of(s, 0).faults, 10);
+    shell_free(s);
+}
+
 static void test_breaker_when_a_probe_ends_well_without_a_token_then_closes(void)
 {
     struct shell *s = new_fleet(1, false, 1);
@@ -389,6 +409,7 @@ int main(void)
     RUN(test_breaker_when_probes_fail_then_longer_up_to_a_minute);
     RUN(test_breaker_when_clients_are_at_fault_then_stays_closed);
     RUN(test_breaker_when_a_probe_is_cancelled_then_another);
+    RUN(test_breaker_when_answers_end_at_a_stop_string_then_faults_are_taken_back);
     RUN(test_breaker_when_a_probe_ends_well_without_a_token_then_closes);
     RUN(test_breaker_when_its_worker_comes_back_then_as_it_was);
     RUN(test_breaker_when_never_then_never);
