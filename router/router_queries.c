@@ -23,6 +23,7 @@
 
 enum {
     ENCODE_INLINE_BYTES = 8 << 10, /* longer text goes to the thread pool */
+    MESSAGE_BYTES = 64,            /* a message of a chat costs as much, even an empty one */
     ECHO_BYTES_MAX = 16 << 20      /* of all choices of a query */
 };
 
@@ -402,6 +403,11 @@ static int check(struct med_router *router, struct med_query *query, struct med_
     return 0;
 }
 
+static size_t encode_cost(const struct med_input *input)
+{
+    return med_input_bytes(input) + MESSAGE_BYTES * input->message_count;
+}
+
 static int encode_here(struct med_router *router, struct med_query *query, struct med_err *err)
 {
     struct med_token_ids ids = {0};
@@ -419,7 +425,7 @@ static int submit(struct med_router *router, struct med_query *query, struct med
                        router->boot, ++router->request_counter);
     }
     int rc = check(router, query, err);
-    if (rc == 0 && med_input_bytes(&query->input) > ENCODE_INLINE_BYTES) {
+    if (rc == 0 && encode_cost(&query->input) > ENCODE_INLINE_BYTES) {
         rc = med_router_encode(router, query, err);
         query->taken = rc == 0;
         if (rc == MED_E_OVERLOAD)

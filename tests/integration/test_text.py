@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import unittest
+import urllib.request
 
 import grpc
 import tokenizers
@@ -491,6 +492,17 @@ class Trouble(TextTest):
         self.assertEqual({worker.next_cancel().request for _ in range(4)},
                          {g.request for g in generates})
         self.assertEqual(outcomes(self.http)["abort_client"], 4)
+        self.stop()
+
+    def test_many_short_messages_are_rendered_beside_the_loop(self):
+        self.start_text()
+        self.worker("large", LARGE, auto=True, max_model_len=1 << 20)
+        body = {"messages": [{"role": "user", "content": ""}] * 4000, "max_tokens": 1}
+        with urllib.request.urlopen(urllib.request.Request(
+                f"http://{self.http}/v1/chat/completions", json.dumps(body).encode(),
+                {"Content-Type": "application/json"}), timeout=120) as answer:
+            self.assertEqual(len(json.load(answer)["choices"]), 1)
+        self.assertEqual(metrics(self.http)['medley_router_loop_jobs_total{job="encoded"}'], 1)
         self.stop()
 
     def test_choices_that_do_not_all_find_a_place(self):
