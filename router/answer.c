@@ -148,6 +148,10 @@ int med_answer_add(struct med_answer *answer, const uint32_t *ids, size_t count,
     if (rc < 0)
         return rc;
     *ret_taken = taken;
+    if (taken > 0) {
+        answer->at_stop =
+            answer->tokens > answer->options.min_tokens && is_stop_id(answer, ids[taken - 1]);
+    }
     if (answer->stop >= 0) {
         finish(answer);
         return 0;

@@ -50,6 +50,7 @@ struct med_answer {
                            * that is half a character */
     size_t waiting, capacity;
     size_t tokens; /* taken */
+    bool at_stop;  /* the last one ends the sequence: the worker ends it there */
     int stop;      /* index of the stop string that matched; -1 */
     bool ended;
 };

@@ -283,6 +283,8 @@ void med_router_tokens(struct med_router *router, struct med_req *req,
         MED_ASSERT(cancelled == 0);
         return;
     }
+    if (rc == 0 && req->answer.at_stop)
+        med_dispatch_whole(router->dispatch, req->id);
     if (rc < 0) {
         (void)snprintf(query->end_text, sizeof(query->end_text),
                        "the answer cannot be held: %s (at most %d bytes of text)", med_err_text(rc),

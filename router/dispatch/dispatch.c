@@ -349,8 +349,8 @@ void dispatch_again(struct med_dispatch *d, int64_t now_ns, uint32_t lease, enum
     /* One that kills its workers must not take them all; one whose workers leave may go on. */
     if (d->workers.rows[row->worker].draining)
         row->tries--;
-    if (row->tokens == row->output_tokens_max) {
-        dispatch_end(d, now_ns, lease, MED_OUTCOME_LENGTH, 0);
+    if (row->whole || row->tokens == row->output_tokens_max) {
+        dispatch_end(d, now_ns, lease, row->whole ? MED_OUTCOME_STOP : MED_OUTCOME_LENGTH, 0);
         return;
     }
     if ((row->tokens > 0 && !d->config.resume) || row->tries >= d->config.attempts_max) {
@@ -541,6 +541,7 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     if (first)
         worker_first_token(sender, &d->leases, lease, now_ns);
     row->tokens += count;
+    row->whole = false;
     sender->context_tokens += count;
     sender->remaining_tokens -= row->remaining;
     row->remaining -= count;
@@ -592,6 +593,13 @@ int med_dispatch_return(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_LOST, false);
     waiting_start_at(d, now_ns, worker);
     return 0;
+}
+
+void med_dispatch_whole(struct med_dispatch *d, uint64_t request)
+{
+    uint32_t lease = leases_find(&d->leases, request);
+    if (lease != NONE && d->leases.rows[lease].worker != NONE)
+        d->leases.rows[lease].whole = true;
 }
 
 void med_dispatch_cached(struct med_dispatch *d, uint32_t worker, uint64_t request,

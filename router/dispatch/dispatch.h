@@ -204,6 +204,9 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
 /* The worker gives it back and is not to blame: it leaves. Goes on elsewhere. Same results as tokens. */
 int med_dispatch_return(struct med_dispatch *d, int64_t now_ns, uint32_t worker, uint64_t request,
                         uint32_t attempt) MED_MUST_CHECK;
+/* The token that came last ends it: only the finish is to come. If the worker is lost before that, it ends
+ * with STOP. */
+void med_dispatch_whole(struct med_dispatch *d, uint64_t request);
 /* Of the prompt, so many tokens were in the worker's prefix cache: before its finish is told. */
 void med_dispatch_cached(struct med_dispatch *d, uint32_t worker, uint64_t request,
                          uint32_t attempt, int64_t cached_tokens);

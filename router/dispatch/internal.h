@@ -160,6 +160,7 @@ struct lease {
     int16_t input_row, output_row;
     uint16_t type;
     uint8_t line; /* while it waits */
+    bool whole;   /* its last token ends it */
     bool used;
 };
 

@@ -142,6 +142,21 @@ class Resume(ResumeTest):
         self.assertEqual(outcomes(self.http)["length"], 1)
         self.stop()
 
+    def test_a_stop_token_ends_a_stream_whose_worker_is_lost_before_it_says_so(self):
+        self.start()
+        first, sampling = self.worker("w1"), api.Sampling(stop_token_ids=[9], min_tokens=2)
+        call, generate = self.begin(first, request([5], 8, sampling=sampling), [9, 1])  # too early
+        first.tokens(generate, 2, [9])
+        self.assertEqual(list(next(call).tokens.ids), [9])
+        second = self.worker("w2")
+        first.close()
+        chunks = list(call)
+        self.assertEqual([t for c in chunks for t in c.tokens.ids], [])
+        self.assertEqual(chunks[-1].finish_reason, api.FINISH_REASON_STOP)
+        self.assertEqual(chunks[-1].usage.completion_tokens, 3)
+        self.assertEqual((second.seen, outcomes(self.http)["stop"]), (0, 1))
+        self.stop()
+
     def test_what_a_stopping_worker_returns_goes_on_elsewhere(self):
         self.start()
         first = self.worker("w1")

@@ -316,6 +316,28 @@ static void test_breaker_when_a_probe_is_cancelled_then_another(void)
     shell_free(s);
 }
 
+static void test_worker_lost_when_only_the_finish_is_to_come_then_stop(void)
+{
+    struct shell *s = new_fleet(2, true, 0);
+    CHECK_INT(shell_submit(s, 0, 100, 10, 0), 0);
+    struct shell_send at = shell_last(s);
+    CHECK_INT(shell_tokens(s, at, 0, 2), 0);
+    med_dispatch_whole(s->d, 0);
+    CHECK_INT(shell_tokens(s, at, 2, 1), 0); /* it was not: that is taken back */
+    shell_gone(s, at.worker);
+    CHECK_INT(s->end_count, 0);
+    CHECK_INT(shell_last(s).attempt, 2);
+    at = shell_last(s);
+    CHECK_INT(shell_tokens(s, at, 3, 1), 0);
+    med_dispatch_whole(s->d, 0);
+    med_dispatch_whole(s->d, 7); /* nobody's */
+    shell_gone(s, at.worker);
+    CHECK_INT(s->requests[0].ends, 1);
+    CHECK_INT(s->requests[0].outcome, MED_OUTCOME_STOP);
+    CHECK_INT(s->requests[0].code, 0);
+    shell_free(s);
+}
+
 static void test_breaker_when_answers_end_at_a_stop_string_then_faults_are_taken_back(void)
 {
     struct shell *s = new_fleet(1, false, 3);
@@ -409,6 +431,7 @@ int main(void)
     RUN(test_breaker_when_probes_fail_then_longer_up_to_a_minute);
     RUN(test_breaker_when_clients_are_at_fault_then_stays_closed);
     RUN(test_breaker_when_a_probe_is_cancelled_then_another);
+    RUN(test_worker_lost_when_only_the_finish_is_to_come_then_stop);
     RUN(test_breaker_when_answers_end_at_a_stop_string_then_faults_are_taken_back);
     RUN(test_breaker_when_a_probe_ends_well_without_a_token_then_closes);
     RUN(test_breaker_when_its_worker_comes_back_then_as_it_was);
