@@ -60,6 +60,10 @@ struct med_bench_client {
     const struct med_bench_client_ops *ops;
     struct med_bench_sink sink; /* set by the run */
     uint64_t reconnects; /* requests sent again, as a kept connection had been closed unanswered */
+    /* Requests that waited for a connection: as many were being opened as are at once, or as many
+     * were open as the process may have descriptors for. */
+    uint64_t waited_for_opening, waited_for_limit;
+    size_t connections_max; /* by the limit of descriptors; 0: not the client's own affair */
 };
 
 /* On the router's gRPC door. */

@@ -7,6 +7,10 @@
  * remains until the deadline is slept on the loop's own descriptor, to the microsecond (libuv's
  * timers know milliseconds).  The clock is read once for all bytes that one read brought.
  *
+ * At most OPENING_MAX connections are opened at once, and no more are kept than the process may have
+ * descriptors: a call beyond that waits, first come first served, for one that is opened or becomes
+ * idle.  It counts as sent all the while, so what it waits is part of its latency.
+ *
  * A request on a kept connection that closes before any byte of an answer is sent once more on a new
  * one and counted, as the server may have closed before it saw the request.  Nothing else is tried
  * again: a load test wants to see each failure.
@@ -18,6 +22,7 @@
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/limits.h"
+#include "base/os.h"
 #include "router/bench/http_request.h"
 #include "router/bench/reply.h"
 #include "router/net.h"
@@ -33,6 +38,8 @@
 enum {
     READ_BYTES = 256 << 10,
     REQUEST_MAX_BYTES = 64 << 20,
+    OPENING_MAX = 64,            /* connections; a backlog of a server takes more than that */
+    DESCRIPTORS_OF_ITS_OWN = 32, /* standard streams, files, the loop's */
     STATUS_CANCELLED = 1,
     STATUS_DEADLINE_EXCEEDED = 4,
     STATUS_UNAVAILABLE = 14
@@ -42,7 +49,8 @@ struct conn;
 
 struct call {
     struct call *next, *previous; /* of those that run, in order of start; next: of the free ones */
-    struct conn *conn;
+    struct call *next_waiting, *previous_waiting;
+    struct conn *conn; /* NULL: it waits for one */
     void *user;
     struct med_buf request;
     int64_t deadline_real_ns;
@@ -72,6 +80,8 @@ struct http_bench {
     uv_loop_t loop;
     struct conn *conns, *idle;
     struct call *first, *last, *free_calls;
+    struct call *first_waiting, *last_waiting; /* for a connection */
+    size_t conn_count, conn_max, opening;
     char *read_buffer;
     struct med_bench_http_texts texts;
     int64_t at_ns; /* fleet time of the bytes that are being read */
@@ -101,7 +111,24 @@ static void call_link(struct http_bench *client, struct call *call)
     client->last = call;
 }
 
+static void wait_link(struct http_bench *client, struct call *call)
+{
+    call->previous_waiting = client->last_waiting;
+    call->next_waiting = NULL;
+    *(client->last_waiting ? &client->last_waiting->next_waiting : &client->first_waiting) = call;
+    client->last_waiting = call;
+}
+
+static void wait_unlink(struct http_bench *client, struct call *call)
+{
+    *(call->previous_waiting ? &call->previous_waiting->next_waiting : &client->first_waiting) =
+        call->next_waiting;
+    *(call->next_waiting ? &call->next_waiting->previous_waiting : &client->last_waiting) =
+        call->previous_waiting;
+}
+
 static int call_send(struct http_bench *client, struct call *call);
+static void serve_waiting(struct http_bench *client);
 
 /* The one end of a call; its connection has let go of it. */
 static void call_end(struct http_bench *client, struct call *call, int status, const char *why,
@@ -159,11 +186,14 @@ static void conn_close(struct conn *conn)
 static void on_closed(void *owner)
 {
     struct conn *conn = owner;
+    struct http_bench *client = conn->client;
     *(conn->previous ? &conn->previous->next : &conn->client->conns) = conn->next;
     if (conn->next)
         conn->next->previous = conn->previous;
     med_reply_release(&conn->reply);
     med_free(conn);
+    client->conn_count--;
+    serve_waiting(client);
 }
 
 /* Takes the call off its connection, which goes. */
@@ -209,6 +239,7 @@ static void look_at_reply(struct conn *conn)
     if (reply->keep_alive && !conn->writing) {
         med_reply_clear(reply);
         idle_link(conn);
+        serve_waiting(client);
     } else {
         conn_close(conn);
     }
@@ -281,8 +312,9 @@ static int conn_write(struct conn *conn)
 static void on_connected(uv_connect_t *connect, int status)
 {
     struct conn *conn = connect->data;
+    conn->client->opening--;
     if (conn->closing)
-        return;
+        return; // its place is free once it is closed
     conn->client->at_ns = med_clock_now_ns(conn->client->clock);
     conn->connected = status == 0;
     const char *why = "the connection was refused or lost";
@@ -296,6 +328,7 @@ static void on_connected(uv_connect_t *connect, int status)
         (void)snprintf(text, sizeof(text), "%s: %s", why, uv_strerror(rc));
         conn_fail(conn, STATUS_UNAVAILABLE, text);
     }
+    serve_waiting(conn->client);
 }
 
 static struct conn *conn_new(struct http_bench *client, struct call *call)
@@ -314,6 +347,7 @@ static struct conn *conn_new(struct http_bench *client, struct call *call)
     if (conn->next)
         conn->next->previous = conn;
     client->conns = conn;
+    client->conn_count++;
     conn->connect.data = conn;
     if ((client->tls && med_stream_set_tls(&conn->stream, client->tls, client->host) < 0) ||
         uv_tcp_connect(&conn->connect, &conn->stream.uv.tcp,
@@ -321,26 +355,65 @@ static struct conn *conn_new(struct http_bench *client, struct call *call)
         conn_close(conn);
         return NULL;
     }
+    client->opening++;
     (void)uv_tcp_nodelay(&conn->stream.uv.tcp, 1);
     conn->call = call;
     call->conn = conn;
     return conn;
 }
 
-/* On a kept connection if there is one.  errors: MED_E_IO: no connection could be begun. */
-static int call_send(struct http_bench *client, struct call *call)
+/* On a kept connection. */
+static bool call_reuse(struct http_bench *client, struct call *call)
 {
-    while (client->idle && !call->again) {
+    while (client->idle) {
         struct conn *conn = client->idle;
         idle_unlink(conn);
         conn->call = call;
         call->conn = conn;
         if (conn_write(conn) >= 0)
-            return 0;
+            return true;
         (void)conn_drop_call(conn);
         client->base.reconnects++;
     }
-    return conn_new(client, call) ? 0 : MED_E_IO;
+    return false;
+}
+
+static bool may_open(const struct http_bench *client)
+{
+    return client->opening < OPENING_MAX && client->conn_count < client->conn_max;
+}
+
+/* On a kept connection if there is one, else a new one, else it waits.
+ * errors: MED_E_IO: no connection could be begun. */
+static int call_send(struct http_bench *client, struct call *call)
+{
+    if (!call->again && call_reuse(client, call))
+        return 0;
+    if (may_open(client) && !client->first_waiting)
+        return conn_new(client, call) ? 0 : MED_E_IO;
+    if (client->conn_count >= client->conn_max) {
+        client->base.waited_for_limit++;
+        if (client->idle) // one that is not trusted any more makes room
+            conn_close(client->idle);
+    } else {
+        client->base.waited_for_opening++;
+    }
+    wait_link(client, call);
+    return 0;
+}
+
+/* thread: only inside wait, as calls may end. */
+static void serve_waiting(struct http_bench *client)
+{
+    struct call *call;
+    while ((call = client->first_waiting) && (client->idle || may_open(client))) {
+        bool sent = call_reuse(client, call);
+        if (!sent && !may_open(client))
+            return; // the idle ones were dead, and have still to be closed
+        wait_unlink(client, call);
+        if (!sent && !conn_new(client, call))
+            call_end(client, call, STATUS_UNAVAILABLE, "no connection could be begun", -1);
+    }
 }
 
 /* ---- requests ---- */
@@ -385,7 +458,11 @@ static int start(struct med_bench_client *base, const struct med_bench_request *
 static void break_off(struct http_bench *client, struct call *call, int status, const char *why)
 {
     client->at_ns = med_clock_now_ns(client->clock);
-    (void)conn_drop_call(call->conn);
+    if (call->conn) {
+        (void)conn_drop_call(call->conn);
+    } else {
+        wait_unlink(client, call);
+    }
     call_end(client, call, status, why, -1);
 }
 
@@ -474,6 +551,12 @@ static void free_client(struct med_bench_client *base)
 
 static const struct med_bench_client_ops ops = {start, cancel, wait_events, free_client};
 
+static size_t conns_allowed(void)
+{
+    uint64_t files = med_os_files_raise();
+    return files > DESCRIPTORS_OF_ITS_OWN ? (size_t)(files - DESCRIPTORS_OF_ITS_OWN) : 1;
+}
+
 /* ---- the first connection ---- */
 
 static void on_probe(uv_connect_t *connect, int status)
@@ -549,6 +632,8 @@ int med_bench_http_client_new(const struct med_bench_http_config *config,
     client->base.ops = &ops;
     client->clock = clock;
     client->config = *config;
+    client->conn_max = conns_allowed();
+    client->base.connections_max = client->conn_max;
     rc = med_net_parse(with_port, "--url", &client->address, err);
     if (rc < 0) {
         med_free(client);

@@ -227,7 +227,7 @@ static int warm_up(struct bench *b, struct med_err *err)
     if (rc >= 0)
         med_bench_run_release(&run);
     med_free(arrivals);
-    b->client->reconnects = 0;
+    b->client->reconnects = b->client->waited_for_opening = b->client->waited_for_limit = 0;
     return rc;
 }
 

@@ -119,6 +119,16 @@ static void put_failures(struct text *t, const struct med_bench_run *run,
         put(t, "%llu requests were sent again: their kept connection had been closed.\n",
             (unsigned long long)s->reconnects);
     }
+    if (run->waited_for_opening) {
+        put(t, "%llu requests waited for a connection while others were being opened.\n",
+            (unsigned long long)run->waited_for_opening);
+    }
+    if (run->waited_for_limit) {
+        put(t,
+            "LIMITED by this client: %llu requests waited, as all %zu connections were open that "
+            "the limit of open files allows (ulimit -Hn).\n",
+            (unsigned long long)run->waited_for_limit, run->connections_max);
+    }
     if (s->other_length)
         put(t, "%zu answers have another length than the workload's.\n", s->other_length);
     if (!s->failed)
@@ -299,6 +309,8 @@ static void json_counts(struct med_json_writer *w, const struct med_bench_run *r
     med_json_put_integer(w, "tokens_duplicated", s->tokens_duplicated);
     med_json_put_integer(w, "other_length", (int64_t)s->other_length);
     med_json_put_integer(w, "reconnects", (int64_t)s->reconnects);
+    med_json_put_integer(w, "waited_for_opening", (int64_t)run->waited_for_opening);
+    med_json_put_integer(w, "waited_for_connection_limit", (int64_t)run->waited_for_limit);
     med_json_put_bool(w, "interrupted", run->interrupted);
     med_json_put_bool(w, "stalled", run->stalled);
     med_json_begin_object(w, "statuses");

@@ -446,6 +446,9 @@ int med_bench_run(const struct med_bench_run_config *config, struct med_bench_ru
         med_clock_now_ns(config->clock) + (int64_t)((double)LEAD_REAL_NS * config->clock->scale);
     int rc = loop_run(&l);
     run.reconnects = config->client->reconnects;
+    run.waited_for_opening = config->client->waited_for_opening;
+    run.waited_for_limit = config->client->waited_for_limit;
+    run.connections_max = config->client->connections_max;
     med_free(l.prompt);
     if (rc < 0) {
         med_bench_run_release(&run);

@@ -87,7 +87,8 @@ struct med_bench_run {
     struct med_bench_record *records; /* in order of arrival */
     size_t count;
     size_t sent;
-    uint64_t reconnects;
+    uint64_t reconnects, waited_for_opening, waited_for_limit; /* as the client counted */
+    size_t connections_max;
     size_t peak_in_flight;
     int64_t *tokens_per_s; /* per second of the run */
     size_t second_count;
