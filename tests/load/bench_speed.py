@@ -10,7 +10,8 @@ is measured.  In each round, one after the other and on loopback, 64 connections
     wrk       whole answers
     whole     medley bench: whole answers, each parsed and recorded
     streams   medley bench: answers of 256 events, each parsed and timed
-    open      medley bench: whole answers at half the rate of `whole`, Poisson: how late requests were sent
+    open      medley bench: whole answers at half the rate of `whole`, Poisson: how late requests were sent, and how
+              many waited for a connection
 
 Printed are the medians over the rounds, and the smallest and the largest.
 """
@@ -29,8 +30,8 @@ from front_door import ROOT, completion, request_script, start, wrk  # noqa: E40
 
 CONNECTIONS, EVENTS = 64, 256
 NGINX = """
-worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err warn; daemon off;
-events {{ worker_connections 4096; }}
+worker_processes 1; worker_rlimit_nofile 16384; pid {folder}/nginx.pid; error_log {folder}/nginx.err warn; daemon off;
+events {{ worker_connections 16000; }}
 http {{
     access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
@@ -84,7 +85,7 @@ def bench(address, seconds, *options, prefix=""):
 
 
 def measure(folder, rounds, seconds):
-    rows = {"wrk": [], "whole": [], "streams": [], "late_mean_ms": [], "late_p99_ms": [], "open_rate": []}
+    rows = {"wrk": [], "whole": [], "streams": [], "late_mean_ms": [], "late_p99_ms": [], "open_rate": [], "waited": []}
     with contextlib.ExitStack() as stack:
         address = start_server(stack, folder)
         script = request_script(folder)
@@ -96,6 +97,7 @@ def measure(folder, rounds, seconds):
             rows["streams"].append(got["request_throughput"] * EVENTS)
             late = bench(address, seconds, "--rate", whole["request_throughput"] / 2, "--no-stream")
             rows["open_rate"].append(late["request_throughput"])
+            rows["waited"].append((late["waited_for_opening"] + late["waited_for_connection_limit"]) / late["sent"])
             rows["late_mean_ms"].append(late["mean_lateness_ms"])
             rows["late_p99_ms"].append(late["p99_lateness_ms"])
             print(f"round {turn + 1}: " + ", ".join(f"{k} {v[-1]:.2f}" for k, v in rows.items()), file=sys.stderr)
@@ -116,7 +118,8 @@ def report(rows):
         f"| medley bench, streams of {EVENTS} events, events/s | {spread(rows['streams'])} |",
         f"| open loop, requests/s | {spread(rows['open_rate'])} |",
         f"| sent late, mean | {spread(rows['late_mean_ms'], 3)} ms |",
-        f"| sent late, p99 | {spread(rows['late_p99_ms'], 3)} ms |"])
+        f"| sent late, p99 | {spread(rows['late_p99_ms'], 3)} ms |",
+        f"| waited for a connection, of those sent | {spread(rows['waited'], 4)} |"])
 
 
 def main():
