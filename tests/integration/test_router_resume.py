@@ -6,6 +6,7 @@ hundreds of live streams with real workers is tests/soak/streams.py's business."
 import json
 import signal
 import tempfile
+import time
 import unittest
 import urllib.error
 import urllib.request
@@ -202,6 +203,24 @@ class Resume(ResumeTest):
         worker.finish(generate, link_pb.ENDING_LENGTH)
         self.assertEqual(ids_of(call), [9])
         self.assertEqual(metrics(self.http)["medley_router_links_broken_total"], 0)
+        self.stop()
+
+    def test_a_router_that_stood_still_blames_no_worker(self):
+        self.start(*SILENT)
+        first = self.worker("w1")
+        call, generate = self.begin(first, request([5], 4), [1, 2])
+        second = self.worker("w2", LARGE)
+        for _ in range(2):
+            self.router.send_signal(signal.SIGSTOP)
+            time.sleep(1.5)  # longer than any worker may be silent
+            self.router.send_signal(signal.SIGCONT)
+            time.sleep(0.3)  # in which it would find them silent
+        first.tokens(generate, 2, [3, 4])
+        first.finish(generate, link_pb.ENDING_LENGTH)
+        self.assertEqual(ids_of(call), [3, 4])
+        self.assertEqual(self.counted("medley_router_resumes_total"), 0)
+        self.assertEqual(self.counted("medley_router_worker_faults_total"), 0)
+        self.assertEqual((first.seen, second.seen), (1, 0))
         self.stop()
 
     def test_a_new_process_takes_the_place_of_a_silent_one(self):
