@@ -100,7 +100,9 @@ struct med_grpc_server {
     pthread_t cq_thread;
     struct med_mailbox mailbox; // from cq
     uv_async_t wake;
-    uv_timer_t sweep; // ends calls whose client does not read
+    uv_timer_t sweep;   // ends calls whose client does not read
+    uint64_t swept_ms;  // uv_now of the last one
+    bool sweep_put_off; // it was late
     int handles_open;
     struct med_grpc_tag shutdown_tag, cq_ended_tag;
     struct med_grpc_accept accepts[MED_GRPC_ACCEPTS];

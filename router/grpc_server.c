@@ -289,6 +289,12 @@ static void on_sweep(uv_timer_t *timer)
     struct med_grpc_server *server = timer->data;
     uint64_t now_ms = uv_now(server->loop);
     struct med_grpc_call *next;
+    /* This process stood still: what clients have sent or taken meanwhile is looked at first. */
+    server->sweep_put_off =
+        now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS && !server->sweep_put_off;
+    server->swept_ms = now_ms;
+    if (server->sweep_put_off)
+        return;
     for (struct med_grpc_call *call = server->calls; call != NULL; call = next) {
         next = call->next;
         if ((call->writing || call->finishing) && now_ms - call->write_since_ms > STALL_MS) {
@@ -412,6 +418,7 @@ int med_grpc_server_listen(struct med_grpc_server *server, const char *address, 
     server->started = true;
     for (int i = 0; i < MED_GRPC_ACCEPTS; i++)
         accept_arm(server, &server->accepts[i]);
+    server->swept_ms = uv_now(server->loop);
     rc = uv_timer_start(&server->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     MED_ASSERT(rc == 0);
     *ret_port = port;

@@ -67,6 +67,12 @@ static void on_sweep(uv_timer_t *timer)
     struct med_http_server *server = timer->data;
     uint64_t now_ms = uv_now(timer->loop);
     struct med_http_conn *next;
+    /* This process stood still: what clients have sent or taken meanwhile is looked at first. */
+    server->sweep_put_off =
+        now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS && !server->sweep_put_off;
+    server->swept_ms = now_ms;
+    if (server->sweep_put_off)
+        return;
     for (struct med_http_conn *conn = server->conns; conn != NULL; conn = next) {
         next = conn->next;
         if (conn->deadline_ms <= now_ms) {
@@ -119,6 +125,7 @@ static void helpers_start(struct med_http_server *server)
     server->flush.data = server->sweep.data = server;
     (void)uv_prepare_start(&server->flush, on_flush);
     (void)uv_timer_start(&server->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
+    server->swept_ms = uv_now(server->sweep.loop);
     uv_unref((uv_handle_t *)&server->flush);
     uv_unref((uv_handle_t *)&server->sweep);
     server->handles_open = 2;

@@ -2,8 +2,10 @@
 """The router's HTTP door, byte by byte: keep-alive, pipelining, limits, and what is refused."""
 import json
 import pathlib
+import signal
 import socket
 import tempfile
+import time
 import unittest
 
 import harness
@@ -79,6 +81,17 @@ class Http(unittest.TestCase):
         connection = Connection(self.http)
         self.addCleanup(connection.close)
         return connection
+
+    def test_a_router_that_stood_still_blames_no_client(self):
+        slow = self.connect().send(GET[:10])
+        self.assertEqual(self.connect().send(GET).answer()[0], 200)  # it has read the other one's beginning
+        self.router.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(11)  # a head has 10 s
+            slow.send(GET[10:])
+        finally:
+            self.router.send_signal(signal.SIGCONT)
+        self.assertEqual(slow.answer()[0], 200)
 
     def test_keep_alive_and_pipelining(self):
         connection = self.connect()
