@@ -72,8 +72,6 @@ const char *med_http_query(const struct med_http_exchange *x); /* after the "?";
 const char *med_http_header(const struct med_http_exchange *x, const char *name);
 /* NUL-terminated; the NUL is not counted. */
 const char *med_http_body(const struct med_http_exchange *x, size_t *ret_bytes);
-/* "127.0.0.1:40000" */
-const char *med_http_peer(const struct med_http_exchange *x);
 /* What the handler hangs on it; NULL at first. */
 void med_http_set_user(struct med_http_exchange *x, void *user);
 void *med_http_user(const struct med_http_exchange *x);

@@ -72,17 +72,6 @@ const char *med_http_body(const struct med_http_exchange *x, size_t *ret_bytes)
     return x->content.length > 0 ? x->content.data : "";
 }
 
-const char *med_http_peer(const struct med_http_exchange *x)
-{
-    struct med_http_exchange *own = (struct med_http_exchange *)x; /* a cache */
-    struct sockaddr_storage address = {0};
-    int bytes = sizeof address;
-    if (own->peer[0] == '\0' &&
-        uv_tcp_getpeername(&x->conn->stream.uv.tcp, (struct sockaddr *)&address, &bytes) == 0)
-        med_net_format(&address, own->peer);
-    return own->peer;
-}
-
 void med_http_set_user(struct med_http_exchange *x, void *user)
 {
     x->user = user;

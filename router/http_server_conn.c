@@ -290,7 +290,6 @@ static void take_head(struct med_http_conn *conn, size_t bytes)
     x->user = NULL;
     x->lines = lines;
     x->streams = x->chunked = x->waited = false;
-    x->peer[0] = '\0';
     conn->x = x;
     memcpy(x->lines, conn->in.data, bytes);
     x->lines[bytes] = '\0';

@@ -33,7 +33,6 @@ struct med_http_exchange {
     bool streams; // start was called
     bool chunked;
     bool waited; // some of what was written could not be sent at once
-    char peer[MED_NET_TEXT_MAX];
 };
 
 enum med_http_conn_state {

@@ -128,17 +128,6 @@ static const struct med_router_departed *departure(const struct med_router *rout
     return &router->departed[(router->departed_count - 1 - back) % MED_ROUTER_DEPARTED_MAX];
 }
 
-const struct med_router_departed *med_router_find_departed(const struct med_router *router,
-                                                           const char *worker_id)
-{
-    const struct med_router_departed *row;
-    for (uint64_t back = 0; (row = departure(router, back)) != NULL; back++) {
-        if (strcmp(row->id, worker_id) == 0)
-            return row;
-    }
-    return NULL;
-}
-
 void med_router_put_departed(struct med_json_writer *w, const struct med_router *router)
 {
     const struct med_router_departed *row;

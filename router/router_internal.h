@@ -198,9 +198,6 @@ void med_router_look_at_drains(struct med_router *router);
 /* Its link has closed; requests_left: what it had then. */
 void med_router_worker_departs(struct med_router *router, const struct med_router_worker *worker,
                                int64_t requests_left, const char *reason);
-/* The newest departure of a worker of this name; NULL: none is remembered. */
-const struct med_router_departed *med_router_find_departed(const struct med_router *router,
-                                                           const char *worker_id);
 struct med_json_writer;
 /* "departed" of /admin/state, newest first. */
 void med_router_put_departed(struct med_json_writer *w, const struct med_router *router);

@@ -403,8 +403,3 @@ const char *med_tls_session_why(const struct med_tls_session *session)
 {
     return session->why;
 }
-
-const char *med_tls_session_version(const struct med_tls_session *session)
-{
-    return SSL_get_version(session->ssl);
-}

@@ -71,7 +71,5 @@ struct med_buf *med_tls_session_out(struct med_tls_session *session);
 bool med_tls_session_is_ready(const struct med_tls_session *session);
 /* Why it failed; "" otherwise. */
 const char *med_tls_session_why(const struct med_tls_session *session);
-/* "TLSv1.3"; for logs and tests. */
-const char *med_tls_session_version(const struct med_tls_session *session);
 
 #endif

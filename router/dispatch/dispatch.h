@@ -12,8 +12,8 @@
  * deterministic) -> the worker of that type with the least predicted finish time -> send. If no
  * worker of the planned type can start it within the TTFT objective it spills to the next best type;
  * if none can take it, it waits in a bounded queue ordered by deadline; past its deadline it ends
- * with MED_E_OVERLOAD.  A request whose worker is lost before its first token is dispatched again;
- * after it, it ends with MED_E_WORKER_LOST.  Exactly one `end` callback per accepted request, and
+ * with MED_E_OVERLOAD.  A request whose worker is lost is dispatched again; after its first token
+ * only with `resume`, else it ends with MED_E_WORKER_LOST.  Exactly one `end` callback per accepted request, and
  * none for one that submit refused.
  *
  * A (request, attempt) pair is a lease: tokens and finishes of an older attempt are stale and

@@ -2,7 +2,7 @@
 /*
  * Queue: leases ordered by a time, a binary heap that knows each lease's place, so that one in the
  * middle is removed in O(log n). Equal times keep the order of arrival. Used for the requests that
- * wait (ordered by how long they may) and for the deadlines of those in flight.
+ * wait (by turn) and for the deadlines of those in flight.
  *
  * The bound that clients see (queue_max) is the caller's: a request that was accepted and lost its
  * worker must find room here, whatever is waiting. thread: loop.

@@ -5,7 +5,7 @@
  * A worker type is its name, and it keeps its index: what workers, leases and the shell hold of a type
  * stays right.  Types that the new plan adds get rows at the end, or rows of types that have left and
  * have no worker.  A type that the new plan lacks is retired: its workers finish what they have, and
- * may take what nobody else can until the new plan's workers are all there (dispatch_may_use).
+ * may take what nobody else can until the new plan's workers are all there (dispatch_may_use_retired).
  *
  * What has been learned stays: the predictor's histograms as they are where the edges agree, else
  * spread over the new cells by how far these cover the old ones.  Leases, queue and totals stay.
