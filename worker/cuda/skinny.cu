@@ -234,7 +234,8 @@ static __device__ __forceinline__ void finish_staged(const struct med_cuda_linea
 # pragma unroll 1
     for (int m = m_begin + threadIdx.x / PAIRS; m < m_end; m += MULTIPLIERS / PAIRS) {
         const float2 sums = staged[(m - m_begin) * STAGED_STRIDE + threadIdx.x % PAIRS];
-        med_pair_finish<T, EPILOGUE>(a, rows, m, sums.x, sums.y);
+        med_pair_finish<T, EPILOGUE>(a, rows, m, sums.x, sums.y,
+                                     med_pair_look<T, EPILOGUE>(a, rows, m));
     }
 }
 

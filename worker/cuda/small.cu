@@ -513,6 +513,34 @@ static __device__ __forceinline__ void multiply_chunk(float *sum, uint32_t w, ui
     }
 }
 
+/* What a thread ends of a group of tiles: at most one pair of outputs of a row. */
+struct end {
+    bool there;
+    int tile, m; // of the group, of the batch
+    struct med_pair rows;
+    struct med_pair_ahead ahead;
+};
+static_assert(GROUP * 8 * MED_CUDA_SMALL_ROWS <= THREADS, "a pair of a row for each thread");
+
+template <typename T, int EPILOGUE>
+static __device__ __forceinline__ struct end
+end_look(const struct med_cuda_linear_args &a, const struct plan &plan, int group, int group_tiles)
+{
+    const int i = threadIdx.x;
+    struct end e = {};
+    if (i >= group_tiles * plan.rows * 8)
+        return e;
+    e.m = i / 8 % plan.rows;
+    e.tile = i / 8 / plan.rows;
+    const int64_t pair = ((int64_t)blockIdx.x + (int64_t)(group + e.tile) * gridDim.x) * 8 + i % 8;
+    e.there = pair < med_pair_count(a, EPILOGUE);
+    if (e.there) {
+        e.rows = med_pair_rows<EPILOGUE>(a, pair);
+        e.ahead = med_pair_look<T, EPILOGUE>(a, e.rows, e.m);
+    }
+    return e;
+}
+
 /* The work of a block; see small_kernel. */
 template <typename T, int EPILOGUE, bool BULK>
 static __device__ __forceinline__ void small_block(const struct med_cuda_linear_args &a,
@@ -547,22 +575,24 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
     constexpr uint32_t W_STEP = BULK ? 64 : 2 * THREADS * 16;
     constexpr uint32_t W_SECOND = BULK ? 8 * ROW_BYTES : THREADS * 16;
     if (BULK) {
-        if (threadIdx.x == 0) {
-            for (int i = 0; i < depth; i++) {
-                barrier_new(at.full + (uint32_t)i * 8, 1);
-                barrier_new(at.empty + (uint32_t)i * 8, WARPS);
-            }
-            for (uint32_t i = 0; i < 2; i++) {
-                barrier_new(at.rows_full + i * 8, 1);
-                barrier_new(at.rows_empty + i * 8, WARPS);
-            }
-            barriers_publish();
-        }
-        __syncthreads();
         if (warp == WARPS) {
+            if (lane == 0) {
+                for (int i = 0; i < depth; i++) {
+                    barrier_new(at.full + (uint32_t)i * 8, 1);
+                    barrier_new(at.empty + (uint32_t)i * 8, WARPS);
+                }
+                for (uint32_t i = 0; i < 2; i++) {
+                    barrier_new(at.rows_full + i * 8, 1);
+                    barrier_new(at.rows_empty + i * 8, WARPS);
+                }
+                barriers_publish();
+            }
+            __syncwarp();
+            asm volatile("bar.arrive 2, %0;" ::"n"((int)THREADS + 32) : "memory");
             ask_for_all<T, EPILOGUE>(a, plan, at, tiles);
             return;
         }
+        asm volatile("bar.sync 2, %0;" ::"n"((int)THREADS + 32) : "memory"); // barriers are new
     } else {
         policy = read_once_policy();
         next.chunk = warp;
@@ -591,10 +621,11 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
         (uint32_t)sizeof(T);
     int stage = 0, rows_count = 0;
     uint32_t parity = 0, x_place = 0;
+    struct end end = {};
     for (int group = 0; group < tiles; group += GROUP) {
         const int group_tiles = min((int)GROUP, tiles - group);
         for (int phase = 0; phase < plan.chunks; phase += plan.phase_chunks) {
-            const int end = min(phase + plan.phase_chunks, plan.chunks);
+            const int phase_end = min(phase + plan.phase_chunks, plan.chunks);
             if (group + phase == 0 || phased) {
                 const int place = BULK && phased ? rows_count % 2 : 0;
                 T *const here = rows + place * plan.rows * plan.x_stride;
@@ -604,7 +635,7 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                                  (uint32_t)((rows_count - 1) / 2) % 2);
                 } else {
                     workers_sync(); // nobody reads the phase before any more
-                    fetch_rows<T>(a, plan, phase, end, here,
+                    fetch_rows<T>(a, plan, phase, phase_end, here,
                                   a.norm && group + phase == 0 && !phased ? partials : NULL);
                     if (!a.norm || phased)
                         workers_sync();
@@ -615,11 +646,13 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                             fetch_rows<T>(a, plan, 0, plan.chunks, NULL, partials);
                         norm_scales(a, plan, partials, scales);
                     }
-                    norm_rows<T>(a, plan, phase, end, here, scales, ahead);
+                    norm_rows<T>(a, plan, phase, phase_end, here, scales, ahead);
                     workers_sync();
                 }
                 rows_count++;
             }
+            if (phase == 0)
+                end = end_look<T, EPILOGUE>(a, plan, group, group_tiles);
             for (int tile = 0; tile < group_tiles; tile++) {
                 float sum[4] = {};
                 // this thread's: rows lane / 4 (+ 8) of the tile, batch rows 2 * (lane % 4) (+ 1)
@@ -630,13 +663,14 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                     for (int k = 0; k < 4; k++)
                         sum[k] = m + k % 2 < plan.rows ? place[(m + k % 2) * 16 + k / 2 * 8] : 0.0f;
                 }
-                for (int chunk = phase + warp; chunk - (BULK ? warp : 0) < end; chunk += WARPS) {
+                for (int chunk = phase + warp; chunk - (BULK ? warp : 0) < phase_end;
+                     chunk += WARPS) {
                     const uint32_t w = w_at + (uint32_t)(stage * STAGE_BYTES);
                     const uint32_t x = x_place + x_lane + (uint32_t)((chunk - phase) * CHUNK) * 2;
                     const int left = plan.columns - chunk * CHUNK;
                     if (BULK) {
                         barrier_wait(at.full + (uint32_t)stage * 8, parity);
-                        if (chunk < end)
+                        if (chunk < phase_end)
                             multiply_chunk<T>(sum, w, w + W_SECOND, W_STEP, x, left);
                         __syncwarp();
                         if (lane == 0)
@@ -665,19 +699,16 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
             }
         }
         workers_sync();
-        for (int i = threadIdx.x; i < group_tiles * plan.rows * 8; i += THREADS) {
-            const int m = i / 8 % plan.rows, tile = i / 8 / plan.rows;
-            const float *place = sums + (tile * WARPS * plan.rows + m) * 16 + i % 8;
-            const int64_t pair =
-                ((int64_t)blockIdx.x + (int64_t)(group + tile) * gridDim.x) * 8 + i % 8;
+        if (end.there) {
+            const float *place =
+                sums + (end.tile * WARPS * plan.rows + end.m) * 16 + threadIdx.x % 8;
             float u = 0, v = 0;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) {
                 u += place[w * plan.rows * 16];
                 v += place[w * plan.rows * 16 + 8];
             }
-            if (pair < med_pair_count(a, EPILOGUE))
-                med_pair_finish<T, EPILOGUE>(a, med_pair_rows<EPILOGUE>(a, pair), m, u, v);
+            med_pair_finish<T, EPILOGUE>(a, end.rows, end.m, u, v, end.ahead);
         }
         if (group + GROUP < tiles)
             workers_sync();
@@ -742,7 +773,8 @@ static __global__ void __launch_bounds__(THREADS)
         }
         const float scale = norm ? rsqrtf(square / (float)columns + a.eps) : 1.0f;
         if (lane == 0)
-            med_pair_finish<float, EPILOGUE>(a, rows, m, u * scale, v * scale);
+            med_pair_finish<float, EPILOGUE>(a, rows, m, u * scale, v * scale,
+                                             med_pair_look<float, EPILOGUE>(a, rows, m));
     }
 }
 
