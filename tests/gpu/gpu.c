@@ -24,6 +24,12 @@ static void check(cudaError_t status, const char *what)
         die(what, cudaGetErrorString(status));
 }
 
+void gpu_put(void *device, const void *host, size_t bytes)
+{
+    check(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+}
+
 struct med_model_config gpu_model(int64_t hidden, int64_t heads, int64_t kv_heads, int64_t head_dim,
                                   int64_t intermediate, int64_t vocab)
 {
@@ -146,8 +152,7 @@ struct gpu_array gpu_random(size_t count, enum med_dtype dtype, double scale, si
         a.host[i] = gpu_round(sum / 37837.0 * scale * (outlier ? 50 : 1), dtype);
     }
     void *raw = encode(&a);
-    check(cudaMemcpy(a.device, raw, count * med_dtype_bytes(dtype), cudaMemcpyHostToDevice),
-          "cudaMemcpy");
+    gpu_put(a.device, raw, count * med_dtype_bytes(dtype));
     free(raw);
     return a;
 }
@@ -173,7 +178,7 @@ int32_t *gpu_ints(const int32_t *host, size_t count)
 {
     void *device;
     check(cudaMalloc(&device, count * sizeof *host + 16), "cudaMalloc");
-    check(cudaMemcpy(device, host, count * sizeof *host, cudaMemcpyHostToDevice), "cudaMemcpy");
+    gpu_put(device, host, count * sizeof *host);
     return device;
 }
 

@@ -38,6 +38,9 @@ struct gpu_array gpu_random(size_t count, enum med_dtype dtype, double scale, si
 /* Poisoned: every byte 0xFF (NaN in every dtype). */
 struct gpu_array gpu_poisoned(size_t count, enum med_dtype dtype);
 void gpu_array_free(struct gpu_array *array);
+/* A copy to the device that has arrived there: cudaMemcpy may return before, and a device's stream waits for
+ * no other. */
+void gpu_put(void *device, const void *host, size_t bytes);
 int32_t *gpu_ints(const int32_t *host, size_t count); /* a copy on the device */
 uint64_t gpu_random_bits(void);
 double gpu_round(double value, enum med_dtype dtype);

@@ -33,11 +33,17 @@ static size_t out_count(const struct product_shape *s)
     return (size_t)(s->rows * out_columns(s));
 }
 
+/* As the ops ask for it: rows are picked where they are normed. */
+static bool product_picks(const struct product_shape *s)
+{
+    return s->epilogue == MED_CUDA_LOGITS && s->norm;
+}
+
 struct med_cuda_linear_args product_arguments(const struct product *p, int64_t row, int64_t rows)
 {
     const struct product_shape *s = &p->shape;
     size_t size = med_dtype_bytes(p->dtype);
-    bool picks = s->epilogue == MED_CUDA_LOGITS;
+    bool picks = product_picks(s);
     return (struct med_cuda_linear_args){
         .rows = rows,
         .columns = s->columns,
@@ -68,8 +74,7 @@ struct med_cuda_linear_args product_arguments(const struct product *p, int64_t r
 static void reference_row(const struct product *p, int64_t m, double *h)
 {
     const struct product_shape *s = &p->shape;
-    const double *x =
-        p->in.host + (s->epilogue == MED_CUDA_LOGITS ? p->host_in_rows[m] : m) * s->columns;
+    const double *x = p->in.host + (product_picks(s) ? p->host_in_rows[m] : m) * s->columns;
     double square = 0;
     for (int64_t k = 0; k < s->columns; k++)
         square += x[k] * x[k];
@@ -165,7 +170,7 @@ void product_reference(struct product *p, bool rounds)
     double raw = rounds ? most * epsilon(p->dtype) / 2 : 0;
     if (s->epilogue == MED_CUDA_ADD && s->bias)
         p->absolute += raw * 2;
-    p->rounded = raw;
+    p->rounded = 2 * raw; // a whole half step: the residual is added to what was rounded
     if (s->epilogue == MED_CUDA_SWIGLU)
         p->absolute = (p->absolute + raw) * 2.2 * fmax(most, 1);
     if (s->epilogue == MED_CUDA_ROPE_KV)
@@ -293,7 +298,7 @@ void product_check_turns(struct med_cuda *d, const char *prefix, product_fn fn, 
     (void)cudaMemcpy(together, p->out.device, bytes, cudaMemcpyDeviceToHost);
     for (size_t i = 0; ok && i < count; i++) {
         (void)snprintf(name, sizeof name, "%s.%s.by%lld", prefix, shape, (long long)turns[i]);
-        (void)cudaMemcpy(p->out.device, before, bytes, cudaMemcpyHostToDevice);
+        gpu_put(p->out.device, before, bytes);
         for (int64_t m = 0; ok && m < s->rows; m += turns[i]) {
             a = product_arguments(p, m, s->rows - m < turns[i] ? s->rows - m : turns[i]);
             ok = product_compute(d, name, fn, &a);

@@ -163,8 +163,7 @@ static void check_embed(struct med_cuda *d, int64_t rows, int64_t vocab, int64_t
     int32_t *device_ids = gpu_ints(ids, (size_t)rows),
             *device_sources = gpu_ints(sources, (size_t)rows);
     if (sourced) {
-        (void)cudaMemcpy((void *)(uintptr_t)med_cuda_sampler_ids(d), drawn,
-                         (size_t)rows * sizeof *drawn, cudaMemcpyHostToDevice);
+        gpu_put((void *)(uintptr_t)med_cuda_sampler_ids(d), drawn, (size_t)rows * sizeof *drawn);
     }
     struct med_embed_args a = {.rows = rows,
                                .ids = (const uint32_t *)device_ids,

@@ -192,8 +192,7 @@ static void batch_random(struct batch *b, int64_t samples)
 
 static void batch_queue(struct med_cuda *d, struct batch *b, int slot)
 {
-    check(cudaMemcpy(b->device, b->logits, (size_t)(b->samples * b->vocab) * sizeof(float),
-                     cudaMemcpyHostToDevice));
+    gpu_put(b->device, b->logits, (size_t)(b->samples * b->vocab) * sizeof(float));
     memset(b->got, 0xff, sizeof b->got);
     const struct med_sample_args args = {.samples = b->samples,
                                          .vocab = b->vocab,
@@ -365,8 +364,7 @@ static void test_slots(struct med_cuda *d, struct med_sampler *sampler, int64_t 
                                              .inputs = &a->inputs[r],
                                              .results = &alone,
                                              .slot = 1};
-        check(cudaMemcpy(a->device, a->logits + r * vocab, (size_t)vocab * sizeof(float),
-                         cudaMemcpyHostToDevice));
+        gpu_put(a->device, a->logits + r * vocab, (size_t)vocab * sizeof(float));
         if (med_cuda_sample(d, &args) < 0)
             die(d->failure.text);
         batch_take(d, 1);
