@@ -7,9 +7,10 @@
  * remains until the deadline is slept on the loop's own descriptor, to the microsecond (libuv's
  * timers know milliseconds).  The clock is read once for all bytes that one read brought.
  *
- * At most OPENING_MAX connections are opened at once, and no more are kept than the process may have
- * descriptors: a call beyond that waits, first come first served, for one that is opened or becomes
- * idle.  It counts as sent all the while, so what it waits is part of its latency.
+ * A call that finds no idle connection waits, first come first served, for the next that is open or becomes
+ * idle; for each that waits one is opened, but at most OPENING_MAX at once, and no more are kept than the
+ * process may have descriptors.  A connection that opens slowly thus holds up no particular call.  A call
+ * counts as sent all the while, so what it waits is part of its latency.
  *
  * A request on a kept connection that closes before any byte of an answer is sent once more on a new
  * one and counted, as the server may have closed before it saw the request.  Nothing else is tried
@@ -65,7 +66,7 @@ struct conn {
     struct med_stream stream;
     uv_connect_t connect;
     struct med_reply reply;
-    bool connected, closing, idle;
+    bool closing, idle;
     bool kept;    /* has served a request */
     bool writing; /* lends the call's bytes to the stream */
 };
@@ -81,7 +82,8 @@ struct http_bench {
     struct conn *conns, *idle;
     struct call *first, *last, *free_calls;
     struct call *first_waiting, *last_waiting; /* for a connection */
-    size_t conn_count, conn_max, opening;
+    size_t waiting, opening;                   /* so many calls, so many connections */
+    size_t conn_count, conn_max;
     char *read_buffer;
     struct med_bench_http_texts texts;
     int64_t at_ns; /* fleet time of the bytes that are being read */
@@ -117,6 +119,7 @@ static void wait_link(struct http_bench *client, struct call *call)
     call->next_waiting = NULL;
     *(client->last_waiting ? &client->last_waiting->next_waiting : &client->first_waiting) = call;
     client->last_waiting = call;
+    client->waiting++;
 }
 
 static void wait_unlink(struct http_bench *client, struct call *call)
@@ -125,6 +128,7 @@ static void wait_unlink(struct http_bench *client, struct call *call)
         call->next_waiting;
     *(call->next_waiting ? &call->next_waiting->previous_waiting : &client->last_waiting) =
         call->previous_waiting;
+    client->waiting--;
 }
 
 static int call_send(struct http_bench *client, struct call *call);
@@ -309,39 +313,48 @@ static int conn_write(struct conn *conn)
     return rc;
 }
 
+/* One that waits ends for the connection that was to be its. */
+static void fail_waiting(struct http_bench *client, const char *why)
+{
+    struct call *call = client->first_waiting;
+    if (!call)
+        return;
+    wait_unlink(client, call);
+    call_end(client, call, STATUS_UNAVAILABLE, why, -1);
+}
+
 static void on_connected(uv_connect_t *connect, int status)
 {
     struct conn *conn = connect->data;
-    conn->client->opening--;
+    struct http_bench *client = conn->client;
+    client->opening--;
     if (conn->closing)
         return; // its place is free once it is closed
-    conn->client->at_ns = med_clock_now_ns(conn->client->clock);
-    conn->connected = status == 0;
-    const char *why = "the connection was refused or lost";
-    int rc = status;
-    if (rc == 0)
-        rc = med_stream_read_start(&conn->stream);
-    if (rc == 0 && conn->call && !conn->closing)
-        rc = conn_write(conn);
-    if (rc < 0 && !conn->closing) {
-        char text[MED_REPLY_WHY_MAX];
-        (void)snprintf(text, sizeof(text), "%s: %s", why, uv_strerror(rc));
-        conn_fail(conn, STATUS_UNAVAILABLE, text);
+    client->at_ns = med_clock_now_ns(client->clock);
+    int rc = status == 0 ? med_stream_read_start(&conn->stream) : status;
+    if (rc < 0) {
+        char why[MED_REPLY_WHY_MAX];
+        (void)snprintf(why, sizeof(why), "the connection was refused or lost: %s", uv_strerror(rc));
+        conn_close(conn);
+        fail_waiting(client, why);
+    } else {
+        idle_link(conn);
     }
-    serve_waiting(conn->client);
+    serve_waiting(client);
 }
 
-static struct conn *conn_new(struct http_bench *client, struct call *call)
+/* Returns whether one is being opened. */
+static bool conn_open(struct http_bench *client)
 {
     struct conn *conn = med_calloc(1, sizeof(*conn));
     if (!conn)
-        return NULL;
+        return false;
     conn->client = client;
     med_reply_init(&conn->reply, on_tokens, conn);
     if (med_stream_init(&conn->stream, &client->loop, true, &stream_ops, conn) < 0) {
         med_reply_release(&conn->reply);
         med_free(conn);
-        return NULL;
+        return false;
     }
     conn->next = client->conns;
     if (conn->next)
@@ -353,20 +366,22 @@ static struct conn *conn_new(struct http_bench *client, struct call *call)
         uv_tcp_connect(&conn->connect, &conn->stream.uv.tcp,
                        (const struct sockaddr *)&client->address, on_connected) < 0) {
         conn_close(conn);
-        return NULL;
+        return false;
     }
     client->opening++;
     (void)uv_tcp_nodelay(&conn->stream.uv.tcp, 1);
-    conn->call = call;
-    call->conn = conn;
-    return conn;
+    return true;
 }
 
-/* On a kept connection. */
-static bool call_reuse(struct http_bench *client, struct call *call)
+/* Sends on an idle connection, if there is one that the call may take: one that is sent again takes none
+ * that has served before. */
+static bool call_take_idle(struct http_bench *client, struct call *call)
 {
-    while (client->idle) {
-        struct conn *conn = client->idle;
+    struct conn *next;
+    for (struct conn *conn = client->idle; conn; conn = next) {
+        next = conn->next_idle;
+        if (call->again && conn->kept)
+            continue;
         idle_unlink(conn);
         conn->call = call;
         call->conn = conn;
@@ -383,14 +398,21 @@ static bool may_open(const struct http_bench *client)
     return client->opening < OPENING_MAX && client->conn_count < client->conn_max;
 }
 
-/* On a kept connection if there is one, else a new one, else it waits.
+/* On an idle connection, or it waits for one.
  * errors: MED_E_IO: no connection could be begun. */
 static int call_send(struct http_bench *client, struct call *call)
 {
-    if (!call->again && call_reuse(client, call))
+    if ((call->again || !client->first_waiting) && call_take_idle(client, call))
         return 0;
-    if (may_open(client) && !client->first_waiting)
-        return conn_new(client, call) ? 0 : MED_E_IO;
+    wait_link(client, call);
+    if (client->opening >= client->waiting)
+        return 0; // those that wait no more left it one
+    if (may_open(client)) {
+        if (conn_open(client))
+            return 0;
+        wait_unlink(client, call);
+        return MED_E_IO;
+    }
     if (client->conn_count >= client->conn_max) {
         client->base.waited_for_limit++;
         if (client->idle) // one that is not trusted any more makes room
@@ -398,22 +420,27 @@ static int call_send(struct http_bench *client, struct call *call)
     } else {
         client->base.waited_for_opening++;
     }
-    wait_link(client, call);
     return 0;
 }
 
-/* thread: only inside wait, as calls may end. */
+/* Idle connections to those that wait, and new ones for the rest.
+ * thread: only inside wait, as calls may end. */
 static void serve_waiting(struct http_bench *client)
 {
-    struct call *call;
-    while ((call = client->first_waiting) && (client->idle || may_open(client))) {
-        bool sent = call_reuse(client, call);
-        if (!sent && !may_open(client))
-            return; // the idle ones were dead, and have still to be closed
-        wait_unlink(client, call);
-        if (!sent && !conn_new(client, call))
-            call_end(client, call, STATUS_UNAVAILABLE, "no connection could be begun", -1);
+    struct call *next;
+    for (struct call *call = client->first_waiting; call && client->idle; call = next) {
+        next = call->next_waiting;
+        if (call_take_idle(client, call))
+            wait_unlink(client, call);
     }
+    while (client->opening < client->waiting && may_open(client)) {
+        if (!conn_open(client)) {
+            fail_waiting(client, "no connection could be begun");
+            return; // who closes comes here again
+        }
+    }
+    if (client->opening < client->waiting && client->idle && client->conn_count >= client->conn_max)
+        conn_close(client->idle); // for one that takes none that has served before
 }
 
 /* ---- requests ---- */

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import unittest
 
 import harness
@@ -21,16 +22,16 @@ SIZES = ("--input-tokens", 5, "--output-tokens", 1, "--no-stream")
 
 
 class Server:
-    """Accepts, and answers once `answering` is set; counts connections and requests."""
+    """Accepts once `accepting` is set, answers once `answering` is; counts connections and requests."""
 
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    def __init__(self, backlog):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
         self.listener.setblocking(False)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.open = self.most = self.requests = 0
         self.tasks = set()  # the loop itself does not hold them
         self.loop = asyncio.new_event_loop()
-        self.answering, self.stopped = asyncio.Event(), asyncio.Event()
+        self.accepting, self.answering, self.stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self.accept(),))
         self.thread.start()
 
@@ -44,6 +45,7 @@ class Server:
         self.listener.close()
 
     async def serve(self):
+        await self.accepting.wait()
         while True:
             conn, _ = await self.loop.sock_accept(self.listener)
             conn.setblocking(False)
@@ -80,9 +82,11 @@ class Server:
 
 
 class Stall(unittest.TestCase):
-    def serve(self):
-        server = Server()
+    def serve(self, backlog=1024):
+        server = Server(backlog)
         self.addCleanup(server.stop)
+        if backlog > 1:
+            server.go(server.accepting)
         return server
 
     def start(self, server, *options, files=FILES):
@@ -110,6 +114,18 @@ class Stall(unittest.TestCase):
         self.assertEqual(server.most, FILES - OF_ITS_OWN)
         self.assertGreater(report["waited_for_connection_limit"], 0)
         self.assertEqual(server.requests, 600)
+
+    def test_connections_that_open_slowly_hold_up_no_request(self):
+        # The kernel takes a few connections and lets the rest try again, after 1 s, 3 s, 7 s.
+        server = self.serve(backlog=1)
+        bench = self.start(server, "--rate", 1000, "--requests", 300, files=1024)
+        time.sleep(1.5)  # so long does it not accept
+        server.go(server.accepting)
+        server.go(server.answering)
+        report = self.end(bench)
+        self.assertEqual((report["completed"], report["failed"]), (300, 0), report)
+        self.assertEqual(server.requests, 300)
+        self.assertGreater(report["waited_for_opening"], 0)
 
     def test_connections_are_not_opened_all_at_once(self):
         server = self.serve()
