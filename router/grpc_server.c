@@ -26,6 +26,8 @@ enum {
     TAGS_PER_CALL = 4,
     MAILBOX_TAGS = TAGS_PER_CALL * (MED_LIMIT_CALLS + MED_GRPC_ACCEPTS) + MED_GRPC_ACCEPTS + 2,
     SWEEP_MS = 1000,
+    PUT_OFF_MS =
+        10, /* of a sweep that was late: soon, as a second standstill would not be noticed */
     STALL_MS = 60 * 1000,   // a batch that is out longer: the client does not read
     REQUEST_MS = 30 * 1000, // for a client to send its next message
     KEEPALIVE_TIMEOUT_MS = 20 * 1000,
@@ -293,8 +295,10 @@ static void on_sweep(uv_timer_t *timer)
     server->sweep_put_off =
         now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS && !server->sweep_put_off;
     server->swept_ms = now_ms;
-    if (server->sweep_put_off)
+    if (server->sweep_put_off) {
+        (void)uv_timer_start(timer, on_sweep, PUT_OFF_MS, SWEEP_MS);
         return;
+    }
     for (struct med_grpc_call *call = server->calls; call != NULL; call = next) {
         next = call->next;
         if ((call->writing || call->finishing) && now_ms - call->write_since_ms > STALL_MS) {

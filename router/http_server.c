@@ -20,7 +20,8 @@
 
 enum {
     BACKLOG = 1024,
-    SWEEP_MS = 250
+    SWEEP_MS = 250,
+    PUT_OFF_MS = 10 /* soon: a second standstill before then would not be noticed */
 };
 
 void med_http_server_maybe_free(struct med_http_server *server)
@@ -71,8 +72,10 @@ static void on_sweep(uv_timer_t *timer)
     server->sweep_put_off =
         now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS && !server->sweep_put_off;
     server->swept_ms = now_ms;
-    if (server->sweep_put_off)
+    if (server->sweep_put_off) {
+        (void)uv_timer_start(timer, on_sweep, PUT_OFF_MS, SWEEP_MS);
         return;
+    }
     for (struct med_http_conn *conn = server->conns; conn != NULL; conn = next) {
         next = conn->next;
         if (conn->deadline_ms <= now_ms) {
