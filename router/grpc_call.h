@@ -100,9 +100,9 @@ struct med_grpc_server {
     pthread_t cq_thread;
     struct med_mailbox mailbox; // from cq
     uv_async_t wake;
-    uv_timer_t sweep;   // ends calls whose client does not read
-    uint64_t swept_ms;  // uv_now of the last one
-    bool sweep_put_off; // it was late
+    uv_timer_t sweep;  // ends calls whose client does not read
+    uint64_t swept_ms; // uv_now of the last one
+    int put_offs;      // sweeps that were late, one behind another
     int handles_open;
     struct med_grpc_tag shutdown_tag, cq_ended_tag;
     struct med_grpc_accept accepts[MED_GRPC_ACCEPTS];

@@ -26,8 +26,8 @@ enum {
     TAGS_PER_CALL = 4,
     MAILBOX_TAGS = TAGS_PER_CALL * (MED_LIMIT_CALLS + MED_GRPC_ACCEPTS) + MED_GRPC_ACCEPTS + 2,
     SWEEP_MS = 1000,
-    PUT_OFF_MS =
-        10, /* of a sweep that was late: soon, as a second standstill would not be noticed */
+    PUT_OFF_MS = 10,        // of a sweep that was late
+    PUT_OFFS_MAX = 4,       // one behind another: a loop that is always late sweeps, too
     STALL_MS = 60 * 1000,   // a batch that is out longer: the client does not read
     REQUEST_MS = 30 * 1000, // for a client to send its next message
     KEEPALIVE_TIMEOUT_MS = 20 * 1000,
@@ -292,13 +292,14 @@ static void on_sweep(uv_timer_t *timer)
     uint64_t now_ms = uv_now(server->loop);
     struct med_grpc_call *next;
     /* This process stood still: what clients have sent or taken meanwhile is looked at first. */
-    server->sweep_put_off =
-        now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS && !server->sweep_put_off;
+    bool late = now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS;
     server->swept_ms = now_ms;
-    if (server->sweep_put_off) {
+    if (late && server->put_offs < PUT_OFFS_MAX) {
+        server->put_offs++;
         (void)uv_timer_start(timer, on_sweep, PUT_OFF_MS, SWEEP_MS);
         return;
     }
+    server->put_offs = 0;
     for (struct med_grpc_call *call = server->calls; call != NULL; call = next) {
         next = call->next;
         if ((call->writing || call->finishing) && now_ms - call->write_since_ms > STALL_MS) {

@@ -21,7 +21,8 @@
 enum {
     BACKLOG = 1024,
     SWEEP_MS = 250,
-    PUT_OFF_MS = 10 /* soon: a second standstill before then would not be noticed */
+    PUT_OFF_MS = 10,
+    PUT_OFFS_MAX = 4 /* one behind another: a loop that is always late sweeps, too */
 };
 
 void med_http_server_maybe_free(struct med_http_server *server)
@@ -69,13 +70,14 @@ static void on_sweep(uv_timer_t *timer)
     uint64_t now_ms = uv_now(timer->loop);
     struct med_http_conn *next;
     /* This process stood still: what clients have sent or taken meanwhile is looked at first. */
-    server->sweep_put_off =
-        now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS && !server->sweep_put_off;
+    bool late = now_ms - server->swept_ms > UINT64_C(3) * SWEEP_MS;
     server->swept_ms = now_ms;
-    if (server->sweep_put_off) {
+    if (late && server->put_offs < PUT_OFFS_MAX) {
+        server->put_offs++;
         (void)uv_timer_start(timer, on_sweep, PUT_OFF_MS, SWEEP_MS);
         return;
     }
+    server->put_offs = 0;
     for (struct med_http_conn *conn = server->conns; conn != NULL; conn = next) {
         next = conn->next;
         if (conn->deadline_ms <= now_ms) {

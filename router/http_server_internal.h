@@ -69,8 +69,8 @@ struct med_http_server {
     pthread_t thread;
     uv_tcp_t listener;
     uv_prepare_t flush;
-    uint64_t swept_ms;  /* uv_now of the last sweep */
-    bool sweep_put_off; /* it was late */
+    uint64_t swept_ms; /* uv_now of the last sweep */
+    int put_offs;      /* sweeps that were late, one behind another */
     uv_timer_t sweep;
     bool listening; // the listener's handle is initialised
     int handles_open;

@@ -28,6 +28,7 @@ enum {
     WATCH_MS = 100,
     TICK_LATE_MS = 250,
     TICK_PUT_OFF_MS = 50,
+    TICK_PUT_OFFS_MAX = 4, /* one behind another */
     DRAIN_LOOK_MS = 20,
     /* Until then, health checks and calls on open gRPC connections are told why. */
     DRAIN_GOAWAY_MS = 1000,
@@ -51,12 +52,13 @@ static void on_tick(uv_timer_t *timer)
         (double)(now_ns - router->tick_at_ns) / router->clock.scale / (double)MED_NS_PER_MS;
     /* This process stood still, so it is no wonder that no worker was heard: what they have said
      * meanwhile is read first. */
-    router->tick_put_off = late_ms > TICK_LATE_MS && !router->tick_put_off;
-    if (router->tick_put_off) {
+    if (late_ms > TICK_LATE_MS && router->tick_put_offs < TICK_PUT_OFFS_MAX) {
+        router->tick_put_offs++;
         int rc = uv_timer_start(timer, on_tick, TICK_PUT_OFF_MS, 0);
         MED_ASSERT(rc == 0);
         return;
     }
+    router->tick_put_offs = 0;
     router->tick_at_ns = INT64_MAX;
     med_dispatch_tick(router->dispatch, now_ns);
     med_router_job_ran(router, MED_LOOP_TICK, began_ns);
@@ -68,7 +70,8 @@ static void on_prepare(uv_prepare_t *prepare)
     med_router_end_doomed(router);
     med_loop_watch_turn(&router->metrics.loop, uv_hrtime(), uv_metrics_idle_time(router->loop));
     int64_t at_ns = med_dispatch_next_tick_ns(router->dispatch);
-    if (at_ns == router->tick_at_ns || router->tick_put_off || router->state == MED_ROUTER_CLOSING)
+    if (at_ns == router->tick_at_ns || router->tick_put_offs > 0 ||
+        router->state == MED_ROUTER_CLOSING)
         return;
     router->tick_at_ns = at_ns;
     if (at_ns == INT64_MAX) {

@@ -135,7 +135,7 @@ struct med_router {
     uv_timer_t watch;                   // loop delay, health, retry hint
     uv_timer_t drain_timer;
     int64_t tick_at_ns;     // INT64_MAX: not armed
-    bool tick_put_off;      // it was late, and is armed once more for what has come meanwhile
+    int tick_put_offs;      // so often was it late and armed once more for what has come meanwhile
     uint64_t watch_due_ns;  // uv_hrtime
     int64_t spent_until_ns; // fleet time up to which workers' cost is counted
     double loop_delay_max_s;
