@@ -371,7 +371,9 @@ class Limits(RouterTest):
         def silence():
             never.wait()
             yield from ()
-        for call in [generate.future(silence()) for _ in range(20)]:
+        calls = [generate.future(silence()) for _ in range(20)]
+        wait_until(lambda: metrics(self.http)["medley_router_grpc_calls"] == 20, "the calls to arrive")
+        for call in calls:
             call.cancel()
         waiting = generate.future(silence())
         self.worker(auto=True)
