@@ -103,19 +103,22 @@ struct med_step_row {
 };
 
 struct med_latency_stats {
-    double mean, p50, p90, p99; /* NAN: not known (JSON: absent) */
+    double mean, p50, p90, p95, p99; /* NAN: not known (JSON: absent) */
 };
 
 /* JSON serving[] {input_tokens, output_tokens, arrival, rate_per_s | concurrency,
- * throughput_per_s, ttft_ms{mean,p50,p90,p99}, tpot_ms{...}, e2e_ms{...}, failures, source}. */
+ * throughput_per_s, ttft_ms{mean,p50,p90,p95,p99}, tpot_ms{...}, itl_ms{...}, e2e_ms{...}, failures,
+ * requests?, saturated?, source}. */
 struct med_serving_row {
     double input_tokens, output_tokens; /* means */
     char *arrival;                      /* "closed" | "poisson" | "gamma" | "trace" | "offline" */
     double rate_per_s;                  /* open loop; NAN for closed */
     double concurrency;                 /* closed loop users; NAN for open */
     double throughput_per_s;            /* finished requests per second */
-    struct med_latency_stats ttft_ms, tpot_ms, e2e_ms;
-    double failures; /* share of requests, 0..1 */
+    struct med_latency_stats ttft_ms, tpot_ms, itl_ms, e2e_ms;
+    double failures;  /* share of requests, 0..1 */
+    int64_t requests; /* that the figures are of; 0: not told */
+    bool saturated;   /* the server did not keep up: the queue grew as long as was looked */
     size_t source;
 };
 

@@ -383,9 +383,9 @@ static int read_steps(const struct med_json_at *root, struct med_profile *profil
 static int check_rising(const struct med_json_at *at, const struct med_latency_stats *stats,
                         struct med_err *err)
 {
-    const double values[] = {stats->p50, stats->p90, stats->p99};
-    static const char *const keys[] = {"p50", "p90", "p99"};
-    for (size_t high = 1; high < 3; high++) {
+    const double values[] = {stats->p50, stats->p90, stats->p95, stats->p99};
+    static const char *const keys[] = {"p50", "p90", "p95", "p99"};
+    for (size_t high = 1; high < 4; high++) {
         for (size_t low = 0; low < high; low++) {
             if (values[high] < values[low]) {
                 return med_json_fail(at, keys[high], err, "found %g, expected at least %s (%g)",
@@ -399,8 +399,8 @@ static int check_rising(const struct med_json_at *at, const struct med_latency_s
 static int read_stats(const struct med_json_at *row, const char *key,
                       struct med_latency_stats *stats, struct med_err *err)
 {
-    static const char *const known[] = {"mean", "p50", "p90", "p99", NULL};
-    *stats = (struct med_latency_stats){NAN, NAN, NAN, NAN};
+    static const char *const known[] = {"mean", "p50", "p90", "p95", "p99", NULL};
+    *stats = (struct med_latency_stats){NAN, NAN, NAN, NAN, NAN};
     if (!med_json_has(row, key)) {
         return 0;
     }
@@ -411,13 +411,14 @@ static int read_stats(const struct med_json_at *row, const char *key,
         (rc = med_field_positive_optional(&at, "mean", ms_max, &stats->mean, err)) < 0 ||
         (rc = med_field_positive_optional(&at, "p50", ms_max, &stats->p50, err)) < 0 ||
         (rc = med_field_positive_optional(&at, "p90", ms_max, &stats->p90, err)) < 0 ||
+        (rc = med_field_positive_optional(&at, "p95", ms_max, &stats->p95, err)) < 0 ||
         (rc = med_field_positive_optional(&at, "p99", ms_max, &stats->p99, err)) < 0) {
         return rc;
     }
     if (med_json_count(&at) == 0) {
         return med_json_fail(row, key, err,
                              "found an empty object, expected at least one of mean, "
-                             "p50, p90, p99");
+                             "p50, p90, p95, p99");
     }
     return check_rising(&at, stats, err);
 }
@@ -450,9 +451,10 @@ static int read_load(const struct med_json_at *at, size_t arrival, struct med_se
 static int read_serving_row(const struct med_profile *profile, const struct med_json_at *at,
                             struct med_serving_row *row, struct med_err *err)
 {
-    static const char *const known[] = {"input_tokens", "output_tokens",    "arrival", "rate_per_s",
-                                        "concurrency",  "throughput_per_s", "ttft_ms", "tpot_ms",
-                                        "e2e_ms",       "failures",         "source",  NULL};
+    static const char *const known[] = {
+        "input_tokens",     "output_tokens", "arrival",   "rate_per_s", "concurrency",
+        "throughput_per_s", "ttft_ms",       "tpot_ms",   "itl_ms",     "e2e_ms",
+        "failures",         "requests",      "saturated", "source",     NULL};
     size_t arrival = 0;
     int rc;
     if ((rc = med_json_keys(at, known, err)) < 0 ||
@@ -463,8 +465,13 @@ static int read_serving_row(const struct med_profile *profile, const struct med_
         (rc = med_json_positive(at, "throughput_per_s", 1e9, &row->throughput_per_s, err)) < 0 ||
         (rc = read_stats(at, "ttft_ms", &row->ttft_ms, err)) < 0 ||
         (rc = read_stats(at, "tpot_ms", &row->tpot_ms, err)) < 0 ||
+        (rc = read_stats(at, "itl_ms", &row->itl_ms, err)) < 0 ||
         (rc = read_stats(at, "e2e_ms", &row->e2e_ms, err)) < 0 ||
         (rc = med_json_number(at, "failures", 0, 1, &row->failures, err)) < 0 ||
+        (med_json_has(at, "requests") &&
+         (rc = med_json_integer(at, "requests", 1, INT64_C(1) << 40, &row->requests, err)) < 0) ||
+        (med_json_has(at, "saturated") &&
+         (rc = med_json_bool(at, "saturated", &row->saturated, err)) < 0) ||
         (rc = find_source(profile, at, "source", &row->source, err)) < 0) {
         return rc;
     }

@@ -134,13 +134,15 @@ static void write_steps(struct med_json_writer *w, const struct med_profile *p)
 static void write_stats(struct med_json_writer *w, const char *key,
                         const struct med_latency_stats *stats)
 {
-    if (isnan(stats->mean) && isnan(stats->p50) && isnan(stats->p90) && isnan(stats->p99)) {
+    if (isnan(stats->mean) && isnan(stats->p50) && isnan(stats->p90) && isnan(stats->p95) &&
+        isnan(stats->p99)) {
         return;
     }
     med_json_begin_row_object(w, key);
     put_known_number(w, "mean", stats->mean);
     put_known_number(w, "p50", stats->p50);
     put_known_number(w, "p90", stats->p90);
+    put_known_number(w, "p95", stats->p95);
     put_known_number(w, "p99", stats->p99);
     med_json_end_object(w);
 }
@@ -159,8 +161,15 @@ static void write_serving(struct med_json_writer *w, const struct med_profile *p
         med_json_put_number(w, "throughput_per_s", row->throughput_per_s);
         write_stats(w, "ttft_ms", &row->ttft_ms);
         write_stats(w, "tpot_ms", &row->tpot_ms);
+        write_stats(w, "itl_ms", &row->itl_ms);
         write_stats(w, "e2e_ms", &row->e2e_ms);
         med_json_put_number(w, "failures", row->failures);
+        if (row->requests > 0) {
+            med_json_put_integer(w, "requests", row->requests);
+        }
+        if (row->saturated) {
+            med_json_put_bool(w, "saturated", true);
+        }
         med_json_put_string(w, "source", p->sources[row->source].id);
         med_json_end_object(w);
     }

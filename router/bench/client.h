@@ -32,6 +32,7 @@ struct med_bench_end {
     int status;                        /* of gRPC; 0: OK */
     const char *details, *worker_type; /* lent for the call; "" when there is nothing to say */
     int64_t completion_tokens;         /* the server's own count; -1: not told */
+    int64_t prompt_tokens;             /* the same of the prompt */
     bool has_positions; /* tokens came with positions: the count must agree with them */
     bool at_once;       /* the answer came whole: there is no time between tokens */
 };
@@ -79,6 +80,9 @@ struct med_bench_http_config {
     const char *model;  /* NULL: not said */
     const char *key;    /* NULL: none */
     bool chat, stream, words;
+    /* Prompts of single letters, each of one and the same number of tokens for nearly any
+     * vocabulary; in place of words. */
+    bool letters;
     bool ignore_eos;
     int64_t timeout_real_ns;         /* of one request; 0: none */
     int64_t connect_timeout_real_ns; /* until the server can be reached at all */

@@ -54,6 +54,7 @@ static void hand_over_end(struct med_bench_client *client, const struct med_grpc
         .details = told.details,
         .worker_type = told.worker_type,
         .completion_tokens = told.completion_tokens ? (int64_t)told.completion_tokens : -1,
+        .prompt_tokens = told.prompt_tokens ? (int64_t)told.prompt_tokens : -1,
         .has_positions = true,
     };
     client->sink.on_end(client->sink.arg, med_grpc_call_user(call), &end);

@@ -134,16 +134,17 @@ static void wait_unlink(struct http_bench *client, struct call *call)
 static int call_send(struct http_bench *client, struct call *call);
 static void serve_waiting(struct http_bench *client);
 
-/* The one end of a call; its connection has let go of it. */
+/* The one end of a call; its connection has let go of it.  told: NULL without a whole answer. */
 static void call_end(struct http_bench *client, struct call *call, int status, const char *why,
-                     int64_t completion_tokens)
+                     const struct med_reply *told)
 {
     struct med_bench_end end = {
         .at_ns = client->at_ns,
         .status = status,
         .details = why,
         .worker_type = "",
-        .completion_tokens = completion_tokens,
+        .completion_tokens = told ? told->completion_tokens : -1,
+        .prompt_tokens = told ? told->prompt_tokens : -1,
         .at_once = !client->config.stream,
     };
     client->any = true;
@@ -225,7 +226,7 @@ static void conn_fail(struct conn *conn, int status, const char *why)
         if (call_send(client, call) >= 0)
             return;
     }
-    call_end(client, call, status, why, -1);
+    call_end(client, call, status, why, NULL);
 }
 
 static void look_at_reply(struct conn *conn)
@@ -238,7 +239,7 @@ static void look_at_reply(struct conn *conn)
     conn->call = NULL;
     /* The reply lends its sentence until it is cleared, so the end comes first; a request that the
      * end makes may not take this connection yet. */
-    call_end(client, call, reply->status, reply->why, reply->completion_tokens);
+    call_end(client, call, reply->status, reply->why, reply);
     conn->kept = true;
     if (reply->keep_alive && !conn->writing) {
         med_reply_clear(reply);
@@ -320,7 +321,7 @@ static void fail_waiting(struct http_bench *client, const char *why)
     if (!call)
         return;
     wait_unlink(client, call);
-    call_end(client, call, STATUS_UNAVAILABLE, why, -1);
+    call_end(client, call, STATUS_UNAVAILABLE, why, NULL);
 }
 
 static void on_connected(uv_connect_t *connect, int status)
@@ -490,7 +491,7 @@ static void break_off(struct http_bench *client, struct call *call, int status, 
     } else {
         wait_unlink(client, call);
     }
-    call_end(client, call, status, why, -1);
+    call_end(client, call, status, why, NULL);
 }
 
 /* Ends only inside wait: a cancelled call is one whose deadline has passed.  Its owner cancels all

@@ -97,7 +97,8 @@ int med_bench_http_texts_make(const struct med_bench_http_config *config, const 
         *ret_texts = (struct med_bench_http_texts){.head = med_buf_take(&head),
                                                    .open = med_buf_take(&open),
                                                    .chat = config->chat,
-                                                   .words = config->words};
+                                                   .words = config->words,
+                                                   .letters = config->letters};
     }
     med_buf_release(&head);
     med_buf_release(&open);
@@ -123,6 +124,14 @@ static int put_word(struct med_buf *out, uint32_t id)
     return med_buf_append(out, word, (size_t)n);
 }
 
+/* " a": one token in the vocabularies that people use, two where bytes are tokens; never more or
+ * fewer, whatever stands beside it. */
+static int put_letter(struct med_buf *out, uint32_t id)
+{
+    const char text[2] = {' ', (char)('a' + id % 26)};
+    return med_buf_append(out, text, sizeof(text));
+}
+
 static int put_ids(struct med_buf *out, const uint32_t *ids, size_t count)
 {
     int rc = med_buf_reserve(out, count * 11 + 1);
@@ -145,15 +154,17 @@ static int put_ids(struct med_buf *out, const uint32_t *ids, size_t count)
 static int put_prompt(const struct med_bench_http_texts *texts,
                       const struct med_bench_request *request, struct med_buf *out)
 {
-    if (!texts->words && !texts->chat) {
+    if (!texts->words && !texts->chat && !texts->letters) {
         int rc = med_buf_append_str(out, "[");
         if (rc >= 0)
             rc = put_ids(out, request->prompt, request->prompt_count);
         return rc < 0 ? rc : med_buf_append_str(out, "]");
     }
     int rc = med_buf_append_str(out, "\"");
-    for (size_t i = 0; i < request->prompt_count && rc >= 0; i++)
-        rc = put_word(out, request->prompt[i]);
+    for (size_t i = 0; i < request->prompt_count && rc >= 0; i++) {
+        rc = texts->letters ? put_letter(out, request->prompt[i])
+                            : put_word(out, request->prompt[i]);
+    }
     return rc < 0 ? rc : med_buf_append_str(out, "\"");
 }
 

@@ -18,7 +18,7 @@ enum {
 struct med_bench_http_texts {
     char *head; /* up to the digits of Content-Length */
     char *open; /* of the body, up to the prompt */
-    bool chat, words;
+    bool chat, words, letters;
 };
 
 /* Splits http[s]://HOST[:PORT][/PREFIX]; the prefix is lent by url.  errors: MED_E_USAGE. */

@@ -103,6 +103,8 @@ static int on_event(void *arg, const char *data, size_t bytes)
     }
     if (facts.completion_tokens >= 0)
         reply->completion_tokens = facts.completion_tokens;
+    if (facts.prompt_tokens >= 0)
+        reply->prompt_tokens = facts.prompt_tokens;
     reply->finished = reply->finished || facts.has_finish;
     /* A token whose text is still to come makes an event too; the role of a chat and the reason of
      * the end do so without one. */
@@ -133,6 +135,7 @@ static void end_whole(struct med_reply *reply, int http_status)
         return;
     }
     reply->completion_tokens = facts.completion_tokens;
+    reply->prompt_tokens = facts.prompt_tokens;
     reply->finished = true;
     int64_t count = facts.completion_tokens >= 0 ? facts.completion_tokens
                     : facts.token_ids >= 0       ? facts.token_ids
@@ -261,7 +264,7 @@ void med_reply_clear(struct med_reply *reply)
     reply->status = STATUS_OK;
     reply->why[0] = '\0';
     reply->tokens = 0;
-    reply->completion_tokens = -1;
+    reply->completion_tokens = reply->prompt_tokens = -1;
 }
 
 static void on_closed(struct med_reply *reply)

@@ -36,7 +36,8 @@ struct med_reply {
     bool any;            /* a byte has come */
     int status;          /* of gRPC */
     char why[MED_REPLY_WHY_MAX];
-    int64_t tokens, completion_tokens; /* counted here; the server's own count, -1: not told */
+    int64_t tokens;                           /* counted here */
+    int64_t completion_tokens, prompt_tokens; /* the server's own counts, -1: not told */
     void (*on_tokens)(void *arg, int64_t count);
     void *arg;
 };

@@ -120,7 +120,8 @@ static void on_tokens(void *arg, void *user, int64_t clock_ns, int64_t position,
     int64_t at_ns = clock_ns - l->start_ns;
     if (record->first_ns < 0) {
         record->first_ns = at_ns;
-    } else {
+    } else if (l->config->gaps_until_ns == 0 ||
+               (at_ns >= l->config->gaps_from_ns && at_ns < l->config->gaps_until_ns)) {
         keep_failure(l, add_gap(l, (double)(at_ns - record->last_ns) / 1e6));
     }
     record->last_ns = at_ns;
@@ -206,6 +207,7 @@ static void on_end(void *arg, void *user, const struct med_bench_end *end)
     record->status = end->status >= 0 && end->status < MED_GRPC_STATUS_COUNT ? end->status : 2;
     record->worker_type = find_type(l->config, end->worker_type);
     record->at_once = end->at_once;
+    record->prompt_tokens = end->prompt_tokens;
     record->call = NULL;
     compare_count(l, record, end);
     char *details = l->run->details[record->status];
@@ -215,6 +217,10 @@ static void on_end(void *arg, void *user, const struct med_bench_end *end)
     MED_ASSERT(l->in_flight > 0);
     l->in_flight--;
     await_turn(l, record);
+    if (!l->cancelled && l->config->on_request_end &&
+        l->config->on_request_end(l->config->request_end_arg, l->run,
+                                  (size_t)(record - l->run->records)))
+        l->run->ended_early = true;
 }
 
 static int take_events(struct loop *l, int64_t real_deadline_ns)
@@ -339,6 +345,8 @@ static void look_for_trouble(struct loop *l)
     if (l->config->stop && *l->config->stop) {
         l->run->interrupted = true;
         cancel_all(l);
+    } else if (l->run->ended_early) {
+        cancel_all(l);
     } else if (l->in_flight > 0 &&
                real_now_ns() - l->last_event_real_ns > l->config->stall_real_ns) {
         l->run->stalled = true;
@@ -413,6 +421,7 @@ static int make_records(const struct med_bench_run_config *config, struct med_be
             .output_tokens = config->arrivals[i].output_tokens,
             .status = MED_BENCH_NOT_SENT,
             .worker_type = -1,
+            .prompt_tokens = -1,
         };
     }
     return 0;

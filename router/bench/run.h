@@ -35,6 +35,7 @@ struct med_bench_record {
     int64_t sent_ns, first_ns, last_ns, end_ns; /* the same; -1: did not happen */
     int64_t input_tokens, output_tokens;        /* as the schedule says */
     int64_t tokens;                             /* received */
+    int64_t prompt_tokens;                      /* as the server counts; -1: not told */
     int64_t next_position;
     int64_t tokens_lost, tokens_duplicated;
     int status;        /* grpc-status, or MED_BENCH_NOT_* */
@@ -58,6 +59,8 @@ struct med_bench_progress {
     double ttft_mean_ms, tpot_mean_ms; /* NAN: none yet */
 };
 
+struct med_bench_run;
+
 struct med_bench_run_config {
     struct med_bench_client *client; /* the run sets its sink */
     const struct med_clock *clock;
@@ -79,6 +82,12 @@ struct med_bench_run_config {
     bool tell_output_tokens; /* sends the recorded length, which emulated workers obey */
     int64_t stall_real_ns;   /* without any event for so long, what is open is cancelled */
     const volatile sig_atomic_t *stop; /* set by a signal: sends no more, cancels what is open */
+    /* Gaps of tokens that came in [from, until) of the run are kept; until 0: all. */
+    int64_t gaps_from_ns, gaps_until_ns;
+    /* After each end; NULL: not asked. true: the run has what it needs, sends no more and cancels
+     * what is open. */
+    bool (*on_request_end)(void *arg, const struct med_bench_run *run, size_t index);
+    void *request_end_arg;
     void (*on_progress)(void *arg, const struct med_bench_progress *progress); /* often; or NULL */
     void *progress_arg;
 };
@@ -94,6 +103,7 @@ struct med_bench_run {
     size_t second_count;
     struct med_bench_gaps gaps;
     bool stalled, interrupted;
+    bool ended_early; /* on_request_end said so */
     /* The first sentence that came with each status. */
     char details[MED_GRPC_STATUS_COUNT][MED_BENCH_DETAILS_MAX];
 };

@@ -84,6 +84,9 @@ static void test_values_when_read_then_are_those_of_the_file(void)
     CHECK_DOUBLE(p.serving[0].ttft_ms.p99, 410, 0);
     CHECK_DOUBLE(p.serving[0].ttft_ms.p90, (double)NAN, 0);
     CHECK_DOUBLE(p.serving[0].e2e_ms.mean, (double)NAN, 0);
+    CHECK_DOUBLE(p.serving[0].itl_ms.p95, 70, 0);
+    CHECK_INT(p.serving[0].requests, 1200);
+    CHECK(!p.serving[0].saturated);
     med_profile_release(&p);
     med_profile_release(&p); /* a released profile is empty */
     med_profile_release(NULL);
@@ -197,6 +200,9 @@ static const struct formats_case cases[] = {
     {"\"rate_per_s\": 0.9, ", "", "$.serving[0].rate_per_s: "},
     {"\"p50\": 170, \"p99\": 410", "\"p50\": 470, \"p99\": 410",
      "$.serving[0].ttft_ms.p99: found 410, expected at least p50 (470)"},
+    {"\"mean\": 42, \"p95\": 70", "\"p90\": 80, \"p95\": 70",
+     "$.serving[0].itl_ms.p95: found 70, expected at least p90 (80)"},
+    {"\"requests\": 1200", "\"saturated\": 1", "$.serving[0].saturated: "},
     {"{\"mean\": 41}", "{}", "$.serving[0].tpot_ms: found an empty object, expected at least one"},
     {"\"failures\": 0", "\"failures\": 1.5", "$.serving[0].failures: found 1.5, expected"},
     {"\"step_model\": {", "\"step_model\": null, \"x\": {", "x"},
