@@ -18,6 +18,8 @@ PARTS = {
     "base": set(),
     "proto": {"base"},
     "profiles": {"base"},
+    "profiles/profiler": {"base", "proto", "profiles", "allocator", "allocator/formats", "router",
+                          "worker/engine", "http"},
     "worker/engine": {"base", "profiles"},
     "worker/emulated": {"base", "profiles", "worker/engine", "worker"},
     "worker/model": {"base"},
