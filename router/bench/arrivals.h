@@ -12,7 +12,7 @@
 #ifndef MED_ROUTER_BENCH_ARRIVALS_H
 #define MED_ROUTER_BENCH_ARRIVALS_H
 
-#include "allocator/simulate.h"
+#include "allocator/replay/simulate.h"
 #include "allocator/workload.h"
 #include "base/rng.h"
 

@@ -3,7 +3,7 @@
  * Arrivals of a plan's own mix, and means of a simulation's result: for tests and reports that have
  * no trace at hand. Seeded; the same on every machine. thread: the caller's.
  */
-#include "allocator/simulate.h"
+#include "allocator/replay/simulate.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"

@@ -5,8 +5,8 @@
  * Deterministic: same plan, arrivals and options give the same result on every machine.
  * thread: the caller's. owns: the result's arrays.
  */
-#ifndef MED_ALLOCATOR_SIMULATE_H
-#define MED_ALLOCATOR_SIMULATE_H
+#ifndef MED_ALLOCATOR_REPLAY_SIMULATE_H
+#define MED_ALLOCATOR_REPLAY_SIMULATE_H
 
 #include "allocator/plan.h"
 #include "base/err.h"

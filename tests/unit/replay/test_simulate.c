@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The simulation against hand computation, queueing theory, overload and failing memory. */
-#include "allocator/simulate.h"
+#include "allocator/replay/sim.h"
+#include "allocator/replay/simulate.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -304,6 +305,81 @@ static void test_simulate_when_memory_fails_then_says_so_and_leaks_nothing(void)
     med_free(arrivals);
 }
 
+/* ---- hooks ---- */
+
+struct seen {
+    int64_t act_at_ns, acted_at_ns;
+    int64_t extra_ns;
+    size_t instants;
+    int64_t last_ns;
+    bool sorted;
+};
+
+static int64_t seen_next(void *arg, const struct sim *sim)
+{
+    const struct seen *seen = arg;
+    (void)sim;
+    return seen->acted_at_ns < 0 ? seen->act_at_ns : SIM_NEVER_NS;
+}
+
+static void seen_act(void *arg, struct sim *sim)
+{
+    struct seen *seen = arg;
+    seen->acted_at_ns = sim->now_ns;
+}
+
+static bool seen_route(void *arg, struct sim *sim, const struct sim_message *message,
+                       int64_t *at_ns)
+{
+    const struct seen *seen = arg;
+    (void)sim;
+    if (message->kind == SIM_TOKEN && message->end != MED_END_NONE)
+        *at_ns += seen->extra_ns;
+    return true;
+}
+
+static void seen_observe(void *arg, const struct sim *sim)
+{
+    struct seen *seen = arg;
+    seen->sorted = seen->sorted && sim->now_ns > seen->last_ns;
+    seen->last_ns = sim->now_ns;
+    seen->instants++;
+}
+
+static void test_simulate_when_hooked_then_acts_delays_and_sees_every_instant(void)
+{
+    struct fixture f;
+    init_single(&f);
+    struct med_sim_arrival arrival = {0, 100, 10, 200};
+    struct med_sim_options options = {.link_delay_ns = DELAY_NS};
+    struct med_sim_result plain_result = simulate(&f.plan, &arrival, 1, &options);
+    struct seen seen = {.act_at_ns = 12345,
+                        .acted_at_ns = -1,
+                        .extra_ns = 5 * MED_NS_PER_MS,
+                        .last_ns = -1,
+                        .sorted = true};
+    const struct sim_hooks hooks = {.next_ns = seen_next,
+                                    .act = seen_act,
+                                    .route = seen_route,
+                                    .observe = seen_observe,
+                                    .arg = &seen};
+    struct sim sim;
+    struct med_sim_result r;
+    REQUIRE(sim_init(&sim, &f.plan, &arrival, 1, &options, NULL) == 0);
+    sim.hooks = &hooks;
+    sim_run(&sim);
+    REQUIRE(sim_take_result(&sim, &r, NULL) == 0);
+    sim_release(&sim);
+    CHECK_INT(seen.acted_at_ns, 12345);
+    CHECK_INT(r.requests[0].ttft_ns, plain_result.requests[0].ttft_ns);
+    CHECK_INT(r.requests[0].e2e_ns, plain_result.requests[0].e2e_ns + seen.extra_ns);
+    CHECK(seen.sorted);
+    /* Arrival, act, the worker's hearing, ten iterations' ends and the tokens' arrivals. */
+    CHECK_INT(seen.instants, 23);
+    med_sim_result_release(&r);
+    med_sim_result_release(&plain_result);
+}
+
 int main(void)
 {
     RUN(test_simulate_when_alone_then_times_are_the_models);
@@ -315,6 +391,7 @@ int main(void)
     RUN(test_simulate_when_one_server_then_queueing_theory_holds);
     RUN(test_simulate_when_input_is_wrong_then_sentence);
     RUN(test_simulate_when_too_long_for_any_type_then_invalid);
+    RUN(test_simulate_when_hooked_then_acts_delays_and_sees_every_instant);
     RUN(test_simulate_when_memory_fails_then_says_so_and_leaks_nothing);
     return check_finish();
 }
