@@ -301,37 +301,42 @@ static bool admit(struct med_walk *w)
     return true;
 }
 
-static double step_s(const struct med_walk *w, const struct step *step)
+static struct med_latency_run run_of(const struct med_walk *w, const struct step *step)
 {
+    if (step->prefill_tokens == 0)
+        return med_latency_decode_run(&w->latency, step->decodes, w->context);
     struct med_step_load load = {.prefill_tokens = step->prefill_tokens,
                                  .prefill_pairs = step->prefill_pairs,
                                  .decode_sequences = step->decodes,
                                  .decode_context_tokens = w->context};
-    return med_latency_step_ms(&w->latency, &load) / 1e3;
+    return (struct med_latency_run){.first_ms = med_latency_step_ms(&w->latency, &load),
+                                    .count = 1};
 }
 
 /* Iterations that are alike from here on: nobody is prefilled, ends, comes or lacks a block in
- * between.  step_s: of the first. */
-static int64_t alike(const struct med_walk *w, int64_t decodes, double first_s)
+ * between, and each takes run.growth_ms more than the one before. */
+static int64_t alike(const struct med_walk *w, int64_t decodes, const struct med_latency_run *run)
 {
     int64_t count = row_of(w, w->ended)->ends_at - w->iteration + 1;
     count = min64(count, w->block * (w->blocks_free / decodes) + 1);
+    count = min64(count, run->count);
     if (count <= 1 || w->admitted_end < w->arrived)
         return count < 1 ? 1 : count;
     /* The first k whose times, first + (k-1) growth each, reach the next arrival. */
+    double first_s = run->first_ms / 1e3;
     double gap = med_walk_arrival_s(w, w->arrived) - w->now_s;
-    double half = w->latency.kv_ms_per_token / 1e3 * (double)decodes / 2.0;
+    double half = run->growth_ms / 1e3 / 2.0;
     double b = first_s - half;
     double reach = gap <= first_s ? 1.0 : ceil(2.0 * gap / (b + sqrt(b * b + 4.0 * half * gap)));
     return reach < (double)count ? (int64_t)reach : count;
 }
 
 /* Decodes for `count` iterations, whose first took its blocks already. */
-static void pass_alike(struct med_walk *w, int64_t decodes, double first_s, int64_t count)
+static void pass_alike(struct med_walk *w, int64_t decodes, const struct med_latency_run *run,
+                       int64_t count)
 {
-    double growth = w->latency.kv_ms_per_token / 1e3 * (double)decodes;
     double n = (double)count;
-    double took = n * first_s + growth * n * (n - 1.0) / 2.0;
+    double took = (n * run->first_ms + run->growth_ms * n * (n - 1.0) / 2.0) / 1e3;
     w->now_s += took;
     w->running_s += took * (double)(w->admitted_end - w->ended);
     int64_t more = count - 1;
@@ -391,10 +396,10 @@ static void iterate(struct med_walk *w)
         put_chunk(w, &step, &budget);
     while (budget > 0 && !preempted && admit(w))
         put_chunk(w, &step, &budget);
-    double took = step_s(w, &step);
+    struct med_latency_run run = run_of(w, &step);
     /* After a preemption the next iteration may admit again. */
-    int64_t count = step.prefill_tokens > 0 || preempted ? 1 : alike(w, step.decodes, took);
-    pass_alike(w, step.decodes, took, count);
+    int64_t count = step.prefill_tokens > 0 || preempted ? 1 : alike(w, step.decodes, &run);
+    pass_alike(w, step.decodes, &run, count);
     for (int64_t index = w->decoding_end; index < step.prefilled_end; index++)
         sample_first(w, index);
     end_sequences(w);

@@ -1,16 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The latency model: the time of one iteration, from a profile's step model.
+ * The latency model: the time of one iteration, from a profile (docs/internals/latency-model.md).
  *
- * med_latency_init turns rates into milliseconds per unit once, so that a step costs a handful of
- * multiplications.  Coverage is a box: the greatest number of sequences, context per sequence and
- * prefill tokens that any measured or published step row reached, inside the engine's limits; a
- * corner of the box may lie beyond every single row.  Runs on any thread.  It does no I/O, keeps no
- * state, allocates nothing, and adds no noise.
+ * med_latency_init turns rates into milliseconds per unit and measured rows into two tables, of decodes
+ * alone and of prefills alone, so that a step costs some lookups and multiplications.  An iteration
+ * with both takes the sum of the two less what they have in common (the weights are read once);
+ * how much of that is saved comes from the measured mixed rows.  Published rows are means over
+ * what a server did, not iterations: they say what is covered, and the form alone says the time.
+ *
+ * Runs on any thread.  It does no I/O, keeps no state, allocates only while it is compiled, and
+ * adds no noise.
  */
 #include "profiles/latency.h"
 
+#include "base/alloc.h"
+#include "profiles/latency_table.h"
 #include "profiles/profile.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The lowest measured prefill covers shorter ones up to this length: they are bound by the weights. */
+static const double prefill_near = 128.0;
+static const double overlap_max = 2.0;
 
 int64_t med_step_pairs(int64_t tokens, int64_t context)
 {
@@ -22,21 +35,211 @@ static int64_t greater(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static void cover(struct med_latency *latency, const struct med_profile *profile)
+/* ---- the form ---- */
+
+static double matrix_ms(const struct med_latency *latency, double tokens)
 {
-    for (size_t i = 0; i < profile->step_count; i++) {
-        const struct med_step_row *row = &profile->steps[i];
-        if (profile->sources[row->source].kind == MED_SOURCE_MODELLED) {
-            continue;
+    return latency_corner(latency->weights_ms, latency->linear_ms_per_token * tokens,
+                          latency->corner);
+}
+
+static double decode_form(const struct med_latency *latency, double sequences, double context)
+{
+    return latency->fixed_ms + latency->sequence_ms * sequences + matrix_ms(latency, sequences) +
+           latency->kv_ms_per_token * (sequences * context);
+}
+
+static double prefill_form(const struct med_latency *latency, double tokens, double context)
+{
+    return latency->fixed_ms + matrix_ms(latency, tokens) +
+           latency->pair_ms * (tokens * (context + 0.5 * (tokens + 1.0)));
+}
+
+static double form_ms(const struct med_latency *latency, const struct med_step_load *load)
+{
+    double tokens = (double)load->prefill_tokens + (double)load->decode_sequences;
+    return latency->fixed_ms + latency->sequence_ms * (double)load->decode_sequences +
+           matrix_ms(latency, tokens) +
+           latency->kv_ms_per_token * (double)load->decode_context_tokens +
+           latency->pair_ms * (double)load->prefill_pairs;
+}
+
+/* ---- what was measured ---- */
+
+static double decode_ms(const struct med_latency *latency, double sequences, double context_tokens)
+{
+    double context = context_tokens / sequences;
+    if (latency->decode.row_count == 0) {
+        return decode_form(latency, sequences, context);
+    }
+    return latency_table_at(&latency->decode, sequences, context, latency, decode_form);
+}
+
+/* Several prompts in one iteration have fewer pairs than one: as if after a context below 0. */
+static double prefill_ms(const struct med_latency *latency, double tokens, double pairs)
+{
+    double context = pairs / tokens - 0.5 * (tokens + 1.0);
+    if (latency->prefill.row_count == 0) {
+        return prefill_form(latency, tokens, context);
+    }
+    return latency_table_at(&latency->prefill, tokens, context, latency, prefill_form);
+}
+
+/* What decodes and prefill both pay alone, and once together: by the form. */
+static double common_ms(const struct med_latency *latency, double tokens, double sequences)
+{
+    return latency->fixed_ms + matrix_ms(latency, tokens) + matrix_ms(latency, sequences) -
+           matrix_ms(latency, tokens + sequences);
+}
+
+static double mixed_ms(const struct med_latency *latency, const struct med_step_load *load)
+{
+    double tokens = (double)load->prefill_tokens;
+    double sequences = (double)load->decode_sequences;
+    double prefill = prefill_ms(latency, tokens, (double)load->prefill_pairs);
+    double decode = decode_ms(latency, sequences, (double)load->decode_context_tokens);
+    double both = prefill + decode - latency->overlap * common_ms(latency, tokens, sequences);
+    return fmax(both, fmax(prefill, decode));
+}
+
+/* ---- compiling ---- */
+
+static struct med_step_load load_of(const struct med_step_row *row)
+{
+    return (struct med_step_load){.prefill_tokens = row->prefill_tokens,
+                                  .prefill_pairs =
+                                      med_step_pairs(row->prefill_tokens, row->prefill_context),
+                                  .decode_sequences = row->decode_sequences,
+                                  .decode_context_tokens = row->decode_context_tokens};
+}
+
+static int by_share(const void *left, const void *right)
+{
+    const struct latency_point *a = left;
+    const struct latency_point *b = right;
+    return a->ms != b->ms ? (a->ms > b->ms) - (a->ms < b->ms)
+                          : (a->row > b->row) - (a->row < b->row);
+}
+
+/*
+ * The share of the common part that brings mixed rows nearest, by the sum of relative errors: a
+ * weighted median of what each row says.  points: row is the weight, ms the share.
+ */
+static double median_share(struct latency_point *points, size_t count)
+{
+    double half = 0.0;
+    qsort(points, count, sizeof *points, by_share);
+    for (size_t n = 0; n < count; n++) {
+        half += 0.5 * points[n].row;
+    }
+    size_t at = 0;
+    for (double sum = points[0].row; at + 1 < count && sum < half; sum += points[at].row) {
+        at++;
+    }
+    return fmin(fmax(points[at].ms, 0.0), overlap_max);
+}
+
+static void cover_published(struct med_latency *latency, const struct med_step_row *row)
+{
+    struct med_latency_corner corner = {row->decode_sequences,
+                                        row->decode_context_tokens / row->decode_sequences};
+    int64_t kept = 0;
+    for (int64_t n = 0; n < latency->covered_count; n++) {
+        struct med_latency_corner other = latency->covered[n];
+        if (other.sequences >= corner.sequences && other.context >= corner.context) {
+            return;
         }
-        latency->covered_sequences = greater(latency->covered_sequences, row->decode_sequences);
-        latency->covered_prefill_tokens =
-            greater(latency->covered_prefill_tokens, row->prefill_tokens);
-        if (row->decode_sequences > 0) {
-            latency->covered_context = greater(latency->covered_context,
-                                               row->decode_context_tokens / row->decode_sequences);
+        if (other.sequences > corner.sequences || other.context > corner.context) {
+            latency->covered[kept++] = other;
         }
     }
+    if (kept < MED_LATENCY_ROWS) {
+        latency->covered[kept++] = corner;
+    }
+    latency->covered_count = kept;
+}
+
+static void cover(struct med_latency *latency, const struct med_step_row *row, bool published)
+{
+    latency->covered_sequences = greater(latency->covered_sequences, row->decode_sequences);
+    latency->covered_prefill_tokens = greater(latency->covered_prefill_tokens, row->prefill_tokens);
+    if (row->decode_sequences > 0) {
+        latency->covered_context =
+            greater(latency->covered_context, row->decode_context_tokens / row->decode_sequences);
+    }
+    if (published && row->decode_sequences > 0) {
+        cover_published(latency, row);
+    }
+    if (!published && row->prefill_tokens > 0 && row->decode_sequences > 0) {
+        latency->mixed_prefill_tokens = greater(latency->mixed_prefill_tokens, row->prefill_tokens);
+        latency->mixed_sequences = greater(latency->mixed_sequences, row->decode_sequences);
+    }
+}
+
+enum part {
+    DECODE,
+    PREFILL,
+    MIXED
+};
+
+static enum part part_of(const struct med_step_row *row)
+{
+    if (row->prefill_tokens > 0) {
+        return row->decode_sequences > 0 ? MIXED : PREFILL;
+    }
+    return DECODE;
+}
+
+/* The measured rows of a part as points of its table, mixed ones as shares of the common part. */
+static size_t collect(const struct med_latency *latency, const struct med_profile *profile,
+                      enum part part, struct latency_point *points)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < profile->step_count; i++) {
+        const struct med_step_row *row = &profile->steps[i];
+        if (profile->sources[row->source].kind != MED_SOURCE_MEASURED || part_of(row) != part) {
+            continue;
+        }
+        struct latency_point *point = &points[count++];
+        double tokens = (double)row->prefill_tokens;
+        double sequences = (double)row->decode_sequences;
+        if (part == DECODE) {
+            *point = (struct latency_point){
+                sequences, (double)row->decode_context_tokens / sequences, row->ms_p50};
+        } else if (part == PREFILL) {
+            *point = (struct latency_point){tokens, (double)row->prefill_context, row->ms_p50};
+        } else {
+            struct med_step_load load = load_of(row);
+            double common = common_ms(latency, tokens, sequences);
+            double sum = prefill_ms(latency, tokens, (double)load.prefill_pairs) +
+                         decode_ms(latency, sequences, (double)load.decode_context_tokens);
+            if (common > 0.0) {
+                *point = (struct latency_point){.row = common / row->ms_p50,
+                                                .ms = (sum - row->ms_p50) / common};
+            } else {
+                count--;
+            }
+        }
+    }
+    return count;
+}
+
+static int tabulate(struct med_latency *latency, const struct med_profile *profile)
+{
+    struct latency_point *points = med_calloc(profile->step_count, sizeof *points);
+    if (points == NULL) {
+        return MED_E_NOMEM;
+    }
+    size_t count = collect(latency, profile, DECODE, points);
+    latency_table_build(&latency->decode, 1.0, points, count, latency, decode_form);
+    count = collect(latency, profile, PREFILL, points);
+    latency_table_build(&latency->prefill, prefill_near, points, count, latency, prefill_form);
+    count = collect(latency, profile, MIXED, points);
+    if (count > 0) {
+        latency->overlap = median_share(points, count);
+    }
+    med_free(points);
+    return 0;
 }
 
 int med_latency_init(struct med_latency *latency, const struct med_profile *profile,
@@ -59,27 +262,70 @@ int med_latency_init(struct med_latency *latency, const struct med_profile *prof
         .linear_ms_per_token = 1e3 * 2.0 * model->parameters / step->matrix_flops_per_s,
         .kv_ms_per_token = 1e3 * model->kv_bytes_per_token / step->kv_bandwidth_bytes_per_s,
         .pair_ms = 1e3 * pair_flops / step->attention_flops_per_s,
+        .corner = step->corner,
+        .overlap = 1.0,
         .model_len_max = profile->limits.model_len_max,
         .sequences_max = profile->limits.sequences_max,
         .batched_tokens_max = profile->limits.batched_tokens_max,
         .block_tokens = profile->limits.block_tokens,
         .kv_tokens = profile->limits.kv_tokens,
     };
-    cover(latency, profile);
+    bool measured = false;
+    for (size_t i = 0; i < profile->step_count; i++) {
+        enum med_source_kind kind = profile->sources[profile->steps[i].source].kind;
+        if (kind != MED_SOURCE_MODELLED) {
+            cover(latency, &profile->steps[i], kind == MED_SOURCE_PUBLISHED);
+            measured = measured || kind == MED_SOURCE_MEASURED;
+        }
+    }
+    if (measured && tabulate(latency, profile) < 0) {
+        return med_err_set(err, MED_E_NOMEM, "no memory for the latency model of worker type %s",
+                           profile->worker_type);
+    }
     return 0;
 }
 
+/* ---- asking ---- */
+
 double med_latency_step_ms(const struct med_latency *latency, const struct med_step_load *load)
 {
+    bool tables = latency->decode.row_count > 0 || latency->prefill.row_count > 0;
     if (load->prefill_tokens == 0 && load->decode_sequences == 0) {
         return 0.0;
     }
-    double linear_ms = latency->linear_ms_per_token *
-                       ((double)load->prefill_tokens + (double)load->decode_sequences);
-    double matrix_ms = linear_ms > latency->weights_ms ? linear_ms : latency->weights_ms;
-    return latency->fixed_ms + latency->sequence_ms * (double)load->decode_sequences + matrix_ms +
-           latency->kv_ms_per_token * (double)load->decode_context_tokens +
-           latency->pair_ms * (double)load->prefill_pairs;
+    if (!tables) {
+        return form_ms(latency, load);
+    }
+    if (load->prefill_tokens == 0) {
+        return decode_ms(latency, (double)load->decode_sequences,
+                         (double)load->decode_context_tokens);
+    }
+    if (load->decode_sequences == 0) {
+        return prefill_ms(latency, (double)load->prefill_tokens, (double)load->prefill_pairs);
+    }
+    return mixed_ms(latency, load);
+}
+
+struct med_latency_run med_latency_decode_run(const struct med_latency *latency,
+                                              int64_t decode_sequences,
+                                              int64_t decode_context_tokens)
+{
+    struct med_step_load load = {.decode_sequences = decode_sequences,
+                                 .decode_context_tokens = decode_context_tokens};
+    struct med_latency_run run = {.first_ms = med_latency_step_ms(latency, &load),
+                                  .growth_ms = latency->kv_ms_per_token * (double)decode_sequences,
+                                  .count = INT64_MAX};
+    if (latency->decode.row_count > 0) {
+        double sequences = (double)decode_sequences;
+        double context = (double)decode_context_tokens / sequences;
+        double until;
+        run.growth_ms =
+            latency_table_slope(&latency->decode, sequences, context, latency, decode_form, &until);
+        if (until < INFINITY) {
+            run.count = 1 + (int64_t)floor(until - context);
+        }
+    }
+    return run;
 }
 
 static bool inside_engine(const struct med_latency *latency, int64_t sequences, int64_t context,
@@ -96,18 +342,40 @@ static bool inside_engine(const struct med_latency *latency, int64_t sequences, 
            sequences * context <= latency->kv_tokens;
 }
 
+static bool decode_covered(const struct med_latency *latency, int64_t sequences, int64_t context)
+{
+    for (int64_t n = 0; n < latency->covered_count; n++) {
+        if (sequences <= latency->covered[n].sequences && context <= latency->covered[n].context) {
+            return true;
+        }
+    }
+    return latency_table_covers(&latency->decode, (double)sequences, (double)context);
+}
+
 enum med_coverage med_latency_coverage(const struct med_latency *latency, int64_t decode_sequences,
                                        int64_t context_tokens, int64_t prefill_tokens)
 {
     if (!inside_engine(latency, decode_sequences, context_tokens, prefill_tokens)) {
         return MED_COVERAGE_OUTSIDE;
     }
-    if (decode_sequences > latency->covered_sequences ||
-        prefill_tokens > latency->covered_prefill_tokens) {
+    /* Without decoding sequences there is no decode context to have measured. */
+    if (decode_sequences > 0 && !decode_covered(latency, decode_sequences, context_tokens)) {
         return MED_COVERAGE_MODELLED;
     }
-    /* Without decoding sequences there is no decode context to have measured. */
-    if (decode_sequences > 0 && context_tokens > latency->covered_context) {
+    if (prefill_tokens == 0) {
+        return MED_COVERAGE_MEASURED;
+    }
+    if (latency->prefill.row_count > 0) {
+        if (!latency_table_covers(&latency->prefill, (double)prefill_tokens, 0.0)) {
+            return MED_COVERAGE_MODELLED;
+        }
+    } else if (prefill_tokens > latency->covered_prefill_tokens) {
+        return MED_COVERAGE_MODELLED;
+    }
+    bool tables = latency->decode.row_count > 0 || latency->prefill.row_count > 0;
+    if (tables && decode_sequences > 0 &&
+        (prefill_tokens > latency->mixed_prefill_tokens ||
+         decode_sequences > latency->mixed_sequences)) {
         return MED_COVERAGE_MODELLED;
     }
     return MED_COVERAGE_MEASURED;

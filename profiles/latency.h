@@ -32,20 +32,60 @@ enum med_coverage {
     MED_COVERAGE_OUTSIDE,  /* beyond the engine's limits */
 };
 
-/* A compiled model; plain values, may be copied. */
+enum {
+    MED_LATENCY_ROWS = 32, /* knots of a table; more are thinned out */
+    MED_LATENCY_COLUMNS = 24
+};
+
+/* Measured iterations on a grid, time linear in between. Rows: decode sequences or prefill tokens;
+ * columns: context per sequence, or cached tokens before the chunk. Times never fall along either.
+ */
+struct med_latency_table {
+    int64_t row_count, column_count; /* 0: nothing measured */
+    double rows[MED_LATENCY_ROWS];
+    double columns[MED_LATENCY_COLUMNS];
+    double row_near; /* a lowest row of at most this covers what is below it */
+    /* Shortest and longest measured column of each row; to < 0: row not measured. */
+    double from[MED_LATENCY_ROWS], to[MED_LATENCY_ROWS];
+    double ms[MED_LATENCY_ROWS * MED_LATENCY_COLUMNS];
+};
+
+/* Where a worker type without measured rows was published: some row has at least both. */
+struct med_latency_corner {
+    int64_t sequences, context;
+};
+
+/* A compiled model; plain values of some 15 KB, may be copied. The first line is the form, which
+ * holds where nothing was measured; it is all there is while both tables are empty. */
 struct med_latency {
-    double fixed_ms, sequence_ms, weights_ms, linear_ms_per_token, kv_ms_per_token, pair_ms;
+    double fixed_ms, sequence_ms, weights_ms, linear_ms_per_token, kv_ms_per_token, pair_ms, corner;
     int64_t model_len_max, sequences_max, batched_tokens_max, block_tokens, kv_tokens;
     /* The range of measured or published steps (0: none). */
     int64_t covered_sequences, covered_context, covered_prefill_tokens;
+    struct med_latency_corner covered[MED_LATENCY_ROWS]; /* published rows that no other exceeds */
+    int64_t covered_count;
+    struct med_latency_table decode, prefill;
+    double overlap; /* share of what prefill and decode have in common that a mixed step saves */
+    int64_t mixed_prefill_tokens, mixed_sequences; /* the range of measured mixed steps */
 };
 
 /* errors: MED_E_UNCOVERED with a sentence for a profile without a step model. */
 int med_latency_init(struct med_latency *latency, const struct med_profile *profile,
                      struct med_err *err) MED_MUST_CHECK;
 
-/* Milliseconds of one iteration, > 0; an empty load takes 0. */
+/* Milliseconds of one iteration, > 0; an empty load takes 0. Falls with nothing that grows: sequences
+ * of the same length, their context, prompt tokens behind the same context, pairs. */
 double med_latency_step_ms(const struct med_latency *latency, const struct med_step_load *load);
+
+/* Iterations of the same sequences alone, each a token longer than before: the k-th from this load
+ * on (k = 0, 1, ...) takes first_ms + k * growth_ms, for k < count; count >= 1. */
+struct med_latency_run {
+    double first_ms, growth_ms;
+    int64_t count;
+};
+struct med_latency_run med_latency_decode_run(const struct med_latency *latency,
+                                              int64_t decode_sequences,
+                                              int64_t decode_context_tokens);
 
 /* Is an iteration with these mean sizes inside what was measured? context: per sequence. */
 enum med_coverage med_latency_coverage(const struct med_latency *latency, int64_t decode_sequences,

@@ -13,6 +13,18 @@
 
 #include <string.h>
 
+const char *med_step_region_name(enum med_step_region region)
+{
+    static const char *const names[MED_STEP_REGION_COUNT] = {"decode-small-short",
+                                                             "decode-small-long",
+                                                             "decode-large-short",
+                                                             "decode-large-long",
+                                                             "prefill-short",
+                                                             "prefill-long",
+                                                             "mixed"};
+    return names[region];
+}
+
 void med_profile_release(struct med_profile *profile)
 {
     if (profile == NULL) {
@@ -125,7 +137,9 @@ int med_profile_copy(const struct med_profile *from, struct med_profile *ret_to)
         .limits = from->limits,
         .has_step_model = from->has_step_model,
         .step_model = from->step_model,
+        .step_error_count = from->step_error_count,
     };
+    memcpy(to.step_errors, from->step_errors, sizeof to.step_errors);
     copy_string(from->worker_type, &to.worker_type, &ok);
     copy_string(from->gpu, &to.gpu, &ok);
     copy_string(from->dtype, &to.dtype, &ok);

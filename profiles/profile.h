@@ -61,18 +61,22 @@ struct med_engine_limits {
 };
 
 /*
- * The physical form, JSON step_model {form: "roofline/1", ...}. Time of one iteration:
+ * The physical form, JSON step_model {form: "roofline/1" | "roofline/2", ...}. Time of one
+ * iteration:
  *   t = fixed_ms + sequence_us * S/1000
- *     + 1e3 * max(weight_bytes / bandwidth, flops_per_token * (P + S) / matrix_flops)
+ *     + 1e3 * corner(weight_bytes / bandwidth, flops_per_token * (P + S) / matrix_flops)
  *     + 1e3 * kv_bytes_per_token * D / kv_bandwidth
  *     + 1e3 * attention_flops_per_pair * Q / attention_flops
  * P prefill tokens; S decode sequences; D decode context tokens, summed over sequences;
  * Q prefill attention pairs: for a chunk of p tokens after c cached ones, p*c + p*(p+1)/2.
  * flops_per_token = 2 * parameters, attention_flops_per_pair = 4 * layers * heads * head_dim.
+ * corner(a, b) = (a + b + sqrt((a - b)^2 + 4 k^2 a b)) / 2: the greater of the two for k = 0, which
+ * is "roofline/1", and their sum for k = 1; "roofline/2" has the key corner for k.
  * All rates are effective ones of the whole worker.  source: roofline model; see
- * docs/internals/profiles.md for the fit.
+ * docs/internals/latency-model.md for the fit.
  */
 struct med_step_model {
+    double corner; /* k, 0..1 */
     double fixed_ms;
     double sequence_us;
     double bandwidth_bytes_per_s;
@@ -82,6 +86,42 @@ struct med_step_model {
     double fit_error; /* mean |model/measured - 1| over the rows of the fit */
     double fit_error_max;
     char *source; /* id */
+};
+
+/* Parts of the load that a step model is judged in, by what an iteration computes. */
+enum med_step_region {
+    MED_STEP_DECODE_SMALL_SHORT, /* up to MED_STEP_SMALL_BATCH sequences of up to
+                                  * MED_STEP_SHORT_CONTEXT tokens each */
+    MED_STEP_DECODE_SMALL_LONG,
+    MED_STEP_DECODE_LARGE_SHORT,
+    MED_STEP_DECODE_LARGE_LONG,
+    MED_STEP_PREFILL_SHORT, /* no decodes, up to MED_STEP_SHORT_PREFILL tokens */
+    MED_STEP_PREFILL_LONG,
+    MED_STEP_MIXED, /* prefill beside decodes */
+    MED_STEP_REGION_COUNT
+};
+
+enum {
+    MED_STEP_SMALL_BATCH = 16,
+    MED_STEP_SHORT_CONTEXT = 1024,
+    MED_STEP_SHORT_PREFILL = 512
+};
+
+/* As in files: "decode-small-short", ... */
+const char *med_step_region_name(enum med_step_region region);
+
+/*
+ * How far a step model is off in a region, each measured row predicted from the others (leave one
+ * out). JSON step_errors[] {region, rows, form_mean, form_max, table_rows, table_mean, table_max}.
+ * form: the physical form fitted to the other rows. table: what the latency model says from the
+ * other rows, for rows that those still cover. Relative, absolute value.
+ */
+struct med_step_error {
+    enum med_step_region region;
+    int64_t rows; /* 1.. */
+    double form_mean, form_max;
+    int64_t table_rows;           /* 0: none is covered by the others; JSON: keys absent */
+    double table_mean, table_max; /* NAN then */
 };
 
 /* JSON validations[] {against, error_mean, error_max, rows, text}: measurements left out of the
@@ -133,6 +173,8 @@ struct med_profile {
     struct med_engine_limits limits;
     bool has_step_model;
     struct med_step_model step_model;
+    struct med_step_error step_errors[MED_STEP_REGION_COUNT]; /* regions rising */
+    size_t step_error_count;
     struct med_source *sources;
     size_t source_count;
     struct med_validation *validations;

@@ -17,7 +17,7 @@
 #include <string.h>
 
 static const char format_name[] = "medley-profile/1";
-static const char model_form[] = "roofline/1";
+static const char *const model_forms[] = {"roofline/1", "roofline/2"};
 static const char *const source_kinds[] = {"measured", "published", "modelled"};
 static const char *const arrivals[] = {"closed", "poisson", "gamma", "trace", "offline"};
 enum {
@@ -217,10 +217,35 @@ static int read_limits(const struct med_json_at *root, struct med_engine_limits 
     return 0;
 }
 
+static int read_corner(const struct med_json_at *at, bool expected, double *ret_corner,
+                       struct med_err *err)
+{
+    double corner = NAN;
+    int rc = med_field_number_optional(at, "corner", 0, 1, &corner, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (expected && !(corner > 0.0)) {
+        return med_json_fail(at, "corner", err,
+                             isnan(corner)
+                                 ? "found none, expected a number > 0 and <= 1, since form is %s"
+                                 : "found 0, expected a number > 0 and <= 1, since form is %s",
+                             model_forms[1]);
+    }
+    if (!expected && !isnan(corner)) {
+        return med_json_fail(at, "corner", err,
+                             "found it where form is %s, expected it only where it is %s",
+                             model_forms[0], model_forms[1]);
+    }
+    *ret_corner = expected ? corner : 0.0;
+    return 0;
+}
+
 static int read_step_model(const struct med_json_at *root, struct med_profile *profile,
                            struct med_err *err)
 {
     static const char *const known[] = {"form",
+                                        "corner",
                                         "fixed_ms",
                                         "sequence_us",
                                         "bandwidth_bytes_per_s",
@@ -233,17 +258,13 @@ static int read_step_model(const struct med_json_at *root, struct med_profile *p
                                         NULL};
     struct med_step_model *model = &profile->step_model;
     struct med_json_at at;
-    const char *form = NULL;
+    size_t form = 0;
     int rc;
     if ((rc = med_json_object(root, "step_model", &at, err)) < 0 ||
         (rc = med_json_keys(&at, known, err)) < 0 ||
-        (rc = med_json_string(&at, "form", MED_LIMIT_NAME_BYTES, &form, err)) < 0) {
+        (rc = med_field_choice(&at, "form", model_forms, 2, &form, err)) < 0 ||
+        (rc = read_corner(&at, form == 1, &model->corner, err)) < 0) {
         return rc;
-    }
-    if (strcmp(form, model_form) != 0) {
-        char shown[MED_FIELD_SHOWN_MAX];
-        return med_json_fail(&at, "form", err, "found \"%s\", expected \"%s\"",
-                             med_field_shown(form, shown), model_form);
     }
     if ((rc = med_json_number(&at, "fixed_ms", 0, ms_max, &model->fixed_ms, err)) < 0 ||
         (rc = med_json_number(&at, "sequence_us", 0, ms_max, &model->sequence_us, err)) < 0 ||
@@ -268,6 +289,93 @@ static int read_step_model(const struct med_json_at *root, struct med_profile *p
     }
     profile->has_step_model = true;
     return 0;
+}
+
+static int check_mean(const struct med_json_at *at, const char *key, double mean, double most,
+                      struct med_err *err)
+{
+    if (most < mean) {
+        return med_json_fail(at, key, err, "found %g, expected at least the mean (%g)", most, mean);
+    }
+    return 0;
+}
+
+static int read_table_error(const struct med_json_at *at, struct med_step_error *error,
+                            struct med_err *err)
+{
+    int rc;
+    error->table_mean = NAN;
+    error->table_max = NAN;
+    if (!med_json_has(at, "table_rows")) {
+        const char *stray = med_json_has(at, "table_mean")  ? "table_mean"
+                            : med_json_has(at, "table_max") ? "table_max"
+                                                            : NULL;
+        return stray == NULL ? 0
+                             : med_json_fail(at, stray, err,
+                                             "found it without table_rows, expected both or none");
+    }
+    if ((rc = med_json_integer(at, "table_rows", 1, error->rows, &error->table_rows, err)) < 0 ||
+        (rc = med_json_number(at, "table_mean", 0, error_max, &error->table_mean, err)) < 0 ||
+        (rc = med_json_number(at, "table_max", 0, error_max, &error->table_max, err)) < 0) {
+        return rc;
+    }
+    return check_mean(at, "table_max", error->table_mean, error->table_max, err);
+}
+
+static int read_step_error(const struct med_json_at *at, struct med_profile *profile,
+                           struct med_err *err)
+{
+    static const char *const known[] = {"region",     "rows",       "form_mean", "form_max",
+                                        "table_rows", "table_mean", "table_max", NULL};
+    const char *names[MED_STEP_REGION_COUNT];
+    for (int i = 0; i < MED_STEP_REGION_COUNT; i++) {
+        names[i] = med_step_region_name((enum med_step_region)i);
+    }
+    struct med_step_error *error = &profile->step_errors[profile->step_error_count];
+    size_t region = 0;
+    int rc;
+    if ((rc = med_json_keys(at, known, err)) < 0 ||
+        (rc = med_field_choice(at, "region", names, MED_STEP_REGION_COUNT, &region, err)) < 0 ||
+        (rc = med_json_integer(at, "rows", 1, INT64_C(1) << 53, &error->rows, err)) < 0 ||
+        (rc = med_json_number(at, "form_mean", 0, error_max, &error->form_mean, err)) < 0 ||
+        (rc = med_json_number(at, "form_max", 0, error_max, &error->form_max, err)) < 0 ||
+        (rc = check_mean(at, "form_max", error->form_mean, error->form_max, err)) < 0 ||
+        (rc = read_table_error(at, error, err)) < 0) {
+        return rc;
+    }
+    error->region = (enum med_step_region)region;
+    if (profile->step_error_count > 0 && error[-1].region >= error->region) {
+        return med_json_fail(at, "region", err,
+                             "found \"%s\" after \"%s\", expected every region once, in the order "
+                             "of the reference",
+                             names[region], names[error[-1].region]);
+    }
+    profile->step_error_count++;
+    return 0;
+}
+
+static int read_step_errors(const struct med_json_at *root, struct med_profile *profile,
+                            struct med_err *err)
+{
+    struct med_json_at array;
+    struct med_json_at item = {0};
+    size_t index = 0;
+    if (!med_json_has(root, "step_errors")) {
+        return 0;
+    }
+    if (!profile->has_step_model) {
+        return med_json_fail(root, "step_errors", err,
+                             "found them without step_model, expected both or none");
+    }
+    int rc = med_json_array(root, "step_errors", &array, err);
+    if (rc == 0 && med_json_count(&array) > MED_STEP_REGION_COUNT) {
+        rc = med_json_fail(root, "step_errors", err, "found %zu elements, expected at most %d",
+                           med_json_count(&array), MED_STEP_REGION_COUNT);
+    }
+    while (rc == 0 && med_json_next(&array, &index, &item, NULL)) {
+        rc = read_step_error(&item, profile, err);
+    }
+    return rc;
 }
 
 static int read_validation(const struct med_profile *profile, const struct med_json_at *at,
@@ -505,10 +613,11 @@ static int read_serving(const struct med_json_at *root, struct med_profile *prof
 static int read_parts(const struct med_json_at *at, struct med_profile *profile,
                       struct med_err *err)
 {
-    static const char *const known[] = {"format", "worker_type", "gpu",     "gpus_per_worker",
-                                        "dtype",  "engine",      "model",   "hardware",
-                                        "limits", "step_model",  "sources", "validations",
-                                        "steps",  "serving",     NULL};
+    static const char *const known[] = {
+        "format",      "worker_type", "gpu",         "gpus_per_worker",
+        "dtype",       "engine",      "model",       "hardware",
+        "limits",      "step_model",  "step_errors", "sources",
+        "validations", "steps",       "serving",     NULL};
     int rc;
     if ((rc = med_json_expect_format(at, format_name, err)) < 0 ||
         (rc = med_json_keys(at, known, err)) < 0 ||
@@ -525,6 +634,7 @@ static int read_parts(const struct med_json_at *at, struct med_profile *profile,
         return rc;
     }
     if ((med_json_has(at, "step_model") && (rc = read_step_model(at, profile, err)) < 0) ||
+        (rc = read_step_errors(at, profile, err)) < 0 ||
         (med_json_has(at, "validations") && (rc = read_validations(at, profile, err)) < 0) ||
         (med_json_has(at, "steps") && (rc = read_steps(at, profile, err)) < 0) ||
         (med_json_has(at, "serving") && (rc = read_serving(at, profile, err)) < 0)) {

@@ -67,7 +67,10 @@ static void write_limits(struct med_json_writer *w, const struct med_engine_limi
 static void write_step_model(struct med_json_writer *w, const struct med_step_model *model)
 {
     med_json_begin_object(w, "step_model");
-    med_json_put_string(w, "form", "roofline/1");
+    med_json_put_string(w, "form", model->corner > 0.0 ? "roofline/2" : "roofline/1");
+    if (model->corner > 0.0) {
+        med_json_put_number(w, "corner", model->corner);
+    }
     med_json_put_number(w, "fixed_ms", model->fixed_ms);
     med_json_put_number(w, "sequence_us", model->sequence_us);
     med_json_put_number(w, "bandwidth_bytes_per_s", model->bandwidth_bytes_per_s);
@@ -78,6 +81,30 @@ static void write_step_model(struct med_json_writer *w, const struct med_step_mo
     med_json_put_number(w, "fit_error_max", model->fit_error_max);
     med_json_put_string(w, "source", model->source);
     med_json_end_object(w);
+}
+
+/* A profile without any has no such key. */
+static void write_step_errors(struct med_json_writer *w, const struct med_profile *p)
+{
+    if (p->step_error_count == 0) {
+        return;
+    }
+    med_json_begin_array(w, "step_errors");
+    for (size_t i = 0; i < p->step_error_count; i++) {
+        const struct med_step_error *error = &p->step_errors[i];
+        med_json_begin_row_object(w, NULL);
+        med_json_put_string(w, "region", med_step_region_name(error->region));
+        med_json_put_integer(w, "rows", error->rows);
+        med_json_put_number(w, "form_mean", error->form_mean);
+        med_json_put_number(w, "form_max", error->form_max);
+        if (error->table_rows > 0) {
+            med_json_put_integer(w, "table_rows", error->table_rows);
+            med_json_put_number(w, "table_mean", error->table_mean);
+            med_json_put_number(w, "table_max", error->table_max);
+        }
+        med_json_end_object(w);
+    }
+    med_json_end_array(w);
 }
 
 static void write_sources(struct med_json_writer *w, const struct med_profile *p)
@@ -190,6 +217,7 @@ void med_profile_write(struct med_json_writer *w, const char *key, const struct 
     write_limits(w, &p->limits);
     if (p->has_step_model) {
         write_step_model(w, &p->step_model);
+        write_step_errors(w, p);
     }
     write_sources(w, p);
     write_validations(w, p);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The latency model: the formula's terms one by one, pairs over chunks, coverage. */
+/* The latency model where nothing but the form is known: its terms one by one, pairs over chunks, what
+ * published rows cover. test_latency_table is about measured rows. */
 #include "profiles/latency.h"
 
 #include "profiles/profile.h"
 #include "tests/check.h"
 
 /* Round numbers: weights 10 ms, matrix 1 ms per token, KV 0.001 ms per token, pairs 1e-4 ms. */
-static struct med_source sources[] = {{.id = (char[]){"m"}, .kind = MED_SOURCE_MEASURED},
+static struct med_source sources[] = {{.id = (char[]){"m"}, .kind = MED_SOURCE_PUBLISHED},
                                       {.id = (char[]){"f"}, .kind = MED_SOURCE_MODELLED}};
 static struct med_step_row steps[] = {
     {.decode_sequences = 8, .decode_context_tokens = 8000, .ms_p50 = 20, .source = 0},
@@ -72,8 +73,29 @@ static void test_step_when_computed_then_follows_the_formula(void)
     CHECK_DOUBLE(step_ms(10, 0, 0, 0), 2 + 10, 1e-9);
     CHECK_DOUBLE(step_ms(11, 0, 0, 0), 2 + 11, 1e-9);
     CHECK_DOUBLE(step_ms(100, 0, 20, 0), 2 + 10 + 120, 1e-9);
+    /* a decode that goes on grows by its keys and values, for ever */
+    struct med_latency l = latency();
+    struct med_latency_run run = med_latency_decode_run(&l, 4, 5000);
+    CHECK_DOUBLE(run.first_ms, 2 + 2 + 10 + 5, 1e-9);
+    CHECK_DOUBLE(run.growth_ms, 4e-3, 1e-12);
+    CHECK_INT(run.count, INT64_MAX);
     /* 4 * 10 * 5 * 50 = 1e4 operations per pair */
     CHECK_DOUBLE(step_ms(100, 5050, 0, 0), 2 + 100 + 5050 * 1e-4, 1e-9);
+}
+
+static void test_corner_when_rounded_then_between_maximum_and_sum(void)
+{
+    struct med_profile p = profile();
+    struct med_latency l;
+    p.step_model.corner = 0.5;
+    REQUIRE(med_latency_init(&l, &p, NULL) == 0);
+    struct med_step_load equal = {.prefill_tokens = 10}; /* 10 ms of weights, 10 of products */
+    struct med_step_load few = {.prefill_tokens = 1};
+    CHECK_DOUBLE(med_latency_step_ms(&l, &equal), 2 + 15, 1e-9);
+    CHECK_DOUBLE(med_latency_step_ms(&l, &few), 2 + 0.5 * (11 + sqrt(81 + 10)), 1e-9);
+    p.step_model.corner = 1;
+    REQUIRE(med_latency_init(&l, &p, NULL) == 0);
+    CHECK_DOUBLE(med_latency_step_ms(&l, &equal), 2 + 20, 1e-9);
 }
 
 static void test_step_when_any_load_grows_then_time_does_not_fall(void)
@@ -103,7 +125,7 @@ static void test_pairs_when_prompt_is_cut_then_the_chunks_sum_up(void)
     }
 }
 
-static void test_coverage_when_asked_then_only_measured_rows_count(void)
+static void test_coverage_when_asked_then_only_published_rows_count(void)
 {
     struct med_latency l = latency();
     CHECK_INT(l.covered_sequences, 8);
@@ -113,6 +135,9 @@ static void test_coverage_when_asked_then_only_measured_rows_count(void)
     CHECK_INT(med_latency_coverage(&l, 8, 1000, 512), MED_COVERAGE_MEASURED);
     CHECK_INT(med_latency_coverage(&l, 0, 4000, 512), MED_COVERAGE_MEASURED);
     CHECK_INT(med_latency_coverage(&l, 9, 1000, 0), MED_COVERAGE_MODELLED);
+    /* No row has both eight sequences and more than 1,000 tokens each. */
+    CHECK_INT(med_latency_coverage(&l, 8, 1001, 0), MED_COVERAGE_MODELLED);
+    CHECK_INT(med_latency_coverage(&l, 2, 3000, 0), MED_COVERAGE_MODELLED);
     CHECK_INT(med_latency_coverage(&l, 1, 3001, 0), MED_COVERAGE_MODELLED);
     CHECK_INT(med_latency_coverage(&l, 1, 100, 513), MED_COVERAGE_MODELLED);
     CHECK_INT(med_latency_coverage(&l, 64, 100, 0), MED_COVERAGE_MODELLED);
@@ -146,9 +171,10 @@ static void test_profile_without_steps_when_compiled_then_uncovered(void)
 int main(void)
 {
     RUN(test_step_when_computed_then_follows_the_formula);
+    RUN(test_corner_when_rounded_then_between_maximum_and_sum);
     RUN(test_step_when_any_load_grows_then_time_does_not_fall);
     RUN(test_pairs_when_prompt_is_cut_then_the_chunks_sum_up);
-    RUN(test_coverage_when_asked_then_only_measured_rows_count);
+    RUN(test_coverage_when_asked_then_only_published_rows_count);
     RUN(test_coverage_when_beyond_the_engine_then_outside);
     RUN(test_profile_without_steps_when_compiled_then_uncovered);
     return check_finish();

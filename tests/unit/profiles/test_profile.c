@@ -66,6 +66,16 @@ static void test_values_when_read_then_are_those_of_the_file(void)
     CHECK(p.has_step_model);
     CHECK_DOUBLE(p.step_model.sequence_us, 20, 0);
     CHECK_STR(p.step_model.source, "fit");
+    CHECK_DOUBLE(p.step_model.corner, 0, 0);
+    CHECK_INT(p.step_error_count, 2);
+    CHECK_INT(p.step_errors[0].region, MED_STEP_DECODE_SMALL_SHORT);
+    CHECK_INT(p.step_errors[0].rows, 6);
+    CHECK_DOUBLE(p.step_errors[0].form_max, 0.07, 0);
+    CHECK_INT(p.step_errors[0].table_rows, 4);
+    CHECK_DOUBLE(p.step_errors[0].table_mean, 0.008, 0);
+    CHECK_INT(p.step_errors[1].region, MED_STEP_PREFILL_SHORT);
+    CHECK_INT(p.step_errors[1].table_rows, 0);
+    CHECK_DOUBLE(p.step_errors[1].table_max, (double)NAN, 0);
     CHECK_STR(p.hardware.source, "datasheet");
     CHECK_INT(p.source_count, 3);
     CHECK_INT(p.sources[1].kind, MED_SOURCE_MEASURED);
@@ -107,6 +117,16 @@ static void test_file_when_written_then_reads_back_the_same(void)
     CHECK_STR(copy.data, original.data);
     med_buf_release(&original);
     med_buf_release(&copy);
+    free(text);
+}
+
+static void test_corner_when_rounded_then_survives(void)
+{
+    char *text = formats_example("medley-profile/1");
+    char *bent = formats_edit(text, "\"roofline/1\"", "\"roofline/2\", \"corner\": 0.35");
+    formats_check_round_trip(reread, bent);
+    formats_check_round_trip(copy_and_write, bent);
+    free(bent);
     free(text);
 }
 
@@ -163,7 +183,31 @@ static const struct formats_case cases[] = {
      "$.limits.kv_tokens: found 2048, expected at least max_model_len (4096)"},
     {"\"max_num_seqs\": 64", "\"max_num_seqs\": -1", "$.limits.max_num_seqs: found -1, expected"},
     {"roofline/1", "roofline/9",
-     "$.step_model.form: found \"roofline/9\", expected \"roofline/1\""},
+     "$.step_model.form: found \"roofline/9\", expected roofline/1 or roofline/2"},
+    {"\"roofline/1\"", "\"roofline/2\"",
+     "$.step_model.corner: found none, expected a number > 0 and <= 1, since form is roofline/2"},
+    {"\"roofline/1\"", "\"roofline/2\", \"corner\": 0",
+     "$.step_model.corner: found 0, expected a number > 0 and <= 1, since form is roofline/2"},
+    {"\"roofline/1\"", "\"roofline/2\", \"corner\": 1.1",
+     "$.step_model.corner: found 1.1, expected"},
+    {"\"roofline/1\"", "\"roofline/1\", \"corner\": 0.2",
+     "$.step_model.corner: found it where form is roofline/1, expected it only where it is "
+     "roofline/2"},
+    {"\"region\": \"decode-small-short\"", "\"region\": \"decode\"",
+     "$.step_errors[0].region: found \"decode\", expected decode-small-short,"},
+    {"\"region\": \"decode-small-short\"", "\"region\": \"prefill-long\"",
+     "$.step_errors[1].region: found \"prefill-short\" after \"prefill-long\", expected every "
+     "region "
+     "once"},
+    {"\"rows\": 6, \"form_mean\": 0.03", "\"rows\": 0, \"form_mean\": 0.03",
+     "$.step_errors[0].rows: found 0, expected"},
+    {"\"form_max\": 0.07", "\"form_max\": 0.01",
+     "$.step_errors[0].form_max: found 0.01, expected at least the mean (0.03)"},
+    {"\"table_rows\": 4", "\"table_rows\": 7", "$.step_errors[0].table_rows: found 7, expected"},
+    {"\"table_rows\": 4, ", "",
+     "$.step_errors[0].table_mean: found it without table_rows, expected both or none"},
+    {"\"table_max\": 0.02", "\"table_max\": 0.002",
+     "$.step_errors[0].table_max: found 0.002, expected at least the mean (0.008)"},
     {"\"fixed_ms\": 1.5", "\"fixed_ms\": -0.5", "$.step_model.fixed_ms: found -0.5, expected"},
     {"\"fit_error_max\": 0.11", "\"fit_error_max\": 0.01",
      "$.step_model.fit_error_max: found 0.01, expected at least fit_error (0.04)"},
@@ -282,6 +326,7 @@ int main(void)
 {
     RUN(test_values_when_read_then_are_those_of_the_file);
     RUN(test_file_when_written_then_reads_back_the_same);
+    RUN(test_corner_when_rounded_then_survives);
     RUN(test_serving_alone_when_read_then_is_enough);
     RUN(test_bad_field_when_read_then_one_sentence_says_where);
     RUN(test_steps_without_model_when_read_then_refused);
