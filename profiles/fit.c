@@ -19,6 +19,7 @@
 
 #include "base/alloc.h"
 #include "profiles/latency.h"
+#include "profiles/latency_table.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -484,10 +485,9 @@ static int ask_table(const struct fitting *fitting, const struct med_fit_input *
             : 0;
     bool covered = med_latency_coverage(&latency, row->decode_sequences, context,
                                         row->prefill_tokens) == MED_COVERAGE_MEASURED;
-    /* A chunk behind a prefix is covered where chunks behind a longer one were measured. */
-    for (size_t n = 0; n < profile.step_count && row->prefill_context > 0; n++) {
-        covered = covered &&
-                  row->prefill_context <= latency.prefill.columns[latency.prefill.column_count - 1];
+    if (row->prefill_context > 0) {
+        covered = covered && latency_table_covers(&latency.prefill, (double)row->prefill_tokens,
+                                                  (double)row->prefill_context);
     }
     if (covered) {
         struct med_step_load load = {.prefill_tokens = row->prefill_tokens,
