@@ -16,7 +16,7 @@
 #define MED_PROFILES_PROFILER_POINT_H
 
 #include "profiles/profiler/objective.h"
-#include "router/bench/arrivals.h"
+#include "allocator/replay/arrivals.h"
 #include "router/bench/run.h"
 
 struct med_point_load {

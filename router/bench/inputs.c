@@ -23,53 +23,6 @@ enum {
     MAX_TOKENS_DEFAULT = 2000 /* of the default grid's last output edge, without a plan */
 };
 
-static int copy_buckets(const struct med_plan *plan, struct med_workload *w, struct med_err *err)
-{
-    double sum = 0;
-    for (size_t i = 0; i < plan->assignment_count; i++)
-        sum += plan->assignment[i].rate_per_s;
-    if (!(sum > 0))
-        return med_err_set(err, MED_E_INVALID, "the plan assigns no requests: nothing to send");
-    w->buckets = med_calloc(plan->assignment_count, sizeof(*w->buckets));
-    if (!w->buckets)
-        return med_err_set(err, MED_E_NOMEM, "memory for the buckets is exhausted");
-    w->bucket_count = plan->assignment_count;
-    for (size_t i = 0; i < plan->assignment_count; i++) {
-        const struct med_plan_assignment *a = &plan->assignment[i];
-        w->buckets[i] = (struct med_bucket){
-            .input_row = a->input_row,
-            .output_row = a->output_row,
-            .share = a->rate_per_s / sum,
-            .input_mean = a->input_mean,
-            .output_mean = a->output_mean,
-        };
-    }
-    return 0;
-}
-
-int med_bench_workload_from_plan(const struct med_plan *plan, struct med_workload *ret_workload,
-                                 struct med_err *err)
-{
-    struct med_workload w = {
-        .rate_per_s = plan->rate_per_s,
-        .arrival = plan->arrival,
-        .burstiness = plan->burstiness,
-    };
-    w.name = med_strdup(plan->workload_name ? plan->workload_name : "plan");
-    int rc = w.name ? med_grid_copy(&plan->grid, &w.grid) : MED_E_NOMEM;
-    if (rc < 0) {
-        (void)med_err_set(err, rc, "memory for the workload is exhausted");
-    } else {
-        rc = copy_buckets(plan, &w, err);
-    }
-    if (rc < 0) {
-        med_workload_release(&w);
-        return rc;
-    }
-    *ret_workload = w;
-    return 0;
-}
-
 static int load_plan(const struct med_bench_options *o, struct med_bench_inputs *in,
                      struct med_err *err)
 {
@@ -105,7 +58,7 @@ static int load_sizes(const struct med_bench_options *o, struct med_bench_inputs
     if (o->workload) {
         rc = read_workload(o->workload, o->data_dir, &in->workload, err);
     } else if (in->has_plan) {
-        rc = med_bench_workload_from_plan(&in->plan, &in->workload, err);
+        rc = med_arrivals_workload_from_plan(&in->plan, &in->workload, err);
     }
     if (rc < 0)
         return rc;

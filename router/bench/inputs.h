@@ -7,8 +7,8 @@
 #ifndef MED_ROUTER_BENCH_INPUTS_H
 #define MED_ROUTER_BENCH_INPUTS_H
 
+#include "allocator/replay/arrivals.h"
 #include "base/options.h"
-#include "router/bench/arrivals.h"
 #include "router/bench/options.h"
 #include "router/bench/report.h"
 #include "router/bench/sweep.h"
@@ -34,9 +34,5 @@ void med_bench_inputs_release(struct med_bench_inputs *inputs);
 /* Makes the schedule again after values have changed: another rate or concurrency. */
 int med_bench_inputs_schedule(const struct med_options *options, const struct med_bench_options *o,
                               struct med_bench_inputs *in, struct med_err *err) MED_MUST_CHECK;
-
-/* The workload that a plan was made for, as far as the plan tells: its buckets, rate and arrivals. */
-int med_bench_workload_from_plan(const struct med_plan *plan, struct med_workload *ret_workload,
-                                 struct med_err *err) MED_MUST_CHECK;
 
 #endif

@@ -5,7 +5,7 @@
  */
 #include "router/bench/options.h"
 
-#include "router/bench/arrivals.h"
+#include "allocator/replay/arrivals.h"
 
 #include <stddef.h>
 

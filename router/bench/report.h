@@ -8,7 +8,7 @@
 #define MED_ROUTER_BENCH_REPORT_H
 
 #include "base/buf.h"
-#include "router/bench/arrivals.h"
+#include "allocator/replay/arrivals.h"
 #include "router/bench/summary.h"
 
 /* What the run was asked to do. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Schedules: means, rates, shapes, determinism, and what is refused. */
-#include "router/bench/arrivals.h"
+#include "allocator/replay/arrivals.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"

@@ -9,9 +9,10 @@
  * that is asked for.  Pure: no clock, no files.
  * thread: any. owns: the result's array.
  */
-#ifndef MED_ROUTER_BENCH_ARRIVALS_H
-#define MED_ROUTER_BENCH_ARRIVALS_H
+#ifndef MED_ALLOCATOR_REPLAY_ARRIVALS_H
+#define MED_ALLOCATOR_REPLAY_ARRIVALS_H
 
+#include "allocator/plan.h"
 #include "allocator/replay/simulate.h"
 #include "allocator/workload.h"
 #include "base/rng.h"
@@ -69,5 +70,9 @@ void med_arrivals_release(struct med_arrivals *arrivals);
  * probability of its fraction, which keeps the mean.
  */
 int64_t med_arrivals_draw_size(struct med_rng *rng, double edge_below, double edge, double mean);
+
+/* The workload that a plan was made for, as far as the plan tells: its buckets, rate and arrivals. */
+int med_arrivals_workload_from_plan(const struct med_plan *plan, struct med_workload *ret_workload,
+                                    struct med_err *err) MED_MUST_CHECK;
 
 #endif
