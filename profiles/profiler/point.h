@@ -15,8 +15,8 @@
 #ifndef MED_PROFILES_PROFILER_POINT_H
 #define MED_PROFILES_PROFILER_POINT_H
 
-#include "profiles/profiler/objective.h"
 #include "allocator/replay/arrivals.h"
+#include "profiles/profiler/objective.h"
 #include "router/bench/run.h"
 
 struct med_point_load {

@@ -7,8 +7,8 @@
 #ifndef MED_ROUTER_BENCH_REPORT_H
 #define MED_ROUTER_BENCH_REPORT_H
 
-#include "base/buf.h"
 #include "allocator/replay/arrivals.h"
+#include "base/buf.h"
 #include "router/bench/summary.h"
 
 /* What the run was asked to do. */
