@@ -20,6 +20,7 @@ enum {
 static const double saturated_share = 0.95;
 static const double saturated_growth = 1.25; /* TTFT of the second half over that of the first */
 static const double failed_share = 0.2;
+static const double window_answers = 4;
 
 /* ---- the schedule ---- */
 
@@ -160,9 +161,12 @@ static struct flow flow_of(const struct med_bench_run *run, const struct med_poi
     return f;
 }
 
-static bool is_saturated(const struct samples *s, const struct flow *f)
+static bool is_saturated(struct samples *s, const struct flow *f)
 {
     if (f->sent < SATURATED_REQUESTS_MIN || !s->half_count[0] || !s->half_count[1])
+        return false;
+    /* A window of a few answers' length shows how a batch fills, not that a queue grows. */
+    if (1e3 * f->seconds < window_answers * med_sample_quantile(&s->e2e, 0.1))
         return false;
     double growth = (double)f->in_flight_last - (double)f->in_flight_first;
     double first = s->ttft_half[0] / (double)s->half_count[0];

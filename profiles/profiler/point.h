@@ -9,7 +9,8 @@
  *
  * Saturated: by the end of the window the server had answered less than 95 % of what it was sent
  * in it, the requests in flight had grown by more than chance explains, and the second half waited longer
- * for its first token than the first half.  Throughput is then what came out.
+ * for its first token than the first half; a window shorter than four quick answers cannot tell.
+ * Throughput is then what came out.
  * thread: any; pure.
  */
 #ifndef MED_PROFILES_PROFILER_POINT_H

@@ -243,12 +243,13 @@ void med_search_take(struct med_search *search, size_t size, double rate_per_s, 
     } else {
         s->broken_per_s = fmin(s->broken_per_s, rate_per_s);
     }
-    /* Chance may break a rate below one that was met: the lower one counts, so that what the profile
-     * promises has held at every rate below. */
+    /* Chance may break a rate below one that was met, of another run: what was met was met. */
     if (s->broken_per_s <= s->met_per_s)
         s->broken_per_s = s->met_per_s * (1 + search->precision);
     if (throughput_per_s > 0)
         s->ceiling_per_s = fmin(s->ceiling_per_s, throughput_per_s);
+    if (s->ceiling_per_s < s->met_per_s)
+        s->ceiling_per_s = INFINITY; /* it gave more than that: it had not been full */
     double alone = med_search_alone_s(search, size);
     if (!meets && s->met_per_s == 0 && rate_per_s < floor_share / alone)
         s->stopped = true;
