@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/json.h"
+#include "profiles/profiler/fit_serving.h"
 
 #include <errno.h>
 #include <math.h>
@@ -172,6 +173,7 @@ static int go_on(const struct med_serving_file_config *c, struct med_serving_fil
     if (c->worker_type && strcmp(c->worker_type, p->worker_type) != 0)
         return differs(c, "worker_type", p->worker_type, c->worker_type, err);
     file->resumed = p->serving_count;
+    med_fit_serving_drop(&file->profile); /* more rows are to come */
     return 0;
 }
 

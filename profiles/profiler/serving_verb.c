@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/os.h"
+#include "profiles/profiler/fit_serving.h"
 #include "profiles/profiler/server.h"
 #include "profiles/profiler/serving.h"
 #include "profiles/profiler/serving_file.h"
@@ -69,6 +70,8 @@ struct verb {
     int64_t requests;
     bool out_of_time, interrupted;
     bool said_prompts, said_short, said_late;
+    bool has_fit;
+    struct med_serving_fit fit;
     char text[TEXT_MAX]; /* of the source */
 };
 
@@ -309,6 +312,17 @@ static int report_text(const struct verb *v, struct med_buf *out)
         rc = med_buf_printf(out, "%s: %zu rows, %zu of them from before\n", v->options->output,
                             v->file.profile.serving_count, v->file.resumed);
     }
+    const struct med_serving_errors *parts[] = {&v->fit.fitted, &v->fit.left_out};
+    for (size_t i = 0; i < 2 && rc >= 0 && v->has_fit; i++) {
+        if (parts[i]->rows > 0) {
+            rc = med_buf_printf(out,
+                                "step model (modelled), %zu rows %s: TTFT off by %.1f %% (at most "
+                                "%.1f %%), TPOT by %.1f %% (at most %.1f %%)\n",
+                                parts[i]->rows, i ? "left out of the fit" : "fitted",
+                                100 * parts[i]->ttft_mean, 100 * parts[i]->ttft_max,
+                                100 * parts[i]->tpot_mean, 100 * parts[i]->tpot_max);
+        }
+    }
     return rc;
 }
 
@@ -319,6 +333,18 @@ static void put_known(struct med_json_writer *w, const char *key, double value)
     } else {
         med_json_put_null(w, key);
     }
+}
+
+static void put_errors(struct med_json_writer *w, const char *key,
+                       const struct med_serving_errors *e)
+{
+    med_json_begin_object(w, key);
+    med_json_put_integer(w, "rows", (int64_t)e->rows);
+    put_known(w, "ttft_error_mean", e->ttft_mean);
+    put_known(w, "ttft_error_max", e->ttft_max);
+    put_known(w, "tpot_error_mean", e->tpot_mean);
+    put_known(w, "tpot_error_max", e->tpot_max);
+    med_json_end_object(w);
 }
 
 static int report_json(const struct verb *v, struct med_buf *out)
@@ -359,6 +385,12 @@ static int report_json(const struct verb *v, struct med_buf *out)
         med_json_end_object(&w);
     }
     med_json_end_array(&w);
+    if (v->has_fit) {
+        med_json_begin_object(&w, "fit");
+        put_errors(&w, "fitted", &v->fit.fitted);
+        put_errors(&w, "left_out", &v->fit.left_out);
+        med_json_end_object(&w);
+    }
     med_json_end_object(&w);
     return med_json_writer_finish(&w);
 }
@@ -460,6 +492,17 @@ static int measure(struct verb *v, struct med_err *err)
     return v->interrupted ? 0 : rc;
 }
 
+static int fit(struct verb *v, struct med_err *err)
+{
+    int rc = med_fit_serving(&v->file.profile, v->file.source, &v->fit, err);
+    if (rc >= 0)
+        rc = med_fit_serving_keep(&v->file.profile, &v->fit, v->file.source, err);
+    if (rc >= 0)
+        rc = med_serving_file_save(&v->file, err);
+    v->has_fit = rc >= 0;
+    return rc;
+}
+
 static int run(struct verb *v, struct med_err *err)
 {
     int rc = prepare(v, err);
@@ -473,6 +516,8 @@ static int run(struct verb *v, struct med_err *err)
     if (!v->options->dry_run) {
         catch_signals();
         rc = measure(v, err);
+        if (rc >= 0 && v->options->fit)
+            rc = fit(v, err);
     } else {
         say_estimate(v);
     }

@@ -17,7 +17,7 @@ struct med_serving_options {
     int64_t gpus, buckets_max, requests, points_max, vocabulary, seed;
     int64_t connect_timeout_ns, stall_timeout_ns;
     double precision, minutes, time_scale; /* minutes 0: no budget */
-    bool same_prompts, fresh, json, progress, dry_run;
+    bool same_prompts, fit, fresh, json, progress, dry_run;
 };
 
 /* Returns the exit status. */

@@ -6,6 +6,7 @@
  */
 #include "allocator/capacity.h"
 #include "base/alloc.h"
+#include "profiles/profiler/fit_serving.h"
 #include "profiles/profiler/serving.h"
 #include "tests/check.h"
 #include "worker/engine/scheduler.h"
@@ -420,6 +421,115 @@ static void test_objectives_when_parsed_then_statistics_are_kept(void)
     }
 }
 
+/* ---- a step model fitted to what was measured ---- */
+
+/* A shape for which the rates of a step model say what `model` takes. */
+static struct med_profile make_profile(struct med_source *sources)
+{
+    sources[0] = (struct med_source){.id = med_strdup("serving"),
+                                     .kind = MED_SOURCE_MEASURED,
+                                     .text = med_strdup("test"),
+                                     .fit_error = (double)NAN};
+    struct med_profile p = {
+        .gpus_per_worker = 1,
+        .model = {.parameters = 7e9,
+                  .layers = 32,
+                  .heads = 32,
+                  .kv_heads = 32,
+                  .head_dim = 128,
+                  .weight_bytes = 14e9,
+                  .kv_bytes_per_token = 524288},
+        .hardware = {.memory_bytes = 80e9,
+                     .bandwidth_bytes_per_s = 2e12,
+                     .matrix_flops_per_s = 3e14},
+        .limits = {.model_len_max = model.model_len_max,
+                   .sequences_max = model.sequences_max,
+                   .batched_tokens_max = model.batched_tokens_max,
+                   .block_tokens = model.block_tokens,
+                   .kv_tokens = model.kv_tokens},
+        .sources = sources,
+        .source_count = 1,
+    };
+    return p;
+}
+
+static void test_fit_when_rows_are_the_schedulers_then_predicts_other_loads(void)
+{
+    static const double sizes[][2] = {{100, 20}, {100, 80}, {800, 30}, {400, 60}};
+    static struct med_serving_row rows[16];
+    struct med_source *sources = med_calloc(1, sizeof(*sources));
+    REQUIRE(sources != NULL);
+    struct med_profile p = make_profile(sources);
+    p.serving = rows;
+    struct world world;
+    struct med_err err = {0};
+    world_init(&world, "tpot.p99=100s");
+    for (size_t i = 0; i < 4; i++) {
+        double greatest = planned_capacity(sizes[i][0], sizes[i][1], "tpot.mean=100s") / 0.95;
+        const double loads[] = {0, 0.4, 0.75};
+        for (size_t n = 0; n < 3; n++) {
+            struct med_serving_ask ask = {.size = 3 * i + n,
+                                          .input_tokens = sizes[i][0],
+                                          .output_tokens = sizes[i][1],
+                                          .rate_per_s = loads[n] * greatest,
+                                          .requests = loads[n] > 0 ? 800 : 4,
+                                          .warm_s = 4,
+                                          .cool_s = 4,
+                                          .objectives = &world.objectives};
+            struct med_point point;
+            REQUIRE(measure(&world, &ask, &point, &err) == 0);
+            rows[p.serving_count++] = point.row;
+        }
+    }
+    struct med_serving_fit fit;
+    REQUIRE(med_fit_serving(&p, 0, &fit, &err) == 0);
+    CHECK_INT(fit.fitted.rows, 8);
+    CHECK_INT(fit.left_out.rows, 4);
+    CHECK(fit.fitted.tpot_mean < 0.05);
+    CHECK(fit.fitted.ttft_mean < 0.10);
+    CHECK(fit.left_out.tpot_mean < 0.05);
+    CHECK(fit.left_out.ttft_mean < 0.12);
+    /* A size and a load that it never saw. */
+    REQUIRE(med_fit_serving_keep(&p, &fit, 0, &err) == 0);
+    CHECK_INT(p.source_count, 2);
+    CHECK_INT(p.sources[1].kind, MED_SOURCE_MODELLED);
+    CHECK_INT(p.validation_count, 1);
+    p.worker_type = (char *)"w";
+    struct med_latency latency;
+    REQUIRE(med_latency_init(&latency, &p, &err) == 0);
+    CHECK_INT(med_latency_coverage(&latency, 4, 300, 100), MED_COVERAGE_MODELLED);
+    struct med_slos slos;
+    REQUIRE(med_slos_parse("tpot.mean=55ms", &slos, &err) == 0);
+    struct med_request_size size = {250, 50};
+    struct med_capacity capacity;
+    REQUIRE(med_capacity_of_model(&latency, &size, &slos, &capacity) == 0);
+    CHECK(capacity.modelled);
+    CHECK_DOUBLE(capacity.requests_per_s / planned_capacity(250, 50, "tpot.mean=55ms"), 1, 0.1);
+    /* Again, and gone. */
+    REQUIRE(med_fit_serving_keep(&p, &fit, 0, &err) == 0);
+    CHECK_INT(p.source_count, 2);
+    CHECK_INT(p.validation_count, 1);
+    med_fit_serving_drop(&p);
+    CHECK_INT(p.source_count, 1);
+    CHECK(!p.has_step_model);
+    med_free(p.validations);
+    med_free(p.sources[0].id);
+    med_free(p.sources[0].text);
+    med_free(p.sources);
+}
+
+static void test_fit_when_rows_are_few_then_refused(void)
+{
+    static struct med_source source;
+    struct med_profile p = make_profile(&source);
+    struct med_serving_fit fit;
+    struct med_err err;
+    CHECK_INT(med_fit_serving(&p, 0, &fit, &err), MED_E_UNCOVERED);
+    CHECK_CONTAINS(err.text, "0 sizes were measured alone and 0 under");
+    med_free(source.id);
+    med_free(source.text);
+}
+
 int main(void)
 {
     RUN(test_objectives_when_parsed_then_statistics_are_kept);
@@ -431,6 +541,8 @@ int main(void)
     RUN(test_server_when_it_refuses_what_is_too_much_then_capacity_is_below);
     RUN(test_saturation_when_over_the_greatest_rate_then_said);
     RUN(test_point_when_verdict_is_plain_then_cut_short);
+    RUN(test_fit_when_rows_are_the_schedulers_then_predicts_other_loads);
+    RUN(test_fit_when_rows_are_few_then_refused);
     RUN(test_search_when_resumed_from_rows_then_goes_on_where_it_was);
     return check_finish();
 }
