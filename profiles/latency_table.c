@@ -42,33 +42,25 @@ static int rising(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* Keeps the ends, and drops the knot that lies closest behind another until there is room. */
-static int64_t thin(double *knots, int64_t count, int64_t room)
+/*
+ * The distinct values among `count`, and `first`, rising; of more than room, so many evenly by rank,
+ * both ends among them. values has a place more than count.
+ */
+static int64_t knots_of(double *values, size_t count, double first, int64_t room, double *knots)
 {
-    for (; count > room; count--) {
-        int64_t drop = 1;
-        double least = INFINITY;
-        for (int64_t k = 1; k + 1 < count; k++) {
-            double ratio = (knots[k] + 1.0) / (knots[k - 1] + 1.0);
-            if (ratio < least) {
-                least = ratio;
-                drop = k;
-            }
+    size_t distinct = 0;
+    values[count++] = first;
+    qsort(values, count, sizeof *values, rising);
+    for (size_t n = 0; n < count; n++) {
+        if (distinct == 0 || values[distinct - 1] != values[n]) {
+            values[distinct++] = values[n];
         }
-        memmove(&knots[drop], &knots[drop + 1], (size_t)(count - drop - 1) * sizeof *knots);
     }
-    return count;
-}
-
-/* Adds a value to rising ones; when all are too many, they are thinned as they come. */
-static int64_t add_knot(double *knots, int64_t count, int64_t room, double value)
-{
-    if (bsearch(&value, knots, (size_t)count, sizeof *knots, rising) != NULL) {
-        return count;
+    size_t kept = distinct < (size_t)room ? distinct : (size_t)room;
+    for (size_t n = 0; n < kept; n++) {
+        knots[n] = kept == distinct ? values[n] : values[n * (distinct - 1) / (kept - 1)];
     }
-    knots[count++] = value;
-    qsort(knots, (size_t)count, sizeof *knots, rising);
-    return thin(knots, count, room);
+    return (int64_t)kept;
 }
 
 /* The last knot that is not above the value; the first if all are. */
@@ -227,7 +219,7 @@ static void level(struct med_latency_table *table, const bool *only)
 }
 
 void latency_table_build(struct med_latency_table *table, double row_near,
-                         const struct latency_point *points, size_t count,
+                         const struct latency_point *points, size_t count, double *scratch,
                          const struct med_latency *latency, latency_form form)
 {
     bool measured[CELLS] = {false};
@@ -235,18 +227,14 @@ void latency_table_build(struct med_latency_table *table, double row_near,
     if (count == 0) {
         return;
     }
-    double rows[MED_LATENCY_ROWS + 1] = {1.0};
-    double columns[MED_LATENCY_COLUMNS + 1] = {0.0};
-    int64_t row_count = 1;
-    int64_t column_count = 1;
     for (size_t n = 0; n < count; n++) {
-        row_count = add_knot(rows, row_count, MED_LATENCY_ROWS, points[n].row);
-        column_count = add_knot(columns, column_count, MED_LATENCY_COLUMNS, points[n].column);
+        scratch[n] = points[n].row;
     }
-    table->row_count = row_count;
-    table->column_count = column_count;
-    memcpy(table->rows, rows, sizeof table->rows);
-    memcpy(table->columns, columns, sizeof table->columns);
+    table->row_count = knots_of(scratch, count, 1.0, MED_LATENCY_ROWS, table->rows);
+    for (size_t n = 0; n < count; n++) {
+        scratch[n] = points[n].column;
+    }
+    table->column_count = knots_of(scratch, count, 0.0, MED_LATENCY_COLUMNS, table->columns);
     put_points(table, points, count, measured);
     fill(table, measured, latency, form);
     level(table, measured);

@@ -21,9 +21,9 @@ typedef double (*latency_form)(const struct med_latency *latency, double row, do
 /* Larger of a and b with a rounded corner; struct med_step_model. */
 double latency_corner(double a, double b, double corner);
 
-/* No points: an empty table. row_near: struct med_latency_table. */
+/* No points: an empty table. row_near: struct med_latency_table. scratch: count + 1 numbers. */
 void latency_table_build(struct med_latency_table *table, double row_near,
-                         const struct latency_point *points, size_t count,
+                         const struct latency_point *points, size_t count, double *scratch,
                          const struct med_latency *latency, latency_form form);
 /* The time at a place; beyond the table the form's increments. */
 double latency_table_at(const struct med_latency_table *table, double row, double column,
