@@ -11,7 +11,8 @@
  * counting.  Several starts for the place of the corner, all its widths in steps of 1/20; the best
  * is kept, the sharpest among equals.
  *
- * A weak pull towards what the hardware can do decides what the rows leave open, and no more.
+ * No rate exceeds the hardware's where that fits about as well, and a weak pull towards it decides what the
+ * rows leave open.
  *
  * Runs on any thread; memory only during the call.  It chooses no rows and reads no file.
  */
@@ -51,6 +52,9 @@ enum {
 
 static const double pull = 1e-5;     /* of being off the hardware's cost by all of it, squared */
 static const double equally = 1.005; /* losses this close are equal: the sharper corner is taken */
+/* A fit within the hardware's rates is taken up to this much more loss: so many times, or 0.3 % off. */
+static const double plausible = 1.5;
+static const double negligible = 1e-5;
 static const double widths[WIDTHS] = {1.0, 0.3, 0.1}; /* residuals beyond hardly count */
 static const double start_tokens[STARTS] = {8.0, 32.0, 128.0, 512.0, 2048.0};
 static const double bandwidth_max = 1e18; /* the bounds of the file format */
@@ -71,6 +75,7 @@ struct fitting {
     size_t count;
     size_t left_out; /* count: none */
     double expected[COSTS], scale[COSTS];
+    double least[COSTS]; /* no cost is below */
 };
 
 struct costs {
@@ -228,10 +233,15 @@ static void improve(const struct fitting *fitting, double width, struct costs *c
             matrix[j][i] = matrix[i][j];
         }
     }
-    double units[COSTS] = {0.0};
-    solve((const double(*)[COSTS])matrix, right, units);
     for (int i = 0; i < COSTS; i++) {
-        costs->of[i] = units[i] * fitting->scale[i];
+        for (int j = 0; j < COSTS; j++) {
+            right[i] -= matrix[i][j] * fitting->least[j] / fitting->scale[j];
+        }
+    }
+    double above[COSTS] = {0.0};
+    solve((const double(*)[COSTS])matrix, right, above);
+    for (int i = 0; i < COSTS; i++) {
+        costs->of[i] = fitting->least[i] + above[i] * fitting->scale[i];
     }
 }
 
@@ -289,6 +299,25 @@ static struct costs fit_all(const struct fitting *fitting)
         }
     }
     return best;
+}
+
+/*
+ * With no rate above the hardware's, unless the rows contradict: weights that stay in a cache are
+ * read faster than from memory.
+ */
+static struct costs fit_plausible(struct fitting *fitting)
+{
+    struct costs any = fit_all(fitting);
+    double loss = loss_of(fitting, &any, widths[WIDTHS - 1]);
+    for (int i = WEIGHTS; i < COSTS; i++) {
+        fitting->least[i] = fitting->expected[i];
+    }
+    struct costs bounded = fit_all(fitting);
+    if (loss_of(fitting, &bounded, widths[WIDTHS - 1]) <= plausible * loss + negligible) {
+        return bounded;
+    }
+    memset(fitting->least, 0, sizeof fitting->least);
+    return any;
 }
 
 /* ---- rows ---- */
@@ -546,7 +575,7 @@ int med_fit_steps(const struct med_fit_input *input, struct med_fit *ret_fit, st
     take_rows(&fitting, input);
     fitting.left_out = fitting.count;
     expect(&fitting, input);
-    struct costs costs = fit_all(&fitting);
+    struct costs costs = fit_plausible(&fitting);
     model_of(&costs, input->model, &fit.model);
     fit.unknown = unknown_of(&fitting, &costs);
     int64_t count = 0;
