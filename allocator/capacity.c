@@ -147,14 +147,26 @@ static bool meets_at(struct worker *w, double rate_per_s, const struct med_slos 
     return verdict == MEETS;
 }
 
-static bool is_modelled(const struct med_latency *latency, const struct worker *w,
-                        const struct med_load_point *point)
+/* A worker's usual iterations at the point: its decodes, and a chunk of a prompt. */
+static void judge_coverage(const struct med_latency *latency, const struct worker *w,
+                           const struct med_load_point *point, struct med_capacity *capacity)
 {
     double sequences = ceil(fmax(1.0, point->in_service));
     double room = fmax(1.0, (double)latency->batched_tokens_max - sequences);
-    int64_t chunk = (int64_t)fmin((double)w->input, room);
-    return med_latency_coverage(latency, (int64_t)sequences, w->input + w->output - 1, chunk) !=
-           MED_COVERAGE_MEASURED;
+    int64_t context = w->input + w->output - 1;
+    struct med_step_row decodes = {.decode_sequences = (int64_t)sequences,
+                                   .decode_context_tokens = (int64_t)sequences * context};
+    struct med_step_row prefill = {.prefill_tokens = (int64_t)fmin((double)w->input, room)};
+    capacity->modelled = med_latency_coverage(latency, (int64_t)sequences, context,
+                                              prefill.prefill_tokens) != MED_COVERAGE_MEASURED;
+    if (!capacity->modelled)
+        return;
+    if (med_latency_coverage(latency, (int64_t)sequences, context, 0) != MED_COVERAGE_MEASURED)
+        capacity->regions |= 1u << med_step_region_of(&decodes);
+    if (med_latency_coverage(latency, 0, 0, prefill.prefill_tokens) != MED_COVERAGE_MEASURED)
+        capacity->regions |= 1u << med_step_region_of(&prefill);
+    if (capacity->regions == 0) /* both were measured, but not beside each other */
+        capacity->regions = 1u << MED_STEP_MIXED;
 }
 
 static void say_too_large(const struct med_latency *latency, const struct med_request_size *size,
@@ -231,7 +243,7 @@ int med_capacity_of_model(const struct med_latency *latency, const struct med_re
     double high = stable_share * w.greatest_per_s;
     if (idle_meets(&w, low, slos, &capacity, &point)) {
         capacity.requests_per_s = close_in(&w, low, high, slos, &point);
-        capacity.modelled = is_modelled(latency, &w, &point);
+        judge_coverage(latency, &w, &point, &capacity);
     }
     med_walk_free(w.walk);
     *ret_capacity = capacity;

@@ -32,7 +32,8 @@ struct med_capacity {
     enum med_slo_metric metric; /* SLO: the objective that stops it */
     double needed_ms;
     int64_t tokens, limit_tokens;
-    bool modelled; /* beyond what was measured or published */
+    bool modelled;    /* beyond what was measured or published */
+    unsigned regions; /* then: bits of med_step_region that its iterations lie in */
 };
 
 /* Latencies of a worker under Poisson arrivals of one size. */

@@ -19,6 +19,10 @@
 #include <stdio.h>
 #include <string.h>
 
+enum {
+    ERRORS_TEXT_MAX = 1024
+};
+
 struct planning {
     const struct med_planner_input *input;
     struct med_problem problem;
@@ -244,26 +248,30 @@ static int prepare_plan(struct planning *p)
     return 0;
 }
 
-/* What was measured or published of a worker type, for a person. */
-static int say_coverage(struct planning *p, size_t type, double share)
+/* What was measured or published of a worker type and how far its model is off, for a person. */
+static int say_coverage(struct planning *p, size_t type, double share, unsigned regions)
 {
     struct med_plan *plan = &p->plan;
     const struct med_profile *profile = &plan->profiles[type];
     struct med_latency latency;
+    char errors[ERRORS_TEXT_MAX];
+    med_profile_say_errors(profile, regions, errors, sizeof errors);
     if (!profile->has_step_model || med_latency_init(&latency, profile, NULL) < 0 ||
         latency.covered_sequences == 0 || latency.covered_prefill_tokens == 0) {
         return med_problem_say(&plan->warnings, &plan->warning_count,
                                "%s: %.3g%% of its requests rest on modelled times; no complete set "
-                               "of decode and prefill steps was measured or published for this GPU",
-                               profile->worker_type, 100.0 * share);
+                               "of decode and prefill steps was measured or published for this GPU"
+                               "%s%s",
+                               profile->worker_type, 100.0 * share, *errors != '\0' ? "; " : "",
+                               errors);
     }
     return med_problem_say(&plan->warnings, &plan->warning_count,
                            "%s: %.3g%% of its requests rest on modelled times, beyond what was "
                            "measured or published (%lld sequences, contexts of %lld tokens, "
-                           "prefills of %lld)",
+                           "prefills of %lld, not all of them at once); %s",
                            profile->worker_type, 100.0 * share,
                            (long long)latency.covered_sequences, (long long)latency.covered_context,
-                           (long long)latency.covered_prefill_tokens);
+                           (long long)latency.covered_prefill_tokens, errors);
 }
 
 /* One warning per worker type of the mix whose capacities leave what was measured. */
@@ -275,13 +283,18 @@ static int warn_modelled(struct planning *p)
     for (size_t t = 0; t < types && rc >= 0; t++) {
         double modelled = 0.0;
         double total = 0.0;
+        unsigned regions = 0;
         for (size_t i = 0; i < plan->assignment_count; i++) {
+            const struct med_capacity *cell = &p->problem.cells[i * types + t];
             double rate_per_s = plan->assignment[i].rate_per_s * plan->assignment[i].shares[t];
             total += rate_per_s;
-            modelled += p->problem.cells[i * types + t].modelled ? rate_per_s : 0.0;
+            if (cell->modelled && rate_per_s > 0.0) {
+                modelled += rate_per_s;
+                regions |= cell->regions;
+            }
         }
         if (modelled > 0.0)
-            rc = say_coverage(p, t, modelled / total);
+            rc = say_coverage(p, t, modelled / total, regions);
     }
     return rc;
 }

@@ -607,20 +607,3 @@ double med_step_model_ms(const struct med_step_model *step, const struct med_mod
                               (double)med_step_pairs(row->prefill_tokens, row->prefill_context)};
     return predicted_ms(&costs, &point);
 }
-
-enum med_step_region med_step_region_of(const struct med_step_row *row)
-{
-    if (row->prefill_tokens > 0) {
-        if (row->decode_sequences > 0) {
-            return MED_STEP_MIXED;
-        }
-        return row->prefill_tokens <= MED_STEP_SHORT_PREFILL ? MED_STEP_PREFILL_SHORT
-                                                             : MED_STEP_PREFILL_LONG;
-    }
-    bool small = row->decode_sequences <= MED_STEP_SMALL_BATCH;
-    bool brief = row->decode_context_tokens <= MED_STEP_SHORT_CONTEXT * row->decode_sequences;
-    if (small) {
-        return brief ? MED_STEP_DECODE_SMALL_SHORT : MED_STEP_DECODE_SMALL_LONG;
-    }
-    return brief ? MED_STEP_DECODE_LARGE_SHORT : MED_STEP_DECODE_LARGE_LONG;
-}

@@ -25,6 +25,23 @@ const char *med_step_region_name(enum med_step_region region)
     return names[region];
 }
 
+enum med_step_region med_step_region_of(const struct med_step_row *row)
+{
+    if (row->prefill_tokens > 0) {
+        if (row->decode_sequences > 0) {
+            return MED_STEP_MIXED;
+        }
+        return row->prefill_tokens <= MED_STEP_SHORT_PREFILL ? MED_STEP_PREFILL_SHORT
+                                                             : MED_STEP_PREFILL_LONG;
+    }
+    bool small = row->decode_sequences <= MED_STEP_SMALL_BATCH;
+    bool brief = row->decode_context_tokens <= MED_STEP_SHORT_CONTEXT * row->decode_sequences;
+    if (small) {
+        return brief ? MED_STEP_DECODE_SMALL_SHORT : MED_STEP_DECODE_SMALL_LONG;
+    }
+    return brief ? MED_STEP_DECODE_LARGE_SHORT : MED_STEP_DECODE_LARGE_LONG;
+}
+
 void med_profile_release(struct med_profile *profile)
 {
     if (profile == NULL) {

@@ -130,6 +130,44 @@ static void test_corner_when_rounded_then_survives(void)
     free(text);
 }
 
+static void test_errors_when_told_then_by_region_or_by_what_was_left_out(void)
+{
+    char *text = formats_example("medley-profile/1");
+    struct med_json_doc doc;
+    struct med_profile p;
+    char said[512];
+    REQUIRE(med_json_parse(text, strlen(text), "f.json", &doc, NULL) == 0);
+    struct med_json_at root = med_json_root(&doc);
+    REQUIRE(med_profile_read(&root, &p, NULL) == 0);
+    med_profile_say_errors(&p, MED_STEP_REGIONS_ALL, said, sizeof said);
+    CHECK_STR(said, "steps left out of the fit are missed by 3% on average, 7% at most "
+                    "(decode-small-short), 5% on average, 6% at most (prefill-short)");
+    unsigned two = 1u << MED_STEP_PREFILL_SHORT | 1u << MED_STEP_MIXED;
+    med_profile_say_errors(&p, two, said, sizeof said);
+    CHECK_STR(said, "steps left out of the fit are missed by 5% on average, 6% at most "
+                    "(prefill-short), an unknown share (mixed: none measured)");
+    med_profile_say_errors(&p, two, said, 20);
+    CHECK_STR(said, "steps left out of t");
+    p.step_error_count = 0;
+    med_profile_say_errors(&p, two, said, sizeof said);
+    CHECK_STR(said,
+              "its form misses what it was fitted to by 4% on average, and what bench measured "
+              "and the fit left out by 6%");
+    size_t validations = p.validation_count;
+    p.validation_count = 0;
+    med_profile_say_errors(&p, two, said, sizeof said);
+    CHECK_STR(said, "its form misses what it was fitted to by 4% on average, and nothing was "
+                    "measured that the fit left out");
+    p.validation_count = validations;
+    p.has_step_model = false;
+    med_profile_say_errors(&p, two, said, sizeof said);
+    CHECK_STR(said, "");
+    p.has_step_model = true;
+    med_profile_release(&p);
+    med_json_free(&doc);
+    free(text);
+}
+
 static void test_serving_alone_when_read_then_is_enough(void)
 {
     char *text = formats_example("medley-profile/1");
@@ -327,6 +365,7 @@ int main(void)
     RUN(test_values_when_read_then_are_those_of_the_file);
     RUN(test_file_when_written_then_reads_back_the_same);
     RUN(test_corner_when_rounded_then_survives);
+    RUN(test_errors_when_told_then_by_region_or_by_what_was_left_out);
     RUN(test_serving_alone_when_read_then_is_enough);
     RUN(test_bad_field_when_read_then_one_sentence_says_where);
     RUN(test_steps_without_model_when_read_then_refused);
