@@ -101,10 +101,8 @@ static void draw_part(struct med_rng *rng, struct med_profile *p, const int64_t 
             ms[i][j] = before + (med_rng_below(rng, 5) == 0 ? 0 : med_rng_exponential(rng, 1.0));
             if (!keep_row || med_rng_below(rng, 3) == 0)
                 continue;
-            if (decodes)
-                add_step(p, 0, 0, rows[i], columns[j], ms[i][j]);
-            else
-                add_step(p, rows[i], columns[j], 0, 0, ms[i][j]);
+            add_step(p, decodes ? 0 : rows[i], decodes ? 0 : columns[j], decodes ? rows[i] : 0,
+                     decodes ? columns[j] : 0, ms[i][j]);
         }
     }
 }
@@ -175,10 +173,11 @@ static void test_time_when_one_token_more_then_no_jump(void)
 {
     struct med_profile p = empty_profile();
     for (int i = 0; i < SEQUENCE_KNOTS; i++) {
-        for (int j = 0; j < CONTEXT_KNOTS; j++)
-            add_step(&p, 0, 0, sequence_knots[i], context_knots[j],
-                     5 + 0.05 * (double)sequence_knots[i] +
-                         1e-4 * (double)(sequence_knots[i] * context_knots[j]));
+        for (int j = 0; j < CONTEXT_KNOTS; j++) {
+            double ms = 5 + 0.05 * (double)sequence_knots[i];
+            ms += 1e-4 * (double)(sequence_knots[i] * context_knots[j]);
+            add_step(&p, 0, 0, sequence_knots[i], context_knots[j], ms);
+        }
     }
     for (int i = 0; i < PREFILL_KNOTS; i++)
         add_step(&p, prefill_knots[i], 0, 0, 0, 5 + 0.02 * (double)prefill_knots[i]);
@@ -206,10 +205,11 @@ static void test_time_between_when_surface_is_physical_then_exact(void)
     /* a + b S + c D: what reading weights, keys and values costs. */
     struct med_profile p = empty_profile();
     for (int i = 0; i < SEQUENCE_KNOTS; i++) {
-        for (int j = 0; j < CONTEXT_KNOTS; j += 1 + i % 3)
-            add_step(&p, 0, 0, sequence_knots[i], context_knots[j],
-                     4 + 0.03 * (double)sequence_knots[i] +
-                         2.5e-4 * (double)(sequence_knots[i] * context_knots[j]));
+        for (int j = 0; j < CONTEXT_KNOTS; j += 1 + i % 3) {
+            double ms = 4 + 0.03 * (double)sequence_knots[i];
+            ms += 2.5e-4 * (double)(sequence_knots[i] * context_knots[j]);
+            add_step(&p, 0, 0, sequence_knots[i], context_knots[j], ms);
+        }
     }
     struct med_latency l = compiled(&p);
     for (int64_t sequences = 1; sequences <= 256; sequences += 5) {
