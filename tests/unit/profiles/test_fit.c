@@ -283,7 +283,7 @@ static void test_errors_when_one_row_is_wrong_then_leaving_it_out_finds_it(void)
     struct rows rows = grid_of(&truth);
     struct med_fit before = fitted(&rows);
     for (size_t n = 0; n < rows.count; n++) {
-        if (rows.of[n].decode_sequences == 8 && rows.of[n].decode_context_tokens == 8 * 512)
+        if (rows.of[n].decode_sequences == 8 && rows.of[n].decode_context_tokens == 4096)
             rows.of[n].ms_p50 *= 1.3;
     }
     struct med_fit fit = fitted(&rows);
