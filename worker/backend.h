@@ -43,8 +43,11 @@ struct med_backend_step {
      * below are borrowed until the batch is finished. */
     const struct med_backend_sequence *const *sequences;
     int64_t available_ns; /* fleet time since when this work could have begun */
-    uint32_t *sampled;    // [batch->count], out: token ids of the items that sample
-    bool *stop;           // [batch->count], out: the sampled token ends the sequence; false before
+    /* NULL, or out: fleet time at which the device ended it, by its own count.  Left alone by those that
+     * have none: it ended when step or finish returned. */
+    int64_t *ended_ns;
+    uint32_t *sampled; // [batch->count], out: token ids of the items that sample
+    bool *stop;        // [batch->count], out: the sampled token ends the sequence; false before
     /* [batch->count] or NULL, out: nothing could be drawn for item i, whose logits hold no finite
      * number; false before. With NULL such an item fails the step. */
     bool *failed;

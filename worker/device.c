@@ -8,10 +8,14 @@
  */
 #include "worker/device.h"
 
+#include "base/alloc.h"
 #include "base/assert.h"
+#include "base/clock.h"
+#include "worker/cpu/limits.h"
 #include "worker/peaks.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef MED_HAVE_CUDA
@@ -52,6 +56,77 @@ static void cpu_release(void *self)
     med_cpu_free(self);
 }
 
+enum {
+    CPU_READ_BYTES = 256 << 20, /* far more than caches hold */
+    CPU_DIM = 1024,
+    CPU_REPEATS = 9
+};
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median, and (max - min) / median. */
+static double median_of(double values[CPU_REPEATS], double *ret_spread)
+{
+    qsort(values, CPU_REPEATS, sizeof values[0], compare);
+    double median = values[CPU_REPEATS / 2];
+    *ret_spread = (values[CPU_REPEATS - 1] - values[0]) / median;
+    return median;
+}
+
+static void cpu_time(struct med_cpu *cpu, char *memory, struct med_device_limits *limits)
+{
+    struct med_clock clock;
+    double reads[CPU_REPEATS], products[CPU_REPEATS];
+    const size_t matrix = (size_t)CPU_DIM * CPU_DIM;
+    float *in = (float *)(void *)memory;
+    const struct med_cpu_blas_args blas = {.rows = CPU_DIM,
+                                           .outputs = CPU_DIM,
+                                           .columns = CPU_DIM,
+                                           .in = in,
+                                           .weights = in + matrix,
+                                           .out = in + 2 * matrix};
+    for (size_t i = 0; i < CPU_READ_BYTES / sizeof in[0]; i++)
+        in[i] = (float)(i % 251) * 1e-3f;
+    med_clock_init_real(&clock, 1);
+    uint64_t sum = 0;
+    for (int i = 0; i < CPU_REPEATS; i++) {
+        int64_t begin_ns = med_clock_now_ns(&clock);
+        sum += med_cpu_read(cpu, memory, CPU_READ_BYTES);
+        reads[i] = CPU_READ_BYTES / ((double)(med_clock_now_ns(&clock) - begin_ns) / 1e9);
+    }
+    MED_ASSERT(sum != 0); /* it had to be read */
+    med_cpu_blas_threads(cpu, true);
+    for (int i = 0; i < CPU_REPEATS; i++) {
+        int64_t begin_ns = med_clock_now_ns(&clock);
+        med_cpu_blas(&blas);
+        double seconds = (double)(med_clock_now_ns(&clock) - begin_ns) / 1e9;
+        products[i] = 2.0 * CPU_DIM * CPU_DIM * CPU_DIM / seconds;
+    }
+    med_cpu_blas_threads(cpu, false);
+    limits->read_bytes_per_s = median_of(reads, &limits->read_spread);
+    limits->flops_per_s = median_of(products, &limits->flops_spread);
+}
+
+static int cpu_measure(const struct med_device_config *config, struct med_device_limits *ret_limits,
+                       struct med_err *err)
+{
+    struct med_cpu *cpu;
+    char *memory = med_alloc(CPU_READ_BYTES);
+    if (!memory)
+        return med_err_set(err, MED_E_NOMEM, "no memory to measure the machine with");
+    int rc = med_cpu_new(&config->cpu, &cpu, err);
+    if (rc >= 0) {
+        cpu_time(cpu, memory, ret_limits);
+        med_cpu_free(cpu);
+    }
+    med_free(memory);
+    return rc;
+}
+
 /* ---- cuda ------------------------------------------------------------------------------------- */
 
 #ifdef MED_HAVE_CUDA
@@ -70,6 +145,8 @@ static void cuda_fill(struct med_device *device, const struct med_cuda_facts *fa
 {
     struct med_peaks peaks;
     (void)med_peaks_find(facts->name, &peaks); /* a card that is not there has none */
+    (void)snprintf(device->name, sizeof device->name, "%s", facts->name);
+    (void)snprintf(device->pci, sizeof device->pci, "%s", facts->pci);
     device->memory_bytes = facts->total_bytes;
     device->memory_free_bytes = facts->free_bytes;
     device->reserve_bytes = GPU_RESERVE_MIB * MIB;
@@ -166,7 +243,7 @@ static int cuda_measure(const struct med_device_config *config,
 /* ---- the table -------------------------------------------------------------------------------- */
 
 static const struct device_kind kinds[] = {
-    {.backend = "cpu", .init = cpu_init, .release = cpu_release},
+    {.backend = "cpu", .init = cpu_init, .release = cpu_release, .measure = cpu_measure},
 #ifdef MED_HAVE_CUDA
     {.backend = "cuda",
      .init = cuda_init,
@@ -230,10 +307,5 @@ int med_device_measure(const struct med_device_config *config, struct med_device
 {
     const struct device_kind *kind = find_kind(config->backend);
     MED_ASSERT(kind != NULL);
-    if (!kind->measure) {
-        return med_err_set(err, MED_E_USAGE,
-                           "--backend %s: its limits are measured beside each case",
-                           config->backend);
-    }
     return kind->measure(config, ret_limits, err);
 }

@@ -36,6 +36,8 @@ struct med_device {
     const struct med_ops *ops;
     void *self;                              /* what the ops are given; NULL: there is no device */
     char description[MED_DEVICE_TEXT_BYTES]; /* "OpenBLAS 0.3.21, Zen, AVX2": of one line */
+    char name[MED_DEVICE_TEXT_BYTES];        /* of a GPU: "NVIDIA H100 80GB HBM3"; else "" */
+    char pci[32];                            /* of a GPU, its bus id */
     int threads;                             /* of this process that compute; at least 1 */
     int gpu;                                 /* as CUDA counts */
     /* Memory of its own; total 0: it computes in the machine's. */
@@ -67,9 +69,8 @@ int64_t med_device_memory_free(const struct med_device *device);
 /* What the device does at most, measured on the spot with memory of its own; takes seconds. */
 struct med_device_limits {
     double read_bytes_per_s, read_spread;
-    double flops_per_s, flops_spread; /* of bf16 products */
+    double flops_per_s, flops_spread; /* of bf16 products; of a CPU: float32 ones */
 };
-/* errors: MED_E_USAGE for a device that is not measured in this way (the CPU). */
 int med_device_measure(const struct med_device_config *config, struct med_device_limits *ret_limits,
                        struct med_err *err) MED_MUST_CHECK;
 

@@ -53,6 +53,7 @@ int med_engine_step_start(struct med_engine_step *step, const struct med_backend
                           struct med_err *err)
 {
     step->is_waited_for = false;
+    step->ended_ns = 0;
     for (size_t i = 0; i < batch->count; i++) {
         struct med_engine_request *request = batch->items[i].user;
         bool samples = batch->items[i].samples;
@@ -68,6 +69,7 @@ int med_engine_step_start(struct med_engine_step *step, const struct med_backend
     step->given = (struct med_backend_step){.batch = batch,
                                             .sequences = step->sequences,
                                             .available_ns = available_ns,
+                                            .ended_ns = &step->ended_ns,
                                             .sampled = step->sampled,
                                             .stop = step->stops,
                                             .failed = step->failures,

@@ -23,8 +23,9 @@ struct med_engine_step {
     const struct med_backend_sequence **sequences; // [sequences_max]
     uint32_t *sampled;                             // [sequences_max]
     bool *stops, *failures;                        // [sequences_max]
-    struct med_token_logprobs *logprobs;           // [sequences_max]
-    struct med_token_logprobs **logprobs_wanted;   // [sequences_max], into logprobs or NULL
+    int64_t ended_ns;                    /* fleet time by the device's own count; 0: it has none */
+    struct med_token_logprobs *logprobs; // [sequences_max]
+    struct med_token_logprobs **logprobs_wanted; // [sequences_max], into logprobs or NULL
     /* The next draw of one of its sequences depends on the token that this step draws, otherwise than
      * by the model: the next step cannot be started before this one is finished. */
     bool is_waited_for;

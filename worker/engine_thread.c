@@ -27,6 +27,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/thread.h"
+#include "worker/engine_measure.h"
 #include "worker/engine_step.h"
 
 #include <math.h>
@@ -61,13 +62,15 @@ struct med_engine {
     int64_t since_ns;      /* fleet time that is not in stats.step_seconds yet */
     int64_t available_ns;  /* for the next step; 0: since the step before */
     bool quitting, failed;
-    bool news; /* something was announced since the loop was woken */
+    struct med_measure *measure; /* that is under way; NULL: none */
+    bool news;                   /* something was announced since the loop was woken */
 
     struct {
         struct med_engine_command beat;
         atomic_bool beat_posted;           /* whoever sets it posts; acq_rel hands `beat` over */
         atomic_int_least64_t heartbeat_ns; /* a gauge: relaxed */
-        pthread_mutex_t lock;              /* of the rest */
+        _Atomic(struct med_measure *) measured; /* is back; acq_rel hands it over */
+        pthread_mutex_t lock;                   /* of the rest */
         pthread_cond_t started;
         bool is_started;
         struct med_err failure; /* code 0: none */
@@ -134,6 +137,14 @@ static void fail_request(struct med_engine *engine, struct med_engine_request *r
     announce(engine, request);
 }
 
+/* Gives the measurement back to the loop. */
+static void end_measure(struct med_engine *engine)
+{
+    atomic_store_explicit(&engine->shared.measured, engine->measure, memory_order_release);
+    engine->measure = NULL;
+    engine->news = true;
+}
+
 static void fail_all(struct med_engine *engine, const struct med_err *err)
 {
     engine->failed = true;
@@ -143,6 +154,10 @@ static void fail_all(struct med_engine *engine, const struct med_err *err)
     unlock(engine);
     while (engine->first)
         fail_request(engine, engine->first);
+    if (engine->measure) {
+        med_measure_fail(engine->measure, err);
+        end_measure(engine);
+    }
 }
 
 static void take_submit(struct med_engine *engine, struct med_engine_request *request, bool idle)
@@ -178,6 +193,22 @@ static void take_cancel(struct med_engine *engine, struct med_engine_request *re
     announce(engine, request);
 }
 
+static void take_measure(struct med_engine *engine, struct med_measure *measure)
+{
+    MED_ASSERT(!engine->measure);
+    engine->measure = measure;
+    if (!engine->failed) {
+        engine->available_ns = med_clock_now_ns(engine->config.clock);
+        return;
+    }
+    struct med_err failure;
+    lock(engine);
+    failure = engine->shared.failure;
+    unlock(engine);
+    med_measure_fail(measure, &failure);
+    end_measure(engine);
+}
+
 static void take_mail(struct med_engine *engine, struct med_message *message, bool idle)
 {
     while (message) {
@@ -189,6 +220,9 @@ static void take_mail(struct med_engine *engine, struct med_message *message, bo
             break;
         case MED_ENGINE_COMMAND_CANCEL:
             take_cancel(engine, command->request);
+            break;
+        case MED_ENGINE_COMMAND_MEASURE:
+            take_measure(engine, command->measure);
             break;
         case MED_ENGINE_COMMAND_BEAT:
             /* The turn itself beats. */
@@ -227,6 +261,10 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
                                                [MED_END_CANCEL] = MED_ENGINE_CANCEL};
     struct med_engine_stats *stats = &engine->shared.stats;
     struct med_engine_request *request = event->user;
+    if (request->measure) {
+        med_measure_event(event);
+        return;
+    }
     if (event->position >= 0) {
         MED_ASSERT(event->position == request->generated);
         request->generated++;
@@ -276,6 +314,11 @@ static int finish_step(struct med_engine *engine, const bool **ret_stops, struct
     if (rc < 0)
         return rc;
     med_engine_step_keep(step, engine->scheduler);
+    if (engine->measure) {
+        int64_t ended_ns =
+            step->ended_ns > 0 ? step->ended_ns : med_clock_now_ns(engine->config.clock);
+        med_measure_step(engine->measure, &step->given.batch->load, ended_ns);
+    }
     engine->oldest = (engine->oldest + 1) % MED_BACKEND_STEPS;
     engine->under_way--;
     *ret_stops = step->stops;
@@ -319,8 +362,11 @@ static void turn(struct med_engine *engine)
     med_scheduler_get_stats(engine->scheduler, &engine->shared.stats.scheduler);
     unlock(engine);
     engine->since_ns = now_ns;
-    for (size_t i = 0; i < count; i++)
-        announce(engine, events[i].user);
+    for (size_t i = 0; i < count; i++) {
+        struct med_engine_request *request = events[i].user;
+        if (!request->measure)
+            announce(engine, request);
+    }
 }
 
 static void report_start(struct med_engine *engine, const struct med_err *failure)
@@ -378,6 +424,10 @@ static void *engine_run(void *arg)
         if (next_ns != INT64_MIN && next_ns <= now_ns && next_ns > engine->available_ns)
             engine->available_ns = next_ns;
         take_mail(engine, mail, next_ns != INT64_MIN);
+        /* Requests that it found end first. */
+        if (engine->measure && !engine->first &&
+            med_measure_feed(engine->measure, engine->scheduler))
+            end_measure(engine);
         if (next_turn_ns(engine) <= now_ns)
             turn(engine);
         if (engine->news)
@@ -441,13 +491,14 @@ static void release_shared(struct med_engine *engine)
 static void init_shared(struct med_engine *engine)
 {
     size_t requests_max = (size_t)engine->config.scheduler.table_max;
-    /* A submit and a cancel each, a beat and the end. */
-    med_mailbox_init(&engine->commands, 2 * requests_max + 2, NULL, NULL);
+    /* A submit and a cancel each, a measurement, a beat and the end. */
+    med_mailbox_init(&engine->commands, 2 * requests_max + 3, NULL, NULL);
     med_mailbox_init(&engine->events, requests_max, NULL, NULL);
     MED_ASSERT(pthread_mutex_init(&engine->shared.lock, NULL) == 0);
     MED_ASSERT(pthread_cond_init(&engine->shared.started, NULL) == 0);
     atomic_init(&engine->shared.beat_posted, false);
     atomic_init(&engine->shared.heartbeat_ns, 0);
+    atomic_init(&engine->shared.measured, NULL);
     engine->shared.beat.kind = MED_ENGINE_COMMAND_BEAT;
     engine->quit.kind = MED_ENGINE_COMMAND_QUIT;
 }
@@ -540,6 +591,7 @@ int med_engine_submit(struct med_engine *engine, struct med_engine_request *requ
     request->cancelling = false;
     request->submit =
         (struct med_engine_command){.kind = MED_ENGINE_COMMAND_SUBMIT, .request = request};
+    request->measure = NULL;
     request->generated = request->output_tokens;
     request->cached_prompt_tokens = 0;
     request->end = MED_ENGINE_GOES_ON;
@@ -561,6 +613,18 @@ void med_engine_cancel(struct med_engine *engine, struct med_engine_request *req
     request->cancel =
         (struct med_engine_command){.kind = MED_ENGINE_COMMAND_CANCEL, .request = request};
     post(engine, &request->cancel);
+}
+
+void med_engine_measure(struct med_engine *engine, struct med_measure *measure)
+{
+    measure->command =
+        (struct med_engine_command){.kind = MED_ENGINE_COMMAND_MEASURE, .measure = measure};
+    post(engine, &measure->command);
+}
+
+struct med_measure *med_engine_take_measure(struct med_engine *engine)
+{
+    return atomic_exchange_explicit(&engine->shared.measured, NULL, memory_order_acq_rel);
 }
 
 void med_engine_beat(struct med_engine *engine)

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 struct med_engine;
+struct med_measure;
 
 enum med_engine_end {
     MED_ENGINE_GOES_ON,
@@ -41,6 +42,7 @@ enum med_engine_end {
 enum med_engine_command_kind {
     MED_ENGINE_COMMAND_SUBMIT,
     MED_ENGINE_COMMAND_CANCEL,
+    MED_ENGINE_COMMAND_MEASURE,
     MED_ENGINE_COMMAND_BEAT,
     MED_ENGINE_COMMAND_QUIT
 };
@@ -50,6 +52,7 @@ struct med_engine_command {
     struct med_message message; /* first */
     enum med_engine_command_kind kind;
     struct med_engine_request *request; /* submit and cancel */
+    struct med_measure *measure;        /* measure */
 };
 
 /* Logprobs of the generated tokens; the arrays belong to whoever made the request. */
@@ -72,6 +75,11 @@ struct med_engine_request {
     int64_t output_tokens_max;
     int64_t arrival_ns; /* fleet time */
     uint64_t serial;    /* unique; set by submit */
+
+    /* One of a measurement's (engine_measure.h); NULL: the loop's.  What of its prompt is taken to be
+     * cached. */
+    struct med_measure *measure;
+    int64_t measured_cached;
 
     bool cancelling; /* thread: loop */
 
@@ -139,6 +147,12 @@ int med_engine_submit(struct med_engine *engine, struct med_engine_request *requ
 void med_engine_cancel(struct med_engine *engine, struct med_engine_request *request);
 /* Asks an idle engine for a heartbeat. */
 void med_engine_beat(struct med_engine *engine);
+
+/* Runs it when the requests that are held have ended; none may be submitted until it is back. One at a
+ * time. */
+void med_engine_measure(struct med_engine *engine, struct med_measure *measure);
+/* The one that is back; NULL: none is.  The loop is woken for it. */
+struct med_measure *med_engine_take_measure(struct med_engine *engine);
 
 /* Takes what the engine announced: calls on_event for each request that has news, in order. The
  * callee may free the request when event->end is set. */

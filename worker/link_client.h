@@ -28,7 +28,8 @@ struct med_tls;
 struct med_uplink;
 
 enum {
-    MED_UPLINK_VERSION = 1
+    MED_UPLINK_VERSION = 1,
+    MED_UPLINK_MEASURE_VERSION = 1 /* of Measure, Measured and Description */
 };
 
 #define MED_UPLINK_NO_ID UINT32_MAX /* from here on, a token has no more alternatives */
@@ -93,6 +94,35 @@ enum med_uplink_ending {
     MED_UPLINK_REFUSED
 };
 
+/* What a profiler asks for; sizes are as they came. */
+struct med_uplink_measure {
+    uint64_t id;
+    int64_t prefill_tokens, prefill_context, decode_sequences, decode_context_tokens, warmup,
+        repeats;
+    bool fill;
+};
+
+struct med_uplink_measured {
+    uint64_t id;
+    const char *error; /* NULL: it was measured */
+    int64_t prefill_tokens, prefill_context, decode_sequences;
+    size_t count;
+    const uint64_t *step_ns, *decode_context_tokens; // [count]
+};
+
+/* What is measured (Description of proto/link.proto has the units); strings are borrowed. */
+struct med_uplink_description {
+    const char *device, *gpu, *dtype, *kv_dtype, *driver, *uuid, *host;
+    uint32_t gpus;
+    double memory_bytes, read_bytes_per_s, read_spread, flops_per_s, flops_spread, peak_bytes_per_s,
+        peak_flops_per_s;
+    double parameters, weight_bytes, kv_bytes_per_token;
+    uint32_t layers, hidden, heads, kv_heads, head_dim, intermediate, vocab;
+    int64_t batched_tokens_max, block_tokens;
+    uint32_t clock_mhz, clock_max_mhz, memory_clock_mhz, power_w, power_limit_w, temperature_c;
+    double time_scale;
+};
+
 struct med_uplink_ops {
     /* < 0: the router broke the protocol, err says how; the connection is closed. */
     int (*on_generate)(void *arg, struct med_uplink *link,
@@ -103,6 +133,10 @@ struct med_uplink_ops {
     /* Another process takes over the router's address: a second link is wanted there, and this one is not
      * to be dialled again. stay: it does not, after all. */
     void (*on_redial)(void *arg, struct med_uplink *link, bool stay);
+    /* From a profiler alone. */
+    void (*on_measure)(void *arg, struct med_uplink *link,
+                       const struct med_uplink_measure *measure);
+    void (*on_describe)(void *arg, struct med_uplink *link);
     /* The connection is over: its requests have nobody to answer to. */
     void (*on_lost)(void *arg, struct med_uplink *link);
     void (*on_stopped)(void *arg, struct med_uplink *link);
@@ -158,6 +192,9 @@ struct med_uplink_finish {
 /* These do nothing on a link that is not up. */
 void med_uplink_send_tokens(struct med_uplink *link, const struct med_uplink_tokens *tokens);
 void med_uplink_send_finish(struct med_uplink *link, const struct med_uplink_finish *finish);
+void med_uplink_send_measured(struct med_uplink *link, const struct med_uplink_measured *measured);
+void med_uplink_send_description(struct med_uplink *link,
+                                 const struct med_uplink_description *description);
 void med_uplink_send_drain(struct med_uplink *link);
 /* Writes what was sent since the last flush, in one go. */
 void med_uplink_flush(struct med_uplink *link);

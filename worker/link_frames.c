@@ -173,6 +173,74 @@ void med_uplink_send_finish(struct med_uplink *link, const struct med_uplink_fin
     send_frame(link, &frame);
 }
 
+void med_uplink_send_measured(struct med_uplink *link, const struct med_uplink_measured *measured)
+{
+    if (link->state != MED_UPLINK_STATE_UP)
+        return;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Measured body = MEDLEY__LINK__MEASURED__INIT;
+    body.version = MED_UPLINK_MEASURE_VERSION;
+    body.id = measured->id;
+    body.error = (char *)(measured->error ? measured->error : "");
+    body.prefill_tokens = (uint32_t)measured->prefill_tokens;
+    body.prefill_context = (uint32_t)measured->prefill_context;
+    body.decode_sequences = (uint32_t)measured->decode_sequences;
+    body.n_step_ns = body.n_decode_context_tokens = measured->count;
+    body.step_ns = (uint64_t *)measured->step_ns; /* only read when packed */
+    body.decode_context_tokens = (uint64_t *)measured->decode_context_tokens;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_MEASURED;
+    frame.measured = &body;
+    send_frame(link, &frame);
+}
+
+void med_uplink_send_description(struct med_uplink *link,
+                                 const struct med_uplink_description *description)
+{
+    const struct med_uplink_description *d = description;
+    if (link->state != MED_UPLINK_STATE_UP)
+        return;
+    Medley__Link__Frame frame = MEDLEY__LINK__FRAME__INIT;
+    Medley__Link__Description body = MEDLEY__LINK__DESCRIPTION__INIT;
+    body.version = MED_UPLINK_MEASURE_VERSION;
+    body.device = (char *)d->device;
+    body.gpu = (char *)d->gpu;
+    body.dtype = (char *)d->dtype;
+    body.kv_dtype = (char *)d->kv_dtype;
+    body.driver = (char *)d->driver;
+    body.uuid = (char *)d->uuid;
+    body.host = (char *)d->host;
+    body.gpus = d->gpus;
+    body.memory_bytes = d->memory_bytes;
+    body.read_bytes_per_s = d->read_bytes_per_s;
+    body.read_spread = d->read_spread;
+    body.flops_per_s = d->flops_per_s;
+    body.flops_spread = d->flops_spread;
+    body.peak_bytes_per_s = d->peak_bytes_per_s;
+    body.peak_flops_per_s = d->peak_flops_per_s;
+    body.parameters = d->parameters;
+    body.weight_bytes = d->weight_bytes;
+    body.kv_bytes_per_token = d->kv_bytes_per_token;
+    body.layers = d->layers;
+    body.hidden = d->hidden;
+    body.heads = d->heads;
+    body.kv_heads = d->kv_heads;
+    body.head_dim = d->head_dim;
+    body.intermediate = d->intermediate;
+    body.vocab = d->vocab;
+    body.max_num_batched_tokens = (uint64_t)d->batched_tokens_max;
+    body.block_tokens = (uint32_t)d->block_tokens;
+    body.clock_mhz = d->clock_mhz;
+    body.clock_max_mhz = d->clock_max_mhz;
+    body.memory_clock_mhz = d->memory_clock_mhz;
+    body.power_w = d->power_w;
+    body.power_limit_w = d->power_limit_w;
+    body.temperature_c = d->temperature_c;
+    body.time_scale = d->time_scale;
+    frame.body_case = MEDLEY__LINK__FRAME__BODY_DESCRIPTION;
+    frame.description = &body;
+    send_frame(link, &frame);
+}
+
 void med_uplink_send_drain(struct med_uplink *link)
 {
     if (link->state != MED_UPLINK_STATE_UP)
@@ -214,6 +282,7 @@ static int take_welcome(struct med_uplink *link, const Medley__Link__Welcome *we
                            "Welcome: stats_interval_ms is %u, expected 0 (none) to %d",
                            welcome->stats_interval_ms, MED_UPLINK_STATS_MS_MAX);
     }
+    link->peer_measures = welcome->profiler;
     med_uplink_set_up(link, welcome->stats_interval_ms);
     return 0;
 }
@@ -270,6 +339,47 @@ static int take_generate(struct med_uplink *link, const Medley__Link__Generate *
     return link->config.ops.on_generate(link->config.ops.arg, link, &generate, err);
 }
 
+static int take_measure(struct med_uplink *link, const Medley__Link__Measure *m,
+                        struct med_err *err)
+{
+    if (m->version != MED_UPLINK_MEASURE_VERSION) {
+        return med_err_set(err, MED_E_PROTO, "Measure has version %u, this worker knows version %d",
+                           m->version, MED_UPLINK_MEASURE_VERSION);
+    }
+    if (m->decode_context_tokens > INT32_MAX) {
+        return med_err_set(err, MED_E_PROTO,
+                           "Measure: decode_context_tokens is %llu, expected at most %d",
+                           (unsigned long long)m->decode_context_tokens, INT32_MAX);
+    }
+    const struct med_uplink_measure measure = {
+        .id = m->id,
+        .prefill_tokens = m->prefill_tokens,
+        .prefill_context = m->prefill_context,
+        .decode_sequences = m->decode_sequences,
+        .decode_context_tokens = (int64_t)m->decode_context_tokens,
+        .warmup = m->warmup,
+        .repeats = m->repeats,
+        .fill = m->fill,
+    };
+    link->config.ops.on_measure(link->config.ops.arg, link, &measure);
+    return 0;
+}
+
+/* What only a profiler may ask. */
+static int take_profilers(struct med_uplink *link, const Medley__Link__Frame *frame,
+                          struct med_err *err)
+{
+    if (!link->peer_measures) {
+        return med_err_set(
+            err, MED_E_PROTO, "%s from a peer whose Welcome does not say that it is a profiler",
+            frame->body_case == MEDLEY__LINK__FRAME__BODY_MEASURE ? "Measure" : "Describe");
+    }
+    if (frame->body_case == MEDLEY__LINK__FRAME__BODY_MEASURE)
+        return take_measure(link, frame->measure, err);
+    link->config.ops.on_describe(link->config.ops.arg, link);
+    return 0;
+}
+
 static int take_frame(struct med_uplink *link, const Medley__Link__Frame *frame,
                       struct med_err *err)
 {
@@ -294,6 +404,9 @@ static int take_frame(struct med_uplink *link, const Medley__Link__Frame *frame,
     case MEDLEY__LINK__FRAME__BODY_REDIAL:
         link->config.ops.on_redial(link->config.ops.arg, link, frame->redial->stay);
         return 0;
+    case MEDLEY__LINK__FRAME__BODY_MEASURE:
+    case MEDLEY__LINK__FRAME__BODY_DESCRIBE:
+        return take_profilers(link, frame, err);
     case MEDLEY__LINK__FRAME__BODY_STATS: /* asks for ours */
         med_uplink_put_stats(link);
         return 0;

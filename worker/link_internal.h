@@ -51,6 +51,7 @@ struct med_uplink {
     struct med_uplink_connection *connection;
     struct med_frame_reader reader;
     struct med_buf out;
+    bool peer_measures;        /* its Welcome says that it is a profiler */
     int64_t stats_interval_ns; /* fleet time; 0: none wanted */
     int64_t stats_next_ns;
     int64_t pause_ms; /* the next one, before jitter */

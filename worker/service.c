@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "router/keys.h"
 #include "router/tls.h"
+#include "worker/engine_measure.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -107,6 +108,10 @@ static int on_generate(void *arg, struct med_uplink *link, const struct med_upli
                            " is running already, expected a new one",
                            g->request, g->attempt);
     }
+    if (service->measure) {
+        refuse(service, link, g, "the worker is being measured");
+        return 0;
+    }
     if (service->phase != MED_SERVICE_SERVING || route->draining || service->given_up) {
         refuse(service, link, g, "the worker is draining");
         return 0;
@@ -166,6 +171,10 @@ static void on_lost(void *arg, struct med_uplink *link)
         med_engine_cancel(service->engine, &r->engine);
     }
     route->held = 0;
+    if (service->measure_link == link) {
+        service->measure_link = NULL;
+        med_measure_cancel(service->measure);
+    }
     if (route->draining || route->leaving)
         med_uplink_stop(link);
 }
@@ -267,6 +276,8 @@ static int start_link(struct med_service *service, size_t index, const char *add
                 .on_cancel = on_cancel,
                 .on_drain = on_drain,
                 .on_redial = on_redial,
+                .on_measure = med_service_on_measure,
+                .on_describe = med_service_on_describe,
                 .on_lost = on_lost,
                 .on_stopped = on_stopped,
                 .get_stats = get_stats,
@@ -334,7 +345,7 @@ static void send_tokens(struct med_request *r, const struct med_engine_event *ev
     r->sent = event->generated;
 }
 
-static void note_failure(struct med_service *service)
+void med_service_note_failure(struct med_service *service)
 {
     if (service->failure < 0)
         return;
@@ -348,7 +359,7 @@ static void on_event(void *arg, const struct med_engine_event *event)
     struct med_service *service = arg;
     struct med_request *r = (struct med_request *)event->request;
     if (event->end == MED_ENGINE_ERROR)
-        note_failure(service);
+        med_service_note_failure(service);
     if (r->link && !r->engine.cancelling && event->generated > r->sent)
         send_tokens(r, event);
     if (event->end == MED_ENGINE_GOES_ON)
@@ -368,6 +379,7 @@ static void on_wake(uv_async_t *async)
     if (service->given_up)
         return;
     med_engine_take_events(service->engine, on_event, service);
+    med_service_take_measured(service);
     for (size_t i = 0; i < service->route_count; i++) {
         struct med_service_route *route = &service->routes[i];
         if (!route->link)
@@ -417,6 +429,10 @@ static void advance(struct med_service *service)
 {
     if (service->given_up)
         return;
+    if (service->phase <= MED_SERVICE_DRAINING && service->measure) {
+        med_measure_cancel(service->measure);
+        return;
+    }
     if (service->phase <= MED_SERVICE_DRAINING && service->requests.count == 0) {
         service->phase = MED_SERVICE_LINKS;
         for (size_t i = 0; i < service->route_count; i++) {

@@ -22,6 +22,17 @@
 struct med_keys;
 struct med_tls;
 
+/* Of the device and the model, for a profiler; zeros: not known.  Strings are borrowed. */
+struct med_service_facts {
+    const char *device, *gpu, *dtype, *kv_dtype;
+    int64_t gpus;
+    double memory_bytes, read_bytes_per_s, read_spread, flops_per_s, flops_spread, peak_bytes_per_s,
+        peak_flops_per_s;
+    double parameters, weight_bytes, kv_bytes_per_token;
+    int64_t layers, hidden, heads, kv_heads, head_dim, intermediate;
+    const char *pci; /* of the GPU, as CUDA names it; NULL: none */
+};
+
 struct med_service_config {
     const struct med_clock *clock;
     struct med_scheduler_config scheduler;
@@ -43,6 +54,7 @@ struct med_service_config {
     double weight_bytes; /* for the READY line */
     int64_t started_ns;  /* CLOCK_MONOTONIC, for the READY line */
     const char *dtype;   /* for metrics */
+    struct med_service_facts facts;
     /* Of a worker that computes, whose backend is a meter (meter.h); NULL: emulated. */
     const struct med_memory_plan *plan;
     double peak_bytes_per_s, peak_flops_per_s; /* of its device; 0: not known */

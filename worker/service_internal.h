@@ -45,6 +45,8 @@ struct med_service {
     struct med_engine *engine;
     struct med_http_server *http;
     struct med_requests requests;
+    struct med_measure *measure;     /* that the engine has; NULL: none */
+    struct med_uplink *measure_link; /* who waits for it; NULL: nobody */
     struct med_service_route routes[MED_SERVICE_ROUTERS_MAX];
     size_t route_count; /* that have ever had a link; from router_count on, those of redials */
     size_t links_open;
@@ -59,6 +61,15 @@ struct med_service {
     int64_t line_ns;
     uint64_t line_prompt, line_generated;
 };
+
+/* service_measure.c: what a profiler asks; `wake`: the engine may have a measurement done. */
+void med_service_on_measure(void *arg, struct med_uplink *link,
+                            const struct med_uplink_measure *measure);
+void med_service_on_describe(void *arg, struct med_uplink *link);
+void med_service_take_measured(struct med_service *service);
+
+/* The engine has failed: says so, once. */
+void med_service_note_failure(struct med_service *service);
 
 /* The READY line, on standard error. */
 void med_service_print_ready(const struct med_service *service);

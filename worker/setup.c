@@ -107,6 +107,8 @@ static int check_options_of_backend(const struct med_setup *setup, struct med_er
         {"emulated-fail-after", "emulated"},
         {"emulated-hang-after", "emulated"},
         {"model", "cpu or cuda"},
+        {"shape", "cpu or cuda"},
+        {"measure-limits", "cpu or cuda"},
         {"dtype", "cpu or cuda"},
         {"kv-cache-dtype", "cpu or cuda"},
         {"memory-utilization", "cpu or cuda"},
@@ -132,15 +134,18 @@ static int check_options_of_backend(const struct med_setup *setup, struct med_er
 static int choose_kind(struct med_setup *setup, struct med_err *err)
 {
     const struct med_worker_options *o = &setup->options;
-    const char *backend = o->backend ? o->backend : o->model ? "cpu" : "emulated";
+    const char *backend = o->backend ? o->backend : o->model || o->shape ? "cpu" : "emulated";
     bool real = strcmp(backend, "emulated") != 0;
     setup->backend = backend;
     setup->kind = real ? &med_setup_model : &med_setup_emulated;
-    if (real && !o->model && !setup->plan_model_path) {
-        return med_err_set(err, MED_E_USAGE,
-                           "--backend %s: expected --model DIR, or a plan that says where its "
-                           "model lies",
-                           backend);
+    if (o->model && o->shape)
+        return med_err_set(err, MED_E_USAGE, "expected either --model DIR or --shape NAME");
+    if (real && !o->model && !o->shape && !setup->plan_model_path) {
+        return med_err_set(
+            err, MED_E_USAGE,
+            "--backend %s: expected --model DIR, --shape NAME, or a plan that says where "
+            "its model lies",
+            backend);
     }
     if (!real && !setup->has_profile) {
         return med_err_set(err, MED_E_USAGE,

@@ -22,7 +22,7 @@
 
 struct med_worker_options {
     /* What to serve. */
-    const char *model, *plan, *worker_type, *profile, *served_model_name;
+    const char *model, *shape, *plan, *worker_type, *profile, *served_model_name;
     /* Engine. */
     const char *backend, *batching;
     int64_t model_len_max, sequences_max, batched_tokens_max, kv_tokens, block_tokens;
@@ -45,7 +45,7 @@ struct med_worker_options {
     const char *router_tls, *router_ca, *link_token_file;
     int64_t drain_ns;
     double time_scale;
-    bool dry_run, json;
+    bool dry_run, json, measure_limits;
 };
 
 extern const struct med_program med_worker_program;

@@ -85,6 +85,26 @@ static int settle(struct med_setup *setup, struct med_err *err)
     c->weight_bytes = setup->profile.model.weight_bytes;
     c->dtype = setup->profile.dtype;
     c->emulated = true;
+    const struct med_profile *p = &setup->profile;
+    c->facts = (struct med_service_facts){
+        .device = "emulated",
+        .gpu = p->gpu,
+        .dtype = p->dtype,
+        .kv_dtype = p->dtype,
+        .gpus = p->gpus_per_worker,
+        .memory_bytes = p->hardware.memory_bytes,
+        .peak_bytes_per_s = p->hardware.bandwidth_bytes_per_s,
+        .peak_flops_per_s = p->hardware.matrix_flops_per_s,
+        .parameters = p->model.parameters,
+        .weight_bytes = p->model.weight_bytes,
+        .kv_bytes_per_token = p->model.kv_bytes_per_token,
+        .layers = p->model.layers,
+        .hidden = p->model.hidden,
+        .heads = p->model.heads,
+        .kv_heads = p->model.kv_heads,
+        .head_dim = p->model.head_dim,
+        .intermediate = p->model.intermediate,
+    };
     if (med_options_given(setup->parsed, "step-timeout"))
         c->stuck_ns = setup->options.step_timeout_ns;
     return 0;

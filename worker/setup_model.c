@@ -17,6 +17,7 @@
 #include "worker/device.h"
 #include "worker/machine.h"
 #include "worker/meter.h"
+#include "worker/model/shape.h"
 #include "worker/transformer.h"
 #include "worker/warm_up.h"
 
@@ -43,6 +44,8 @@ enum {
 struct med_setup_model {
     const char *dir;
     struct med_checkpoint checkpoint;
+    void *shape_memory;              /* the checkpoint's, if it is a shape */
+    struct med_device_limits limits; /* zeros: not measured */
     struct med_device device;
     struct med_transformer *transformer; /* the backend's; NULL before it is made */
     struct med_backend warm_up;          /* the transformer, warmed up */
@@ -203,6 +206,12 @@ static int make_device(struct med_setup *setup, struct med_err *err)
         if (config.cpu.threads == 0)
             config.cpu.threads = count;
     }
+    if (o->measure_limits && !o->dry_run) {
+        MED_INFO("measuring what the device does at most");
+        rc = med_device_measure(&config, &setup->real->limits, err);
+        if (rc < 0)
+            return rc;
+    }
     return med_device_init(&setup->real->device, &config, err);
 }
 
@@ -291,6 +300,17 @@ static int plan_memory(struct med_setup *setup, struct med_err *err)
 
 /* ---- settling ------------------------------------------------------------------------------- */
 
+/* Random weights.  A device that copies them can do with one matrix for all. */
+static int make_shape(struct med_setup *setup, struct med_err *err)
+{
+    struct med_setup_model *real = setup->real;
+    int dtype = med_dtype_find(setup->options.dtype);
+    real->dir = setup->options.shape;
+    return med_shape_new(real->dir, dtype < 0 ? MED_DTYPE_BF16 : (enum med_dtype)dtype,
+                         strcmp(setup->backend, "cuda") == 0, 1, &real->checkpoint,
+                         &real->shape_memory, err);
+}
+
 static int open_checkpoint(struct med_setup *setup, struct med_err *err)
 {
     struct med_setup_model *real = setup->real;
@@ -298,7 +318,8 @@ static int open_checkpoint(struct med_setup *setup, struct med_err *err)
     med_clock_init_real(&clock, 1);
     int64_t begin_ns = med_clock_now_ns(&clock);
     real->dir = setup->options.model ? setup->options.model : setup->plan_model_path;
-    int rc = med_checkpoint_open(real->dir, &real->checkpoint, err);
+    int rc = setup->options.shape ? make_shape(setup, err)
+                                  : med_checkpoint_open(real->dir, &real->checkpoint, err);
     real->open_s = (double)(med_clock_now_ns(&clock) - begin_ns) / (double)MED_NS_PER_S;
     return rc;
 }
@@ -372,6 +393,42 @@ static void settle_scheduler(struct med_setup *setup)
     s->prefill_chunk_max = (p->sizes.batched_tokens_max + PREFILL_SHARES - 1) / PREFILL_SHARES;
 }
 
+/* For a profiler. */
+static void settle_facts(struct med_setup *setup)
+{
+    const struct med_setup_model *real = setup->real;
+    const struct med_model_config *m = &real->checkpoint.config;
+    const struct med_device *d = &real->device;
+    struct med_work_model work;
+    const bool copied = d->memory_bytes > 0;
+    med_work_model_init(&work, m, copied ? real->dtype : real->checkpoint.head.dtype,
+                        real->kv_dtype);
+    setup->service.facts = (struct med_service_facts){
+        .device = d->description,
+        .gpu = d->name,
+        .dtype = med_dtype_name(real->dtype),
+        .kv_dtype = med_dtype_name(real->kv_dtype),
+        .gpus = 1,
+        .memory_bytes = copied ? (double)d->memory_bytes : (double)real->plan.machine_bytes,
+        .read_bytes_per_s = real->limits.read_bytes_per_s,
+        .read_spread = real->limits.read_spread,
+        .flops_per_s = real->limits.flops_per_s,
+        .flops_spread = real->limits.flops_spread,
+        .peak_bytes_per_s = d->peak_bytes_per_s,
+        .peak_flops_per_s = d->peak_flops_per_s,
+        .parameters = (double)real->checkpoint.parameters,
+        .weight_bytes = (work.layer_elements + work.head_elements) * work.weight_element_bytes,
+        .kv_bytes_per_token = (double)med_model_kv_bytes_per_token(m, real->kv_dtype),
+        .layers = m->layers,
+        .hidden = m->hidden,
+        .heads = m->heads,
+        .kv_heads = m->kv_heads,
+        .head_dim = m->head_dim,
+        .intermediate = m->intermediate,
+        .pci = d->pci,
+    };
+}
+
 static int settle(struct med_setup *setup, struct med_err *err)
 {
     setup->real = med_calloc(1, sizeof *setup->real);
@@ -393,6 +450,7 @@ static int settle(struct med_setup *setup, struct med_err *err)
     if (rc < 0)
         return rc;
     settle_scheduler(setup);
+    settle_facts(setup);
     setup->service.weight_bytes = (double)setup->real->plan.weight_bytes;
     setup->service.dtype = med_dtype_name(setup->real->dtype);
     if (setup->real->device.ops->queues && setup->options.step_timeout_ns > 0)
@@ -548,7 +606,11 @@ void med_setup_model_release(struct med_setup *setup)
     if (!real)
         return;
     med_device_release(&real->device);
-    med_checkpoint_close(&real->checkpoint);
+    if (real->shape_memory) {
+        med_shape_free(&real->checkpoint, real->shape_memory);
+    } else {
+        med_checkpoint_close(&real->checkpoint);
+    }
     med_free(real);
     setup->real = NULL;
 }

@@ -4,6 +4,7 @@
  * thread: main.  What they mean together is checked in setup.c and by the kinds of worker.
  */
 #include "worker/cpu/cpu.h"
+#include "worker/model/shape.h"
 #include "worker/setup.h"
 
 #include <stddef.h>
@@ -13,6 +14,9 @@
 static const struct med_option option_table[] = {
     {.name = "model", .type = MED_OPT_STRING, .offset = AT(model), .unit = "DIR", .group = "What to serve",
      .help = "Model directory as its publisher left it: config.json, *.safetensors; the plan's by default."},
+    {.name = "shape", .type = MED_OPT_CHOICE, .offset = AT(shape), .choices = MED_SHAPES,
+     .help = "Instead of a model: random weights of this shape, in --dtype (bfloat16 by default). Its speed is "
+             "the model's, what it says means nothing: for medley profile."},
     {.name = "plan", .type = MED_OPT_STRING, .offset = AT(plan), .unit = "FILE",
      .help = "Plan that holds the profile of the worker type, and the objectives."},
     {.name = "worker-type", .type = MED_OPT_STRING, .offset = AT(worker_type), .unit = "NAME",
@@ -121,6 +125,8 @@ static const struct med_option option_table[] = {
     {.name = "time-scale", .type = MED_OPT_NUMBER, .offset = AT(time_scale), .unit = "FACTOR",
      .default_text = "1", .min = 0.001, .max = 1000,
      .help = "Fleet seconds per real second, the same for the whole run."},
+    {.name = "measure-limits", .type = MED_OPT_FLAG, .offset = AT(measure_limits),
+     .help = "Measure at the start what the device does at most, for the profiler that it dials (seconds)."},
     {.name = "dry-run", .type = MED_OPT_FLAG, .offset = AT(dry_run),
      .help = "Print the memory plan and exit."},
     {.name = "json", .type = MED_OPT_FLAG, .offset = AT(json),

@@ -6,6 +6,7 @@
  */
 #include "base/assert.h"
 #include "tests/fuzz/fuzz.h"
+#include "worker/engine_measure.h"
 #include "worker/link_internal.h"
 #include "worker/requests.h"
 
@@ -73,6 +74,48 @@ static void on_redial(void *arg, struct med_uplink *link, bool stay)
     (void)stay;
 }
 
+static void on_measure(void *arg, struct med_uplink *link, const struct med_uplink_measure *asked)
+{
+    const struct med_scheduler_config scheduler = {.block_tokens = 16,
+                                                   .kv_tokens = 8192,
+                                                   .model_len_max = TOKENS_MAX,
+                                                   .sequences_max = 32,
+                                                   .batched_tokens_max = 512,
+                                                   .table_max = 64};
+    const struct med_measure_sizes sizes = {.prefill_tokens = asked->prefill_tokens,
+                                            .prefill_context = asked->prefill_context,
+                                            .decode_sequences = asked->decode_sequences,
+                                            .decode_context_tokens = asked->decode_context_tokens,
+                                            .warmup = asked->warmup,
+                                            .repeats = asked->repeats,
+                                            .fill = asked->fill};
+    const struct med_sampling sampling = med_sampling_default();
+    struct med_measure *measure = NULL;
+    struct med_err why = {0};
+    (void)arg;
+    (void)link;
+    int rc = med_measure_new(&sizes, &scheduler, &sampling, VOCAB_TOKENS, &measure, &why);
+    if (rc < 0) {
+        MED_ASSERT(rc == MED_E_INVALID);
+        MED_ASSERT(why.text[0] != '\0');
+        return;
+    }
+    for (int64_t i = 0; i < measure->decode_count; i++) {
+        const struct med_engine_request *r = &measure->decodes[i];
+        MED_ASSERT(r->measured_cached < r->sequence.prompt_tokens);
+        MED_ASSERT(r->sequence.prompt_tokens + r->output_tokens_max <= TOKENS_MAX);
+    }
+    med_measure_free(measure);
+}
+
+static void on_describe(void *arg, struct med_uplink *link)
+{
+    const struct med_uplink_description nothing = {
+        .device = "", .gpu = "", .dtype = "", .kv_dtype = "", .driver = "", .uuid = "", .host = ""};
+    (void)arg;
+    med_uplink_send_description(link, &nothing);
+}
+
 static void get_stats(void *arg, struct med_uplink_stats *ret_stats)
 {
     (void)arg;
@@ -92,9 +135,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                  .on_cancel = on_cancel,
                                                  .on_drain = on_drain,
                                                  .on_redial = on_redial,
+                                                 .on_measure = on_measure,
+                                                 .on_describe = on_describe,
                                                  .get_stats = get_stats}},
                               .state = MED_UPLINK_STATE_UP,
-                              .connection = &connection};
+                              .connection = &connection,
+                              .peer_measures = true};
     med_buf_init(&link.out, 64 << 20);
     med_frame_reader_init(&link.reader);
     size_t cut = (size_t)data[0] * (size - 1) / 255;

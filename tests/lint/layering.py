@@ -70,7 +70,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 # What libc and the kernel offer; anything else in <> must be in THIRD_PARTY.
 LIBC = re.compile(
     r"^(sys/|linux/|netinet/|arpa/)|^(assert|ctype|dirent|errno|fcntl|float|getopt|inttypes|limits|"
-    r"locale|malloc|math|netdb|poll|pthread|sched|setjmp|signal|stdalign|stdarg|stdatomic|stdbool|"
+    r"dlfcn|locale|malloc|math|netdb|poll|pthread|sched|setjmp|signal|stdalign|stdarg|stdatomic|stdbool|"
     r"stddef|stdint|stdio|stdlib|string|strings|time|unistd|spawn|termios|wchar)\.h$")
 
 

@@ -12,7 +12,7 @@
 #include "base/options.h"
 #include "worker/bench/mixed.h"
 #include "worker/bench/report.h"
-#include "worker/bench/shape.h"
+#include "worker/model/shape.h"
 #include "worker/bench/speed.h"
 
 #include <stddef.h>
@@ -45,7 +45,7 @@ static const struct med_option option_table[] = {
      .type = MED_OPT_CHOICE,
      AT(shape),
      .default_text = "llama-3.2-1b",
-     .choices = MED_BENCH_SHAPES,
+     .choices = MED_SHAPES,
      .help = "random weights in the shape of this model",
      .group = "Model"},
     {.name = "model",
@@ -405,7 +405,7 @@ static int open_model(struct bench *b, struct med_err *err)
     if (o->model)
         return med_checkpoint_open(o->model, &b->checkpoint, err);
     /* Weights that are copied need not lie apart. */
-    return med_bench_shape_new(o->shape, (enum med_dtype)med_dtype_find(o->dtype),
+    return med_shape_new(o->shape, (enum med_dtype)med_dtype_find(o->dtype),
                                b->device.memory_bytes > 0, (uint64_t)o->seed, &b->checkpoint,
                                &b->memory, err);
 }
@@ -615,7 +615,7 @@ int main(int argc, char **argv)
     med_bench_free(bench.speed);
     med_device_release(&bench.device);
     if (bench.memory) {
-        med_bench_shape_free(&bench.checkpoint, bench.memory);
+        med_shape_free(&bench.checkpoint, bench.memory);
     } else {
         med_checkpoint_close(&bench.checkpoint);
     }

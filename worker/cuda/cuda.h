@@ -35,6 +35,7 @@ struct med_cuda_config {
 /* What a GPU is, before anything is taken on it. */
 struct med_cuda_facts {
     char name[256];
+    char pci[32]; /* bus id */
     int compute_major, compute_minor, multiprocessors;
     int driver_version, runtime_version; /* as CUDA counts: 13000 is 13.0 */
     int64_t total_bytes, free_bytes;     /* of its memory; free as of the call */

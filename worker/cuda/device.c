@@ -55,6 +55,7 @@ static int facts_describe(int device, struct med_cuda_facts *facts, struct med_e
     struct cudaDeviceProp properties;
     MED_CUDA_GOTO(cudaGetDeviceProperties(&properties, device), rc, out, err);
     (void)snprintf(facts->name, sizeof facts->name, "%s", properties.name);
+    MED_CUDA_GOTO(cudaDeviceGetPCIBusId(facts->pci, sizeof facts->pci, device), rc, out, err);
     facts->compute_major = properties.major;
     facts->compute_minor = properties.minor;
     facts->multiprocessors = properties.multiProcessorCount;

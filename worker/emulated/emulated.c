@@ -80,6 +80,8 @@ static int emulated_step(void *self, const struct med_backend_step *step, struct
         e->device_ns = step->available_ns;
     e->device_ns += duration_ns(e, &step->batch->load);
     med_clock_sleep_until(e->config.clock, e->device_ns);
+    if (step->ended_ns)
+        *step->ended_ns = e->device_ns;
     for (size_t i = 0; i < step->batch->count; i++) {
         const struct med_batch_item *item = &step->batch->items[i];
         const struct med_backend_sequence *sequence = step->sequences[i];

@@ -16,8 +16,13 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/rng.h"
 
 #include <string.h>
+
+enum {
+    SCATTER_STREAM = 5 /* of the generator; any number */
+};
 
 int med_kv_blocks_init(struct med_kv_blocks *kv, int64_t blocks_total, int64_t lanes,
                        int64_t lane_blocks_max)
@@ -126,6 +131,18 @@ void med_kv_blocks_drop(struct med_kv_blocks *kv, int64_t lane)
         give_back(kv, table[--kv->counts[lane]]);
     if (kv->sharing)
         kv->published[lane] = 0;
+}
+
+void med_kv_blocks_scatter(struct med_kv_blocks *kv, uint64_t seed)
+{
+    struct med_rng rng;
+    med_rng_init(&rng, seed, SCATTER_STREAM);
+    for (int64_t i = kv->free_count - 1; i > 0; i--) {
+        int64_t with = med_rng_below(&rng, (uint32_t)(i + 1));
+        int32_t block = kv->free[i];
+        kv->free[i] = kv->free[with];
+        kv->free[with] = block;
+    }
 }
 
 const int32_t *med_kv_blocks_table(const struct med_kv_blocks *kv, int64_t lane)

@@ -63,6 +63,8 @@ int64_t med_kv_blocks_available(const struct med_kv_blocks *kv);
 bool med_kv_blocks_grow(struct med_kv_blocks *kv, int64_t lane, int64_t count) MED_MUST_CHECK;
 /* Gives all blocks of the lane back: published ones stay findable until they are evicted. */
 void med_kv_blocks_drop(struct med_kv_blocks *kv, int64_t lane);
+/* Puts the free blocks in an order of chance. */
+void med_kv_blocks_scatter(struct med_kv_blocks *kv, uint64_t seed);
 /* The lane's table, med_kv_blocks.counts[lane] entries. */
 const int32_t *med_kv_blocks_table(const struct med_kv_blocks *kv, int64_t lane);
 

@@ -235,7 +235,8 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
     int64_t room = min64(s->config.model_len_max, s->kv.blocks_total * s->config.block_tokens);
     if (spec->prompt_tokens < 1 || spec->output_tokens_max < 1 || spec->prompt_tokens > room ||
         spec->output_tokens_max > room - spec->prompt_tokens || spec->output_tokens < 0 ||
-        spec->output_tokens >= spec->output_tokens_max)
+        spec->output_tokens >= spec->output_tokens_max || spec->cached_tokens < 0 ||
+        spec->cached_tokens >= spec->prompt_tokens + spec->output_tokens)
         return MED_E_INVALID;
     if (s->slot_free == MED_SLOT_NONE)
         return MED_E_AGAIN;
@@ -249,6 +250,7 @@ int med_scheduler_add(struct med_scheduler *s, const struct med_sequence_spec *s
                                .prompt_tokens = spec->prompt_tokens,
                                .output_tokens_max = spec->output_tokens_max,
                                .generated = spec->output_tokens,
+                               .given = spec->cached_tokens,
                                .arrival_ns = spec->arrival_ns,
                                .lane = MED_SLOT_NONE,
                                .next = MED_SLOT_NONE,
@@ -287,6 +289,12 @@ int med_scheduler_cancel(struct med_scheduler *s, uint64_t id)
     if (s->under_way == 0)
         med_scheduler_drop_lane(s, &s->slots[slot]);
     return 0;
+}
+
+void med_scheduler_scatter(struct med_scheduler *s, uint64_t seed)
+{
+    MED_ASSERT(!med_scheduler_has_work(s));
+    med_kv_blocks_scatter(&s->kv, seed);
 }
 
 bool med_scheduler_has_work(const struct med_scheduler *s)

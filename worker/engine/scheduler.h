@@ -79,6 +79,9 @@ struct med_sequence_spec {
     /* Of the output, what is known already and was delivered elsewhere; < output_tokens_max. It goes on
      * as one that was preempted after so many. */
     int64_t output_tokens;
+    /* Of prompt and output_tokens, the first that the cache is taken to hold when it is first admitted,
+     * whatever its blocks hold; fewer than there are.  0 but for who measures. */
+    int64_t cached_tokens;
     int64_t arrival_ns; /* in plan's time; read by dynamic and static batching alone */
     /* prompt_tokens and output_tokens of them, and behind them room where each sampled token is written
      * before the commit that tells of it.  Borrowed until the sequence's end.  NULL: it neither uses nor fills
@@ -176,6 +179,9 @@ const struct med_batch *med_scheduler_plan_ahead(struct med_scheduler *s, int64_
  * were written to the scheduler's own array, lent as *ret_events until the next commit. */
 size_t med_scheduler_commit(struct med_scheduler *s, const bool *stop,
                             const struct med_sequence_event **ret_events);
+
+/* Puts the free blocks in an order of chance, as they are after a while of serving.  Nothing is held. */
+void med_scheduler_scatter(struct med_scheduler *s, uint64_t seed);
 
 void med_scheduler_get_stats(const struct med_scheduler *s, struct med_scheduler_stats *ret_stats);
 /* Every invariant, asserted (a block has one owner; counts add up). For tests and simulation. */

@@ -33,6 +33,7 @@ struct med_sequence {
     int64_t prompt_tokens, output_tokens_max, arrival_ns;
     int64_t generated;         /* tokens delivered, and those taken for granted */
     int64_t cached;            /* known tokens whose keys and values are in the cache, likewise */
+    int64_t given;             /* that it is taken to find cached at its first admission */
     int64_t lane;              /* of the block tables; NONE when it holds no blocks */
     int32_t next, prev;        /* on the list of its place; free slots use next alone */
     int32_t item[MED_FLIGHTS]; /* which of that batch's items is its own; NONE: none */

@@ -193,6 +193,9 @@ static bool admit(struct med_scheduler *s)
     bool grown =
         med_kv_blocks_grow(&s->kv, q->lane, med_scheduler_blocks_for(s, med_sequence_known(q)));
     MED_ASSERT(grown);
+    if (q->given > q->cached)
+        q->cached = q->given;
+    q->given = 0;
     q->prefilling = true;
     s->members_waiting -= q->member;
     med_scheduler_leave(s, slot);

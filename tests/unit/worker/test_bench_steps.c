@@ -4,7 +4,7 @@
  * each decode awaits its own sequence, contexts advance around the mean, no block has two owners; and
  * the work of a step by its shape, against sums made here.
  */
-#include "worker/bench/shape.h"
+#include "worker/model/shape.h"
 #include "worker/bench/steps.h"
 #include "worker/model/work.h"
 
@@ -278,10 +278,10 @@ static void test_shape_when_shared_then_little_memory_and_no_two_matrices_in_one
         void *shared_memory, *memory;
         struct med_err err = {0};
         int64_t before = med_alloc_bytes_live();
-        REQUIRE(med_bench_shape_new("tiny", (enum med_dtype)dtype, true, 1, &shared, &shared_memory,
+        REQUIRE(med_shape_new("tiny", (enum med_dtype)dtype, true, 1, &shared, &shared_memory,
                                     &err) == 0);
         int64_t taken = med_alloc_bytes_live() - before;
-        REQUIRE(med_bench_shape_new("tiny", (enum med_dtype)dtype, false, 1, &apart, &memory,
+        REQUIRE(med_shape_new("tiny", (enum med_dtype)dtype, false, 1, &apart, &memory,
                                     &err) == 0);
         int64_t taken_apart = med_alloc_bytes_live() - before - taken;
         CHECK(taken < taken_apart / 2);
@@ -299,8 +299,8 @@ static void test_shape_when_shared_then_little_memory_and_no_two_matrices_in_one
         const struct med_weight *last = &shared.layers[5].down;
         (void)med_dtype_get((enum med_dtype)dtype, last->data,
                             (size_t)(last->rows * last->columns - 1));
-        med_bench_shape_free(&shared, shared_memory);
-        med_bench_shape_free(&apart, memory);
+        med_shape_free(&shared, shared_memory);
+        med_shape_free(&apart, memory);
     }
 }
 

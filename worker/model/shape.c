@@ -5,7 +5,7 @@
  * than the measurement.  Norms are 1, projections small, so activations stay finite.
  * thread: main.
  */
-#include "worker/bench/shape.h"
+#include "worker/model/shape.h"
 
 #include "base/alloc.h"
 #include "base/rng.h"
@@ -28,7 +28,7 @@ static const struct shape shape_table[] = {
     {"llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 500000, false},
     {"llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, 10000, false},
 };
-const char MED_BENCH_SHAPES[] = "tiny|llama-3.2-1b|llama-3.2-3b|llama-3-8b|llama-2-7b";
+const char MED_SHAPES[] = "tiny|llama-3.2-1b|llama-3.2-3b|llama-3-8b|llama-2-7b";
 
 enum {
     PATTERN = 1 << 16, /* random elements; a multiple of the alignment */
@@ -151,9 +151,8 @@ static void set_config(const struct shape *s, enum med_dtype dtype, struct med_m
     };
 }
 
-int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uint64_t seed,
-                        struct med_checkpoint *ret_checkpoint, void **ret_memory,
-                        struct med_err *err)
+int med_shape_new(const char *name, enum med_dtype dtype, bool shared, uint64_t seed,
+                  struct med_checkpoint *ret_checkpoint, void **ret_memory, struct med_err *err)
 {
     const struct shape *shape = NULL;
     for (size_t i = 0; i < sizeof shape_table / sizeof shape_table[0]; i++) {
@@ -162,7 +161,7 @@ int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uin
     }
     if (!shape) {
         return med_err_set(err, MED_E_INVALID, "shape \"%s\": expected one of %s", name,
-                           MED_BENCH_SHAPES);
+                           MED_SHAPES);
     }
     struct med_checkpoint made = {0};
     set_config(shape, dtype, &made.config);
@@ -180,7 +179,7 @@ int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uin
     }
     if (!memory) {
         med_free(pattern);
-        med_bench_shape_free(&made, NULL);
+        med_shape_free(&made, NULL);
         return med_err_set(err, MED_E_NOMEM, "shape \"%s\": no memory for %zu bytes of weights",
                            name, matrices + carver.used);
     }
@@ -190,6 +189,8 @@ int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uin
     fill(&carver, carver.memory, matrices, false);
     carve_all(&carver, &made);
     med_free(pattern);
+    made.generation =
+        (struct med_generation_config){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     made.parameters = count_parameters(&made.config);
     made.weight_bytes = made.parameters * (int64_t)med_dtype_bytes(dtype);
     *ret_checkpoint = made;
@@ -197,7 +198,7 @@ int med_bench_shape_new(const char *name, enum med_dtype dtype, bool shared, uin
     return 0;
 }
 
-void med_bench_shape_free(struct med_checkpoint *checkpoint, void *memory)
+void med_shape_free(struct med_checkpoint *checkpoint, void *memory)
 {
     med_free(checkpoint->dir);
     med_free(checkpoint->layers);
