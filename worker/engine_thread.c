@@ -381,6 +381,8 @@ static void report_start(struct med_engine *engine, const struct med_err *failur
 /* As med_scheduler_next_ns; a dead engine waits for mail alone. */
 static int64_t next_turn_ns(const struct med_engine *engine)
 {
+    if (engine->measure && !engine->first)
+        return INT64_MIN; /* it always wants something */
     return engine->failed ? INT64_MAX : med_scheduler_next_ns(engine->scheduler);
 }
 

@@ -62,11 +62,12 @@ void med_service_busy_line(struct med_service *service)
         (void)snprintf(late, sizeof late, ", emulation late by %.1f ms",
                        (double)late_ns / (double)MED_NS_PER_MS);
     }
-    if (prompt > 0 || generated > 0 || service->requests.count > 0) {
+    int64_t waiting = service->requests.count - s->running;
+    if (!service->measure && (prompt > 0 || generated > 0 || service->requests.count > 0)) {
         MED_INFO("prompt %.0f tok/s, generation %.0f tok/s, running %" PRId64 ", waiting %" PRId64
                  ", KV %.1f %%, preemptions %" PRIu64 "%s",
                  (double)prompt / passed_s, (double)generated / passed_s, s->running,
-                 service->requests.count - s->running,
+                 waiting > 0 ? waiting : 0,
                  100 * (1 - (double)s->kv_blocks_free / (double)s->kv_blocks_total), s->preemptions,
                  late);
     }

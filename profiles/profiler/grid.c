@@ -14,7 +14,7 @@
 enum {
     CONTEXT_MIN = 64,
     PREFILL_MIN = 16,
-    MARGIN = 320, /* tokens of a sequence that the repeats may take */
+    MARGIN = 56, /* tokens of a sequence that the repeats may take at least */
     VALUES_MAX = 48,
     AXES = 4
 };
@@ -53,6 +53,12 @@ static int64_t context_max(const struct med_engine_limits *l, int64_t sequences,
     return min64(each, l->model_len_max - MARGIN);
 }
 
+/* The longest prompt of which a token can be sampled. */
+static int64_t prefill_max(const struct med_engine_limits *l)
+{
+    return min64(l->model_len_max - 1, l->kv_tokens - 2 * l->block_tokens);
+}
+
 static bool is_possible(const struct med_engine_limits *l, const struct med_grid_point *p)
 {
     if (p->prefill_tokens + p->decode_sequences > l->batched_tokens_max ||
@@ -61,7 +67,7 @@ static bool is_possible(const struct med_engine_limits *l, const struct med_grid
     if (p->decode_sequences > l->sequences_max - (p->prefill_tokens > 0))
         return false;
     int64_t prefill = p->prefill_tokens + p->prefill_context;
-    if (p->prefill_tokens > 0 && (prefill + 1 > l->model_len_max || prefill > l->kv_tokens))
+    if (p->prefill_tokens > 0 && prefill > prefill_max(l))
         return false;
     return p->decode_sequences == 0 ||
            (p->decode_context >= 1 &&
@@ -109,11 +115,11 @@ static void put_prefills(struct med_grid *g, int64_t ratio, int64_t context_rati
 {
     const struct med_engine_limits *l = &g->limits;
     int64_t tokens[VALUES_MAX], contexts[VALUES_MAX];
-    int64_t most = min64(l->batched_tokens_max, l->model_len_max - 1);
+    int64_t most = min64(l->batched_tokens_max, prefill_max(l));
     size_t count = series(min64(PREFILL_MIN, most), most, ratio, tokens);
     for (size_t t = 0; t < count; t++) {
         put(g, tokens[t], 0, 0, 0);
-        int64_t longest = min64(l->model_len_max, l->kv_tokens) - tokens[t] - 1;
+        int64_t longest = prefill_max(l) - tokens[t];
         size_t context_count = series(512, longest, context_ratio, contexts);
         for (size_t c = 0; c < context_count && longest >= 512; c++)
             put(g, tokens[t], contexts[c], 0, 0);

@@ -24,6 +24,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -739,9 +740,9 @@ void med_profiled_free(struct med_profiled *p)
     if (!p)
         return;
     p->stopping = true;
+    stop_child(p); /* which closes its end in order */
     if (p->has_stream)
         med_stream_close(&p->stream);
-    stop_child(p);
     if (p->has_listener)
         uv_close(&p->listener.handle, NULL);
     uv_close((uv_handle_t *)&p->timer, NULL);

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/buf.h"
+#include "profiles/latency.h"
 
 #include <errno.h>
 #include <fcntl.h>

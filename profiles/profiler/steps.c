@@ -19,6 +19,7 @@
 enum {
     GROUP_MIN = 8, /* repeats asked for at a time */
     GROUP_MAX = 64,
+    GROW_SLACK = 10,
     WARMUP_MIN = 2,
     WARMUP_MAX = 16,
     TIMEOUT_S = 120, /* at least, for an answer */
@@ -200,6 +201,24 @@ static double expected_s(const struct session *s, const struct med_grid_point *p
     return med_steps_guess_s(f, p) * s->slowness / f->time_scale;
 }
 
+/* Sequences grow by a token with each iteration, by two beside a prefill where the worker's backend
+ * queues: as many repeats as their cache has room for. */
+static int64_t repeats_that_fit(const struct session *s, const struct med_grid_point *p,
+                                int64_t warmup)
+{
+    const struct med_engine_limits *l = &s->grid.limits;
+    const int64_t grows = p->prefill_tokens > 0 ? 2 : 1;
+    if (p->decode_sequences == 0)
+        return GROUP_MAX;
+    int64_t blocks = (l->kv_tokens - p->prefill_tokens - p->prefill_context) / l->block_tokens - 2;
+    int64_t room = (blocks / p->decode_sequences - 1) * l->block_tokens - GROW_SLACK;
+    if (room > l->model_len_max - GROW_SLACK)
+        room = l->model_len_max - GROW_SLACK;
+    int64_t behind = 2 * (room - p->decode_context) / grows; /* half of them are below the middle */
+    int64_t all = room / grows - warmup;                     /* a context that begins at nothing */
+    return behind < all ? behind : all;
+}
+
 static int measure_group(struct session *s, const struct med_grid_point *p, double step_s,
                          struct med_err *err)
 {
@@ -214,6 +233,11 @@ static int measure_group(struct session *s, const struct med_grid_point *p, doub
                                        .repeats = clamp(group_s / step_s, GROUP_MIN, GROUP_MAX)};
     if (steps.repeats > room)
         steps.repeats = room;
+    int64_t fit = repeats_that_fit(s, p, steps.warmup);
+    if (fit < GROUP_MIN)
+        steps.warmup = WARMUP_MIN;
+    if (steps.repeats > fit)
+        steps.repeats = fit > GROUP_MIN ? fit : GROUP_MIN;
     double usual_s = (double)(2 * (steps.warmup + steps.repeats) + GROUP_MIN) * step_s;
     int rc = med_profiled_measure(s->worker, &steps, (int64_t)((TIMEOUT_S + 20 * usual_s) * 1e9),
                                   &times, err);
