@@ -273,7 +273,7 @@ class Faults(unittest.TestCase):
 
     def test_frame_without_a_body_that_we_know(self):
         # Field 12 of Frame, reserved for later versions' bodies.
-        self.broken_by(lambda link: link.send_raw(struct.pack(">I", 2) + b"\x62\x00"),
+        self.broken_by(lambda link: link.send_raw(struct.pack(">I", 2) + b"\x7a\x00"),
                        "without a body")
 
     def test_half_a_frame_and_then_the_end(self):

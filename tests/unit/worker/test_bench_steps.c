@@ -4,8 +4,8 @@
  * each decode awaits its own sequence, contexts advance around the mean, no block has two owners; and
  * the work of a step by its shape, against sums made here.
  */
-#include "worker/model/shape.h"
 #include "worker/bench/steps.h"
+#include "worker/model/shape.h"
 #include "worker/model/work.h"
 
 #include "base/alloc.h"
@@ -279,10 +279,9 @@ static void test_shape_when_shared_then_little_memory_and_no_two_matrices_in_one
         struct med_err err = {0};
         int64_t before = med_alloc_bytes_live();
         REQUIRE(med_shape_new("tiny", (enum med_dtype)dtype, true, 1, &shared, &shared_memory,
-                                    &err) == 0);
+                              &err) == 0);
         int64_t taken = med_alloc_bytes_live() - before;
-        REQUIRE(med_shape_new("tiny", (enum med_dtype)dtype, false, 1, &apart, &memory,
-                                    &err) == 0);
+        REQUIRE(med_shape_new("tiny", (enum med_dtype)dtype, false, 1, &apart, &memory, &err) == 0);
         int64_t taken_apart = med_alloc_bytes_live() - before - taken;
         CHECK(taken < taken_apart / 2);
         CHECK_INT(shared.parameters, apart.parameters);

@@ -176,7 +176,9 @@ static void test_device_when_the_build_lacks_it_then_refused_with_a_sentence(voi
     CHECK_INT(made.threads, 1);
     CHECK_INT(made.memory_bytes, 0);
     CHECK_INT(med_device_memory_free(&made), -1);
-    CHECK_INT(med_device_measure(&cpu, &limits, &err), MED_E_USAGE);
+    CHECK_INT(med_device_measure(&cpu, &limits, &err), 0);
+    CHECK(limits.read_bytes_per_s > 0 && limits.flops_per_s > 0);
+    CHECK(limits.read_spread >= 0 && limits.flops_spread >= 0);
     CHECK(made.description[0] != '\0');
     med_device_release(&made);
     CHECK(made.self == NULL);
