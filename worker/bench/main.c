@@ -12,8 +12,8 @@
 #include "base/options.h"
 #include "worker/bench/mixed.h"
 #include "worker/bench/report.h"
-#include "worker/model/shape.h"
 #include "worker/bench/speed.h"
+#include "worker/model/shape.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -406,8 +406,8 @@ static int open_model(struct bench *b, struct med_err *err)
         return med_checkpoint_open(o->model, &b->checkpoint, err);
     /* Weights that are copied need not lie apart. */
     return med_shape_new(o->shape, (enum med_dtype)med_dtype_find(o->dtype),
-                               b->device.memory_bytes > 0, (uint64_t)o->seed, &b->checkpoint,
-                               &b->memory, err);
+                         b->device.memory_bytes > 0, (uint64_t)o->seed, &b->checkpoint, &b->memory,
+                         err);
 }
 
 static int open_device(struct bench *b, struct med_err *err)
