@@ -300,10 +300,11 @@ static bool is_over(struct med_measure *m)
     if (m->patience-- <= 0)
         give_up(m, MED_E_INTERNAL, "the iterations that were asked for did not come about");
     for (int64_t i = 0; !m->sizes.fill && i < m->decode_count; i++) {
-        if (m->decodes[i].end == MED_ENGINE_FAILED)
+        if (m->decodes[i].end == MED_ENGINE_FAILED) {
             give_up(m, MED_E_INTERNAL, "the model has no finite logit for random tokens");
-        else if (m->decodes[i].end != MED_ENGINE_GOES_ON)
+        } else if (m->decodes[i].end != MED_ENGINE_GOES_ON) {
             give_up(m, MED_E_INTERNAL, "a sequence ended before the measurement did");
+        }
     }
     return m->failure.code != 0;
 }

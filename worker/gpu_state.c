@@ -23,20 +23,19 @@ typedef int device_text(device d, char *text, unsigned bytes);
 typedef int device_kind_value(device d, int kind, unsigned *ret_value);
 typedef int device_value(device d, unsigned *ret_value);
 
-/* ISO C has no cast from an object pointer to a function; POSIX says that this one holds. */
-#define FIND(library, type, name, to)            \
- do {                                            \
-  void *found_ = dlsym(library, name);           \
-  type *function_ = NULL;                        \
-  memcpy(&function_, &found_, sizeof function_); \
-  *(to) = function_;                             \
- } while (0)
+/* *to, a function pointer, is NULL where there is none.  ISO C has no cast from an object pointer to a
+ * function; POSIX says that this one holds. */
+static void find_function(void *library, const char *name, void *to, size_t bytes)
+{
+    void *found = dlsym(library, name);
+    memcpy(to, &found, bytes);
+}
 
 static uint32_t read_value(void *library, device d, const char *name)
 {
     device_value *read;
     unsigned value = 0;
-    FIND(library, device_value, name, &read);
+    find_function(library, name, &read, sizeof read);
     return read && read(d, &value) == 0 ? value : 0;
 }
 
@@ -44,14 +43,14 @@ static uint32_t read_kind(void *library, device d, const char *name, int kind)
 {
     device_kind_value *read;
     unsigned value = 0;
-    FIND(library, device_kind_value, name, &read);
+    find_function(library, name, &read, sizeof read);
     return read && read(d, kind, &value) == 0 ? value : 0;
 }
 
 static void read_device(void *library, device d, struct med_gpu_state *state)
 {
     device_text *uuid;
-    FIND(library, device_text, "nvmlDeviceGetUUID", &uuid);
+    find_function(library, "nvmlDeviceGetUUID", &uuid, sizeof uuid);
     if (uuid && uuid(d, state->uuid, sizeof state->uuid) != 0)
         state->uuid[0] = '\0';
     state->clock_mhz = read_kind(library, d, "nvmlDeviceGetClockInfo", NVML_CLOCK_SM);
@@ -74,10 +73,10 @@ void med_gpu_state_read(const char *pci, struct med_gpu_state *ret_state)
     by_pci *find;
     driver_text *driver;
     device d;
-    FIND(library, plain, "nvmlInit_v2", &init);
-    FIND(library, plain, "nvmlShutdown", &shutdown);
-    FIND(library, by_pci, "nvmlDeviceGetHandleByPciBusId_v2", &find);
-    FIND(library, driver_text, "nvmlSystemGetDriverVersion", &driver);
+    find_function(library, "nvmlInit_v2", &init, sizeof init);
+    find_function(library, "nvmlShutdown", &shutdown, sizeof shutdown);
+    find_function(library, "nvmlDeviceGetHandleByPciBusId_v2", &find, sizeof find);
+    find_function(library, "nvmlSystemGetDriverVersion", &driver, sizeof driver);
     if (init && shutdown && find && init() == 0) {
         if (driver && driver(ret_state->driver, sizeof ret_state->driver) != 0)
             ret_state->driver[0] = '\0';

@@ -64,7 +64,7 @@ struct med_service {
 
 /* service_measure.c: what a profiler asks; `wake`: the engine may have a measurement done. */
 void med_service_on_measure(void *arg, struct med_uplink *link,
-                            const struct med_uplink_measure *measure);
+                            const struct med_uplink_measure *asked);
 void med_service_on_describe(void *arg, struct med_uplink *link);
 void med_service_take_measured(struct med_service *service);
 

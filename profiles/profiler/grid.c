@@ -134,9 +134,10 @@ static void put_mixed(struct med_grid *g, int64_t ratio, int64_t prefill_ratio, 
     for (size_t s = 0; s < count && l->sequences_max > 1; s++) {
         int64_t most = min64(l->batched_tokens_max - sequences[s], l->model_len_max - 1);
         size_t token_count = series(min64(64, most), most, prefill_ratio, tokens);
-        for (size_t t = 0; t < token_count; t++)
+        for (size_t t = 0; t < token_count; t++) {
             put(g, tokens[t], 0, sequences[s],
                 min64(context, context_max(l, sequences[s], tokens[t])));
+        }
     }
 }
 

@@ -477,10 +477,11 @@ static int listen_tcp(struct med_profiled *p, struct med_err *err)
     }
     med_net_format(&address, text);
     (void)fprintf(stderr, "profile: waiting for a worker at %s\n", text);
-    if (!med_net_is_loopback(&address) && !p->tls)
+    if (!med_net_is_loopback(&address) && !p->tls) {
         MED_WARN("--listen %s: anybody on this network can see the link, and with no "
                  "--link-token-file be the worker",
                  text);
+    }
     return 0;
 }
 

@@ -67,16 +67,16 @@ struct med_profiled;
 int med_profiled_new(const struct med_profiled_config *config, struct med_profiled **ret_worker,
                      struct med_err *err) MED_MUST_CHECK;
 /* Tells a spawned worker to end, and waits. */
-void med_profiled_free(struct med_profiled *worker);
+void med_profiled_free(struct med_profiled *profiled);
 
-const struct med_profiled_facts *med_profiled_facts(const struct med_profiled *worker);
+const struct med_profiled_facts *med_profiled_facts(const struct med_profiled *profiled);
 /* Asks again: clocks and power are as of now. */
-int med_profiled_refresh(struct med_profiled *worker, struct med_err *err) MED_MUST_CHECK;
+int med_profiled_refresh(struct med_profiled *profiled, struct med_err *err) MED_MUST_CHECK;
 /* timeout_ns: real time after which a worker that says nothing is given up.  errors besides:
  * MED_E_INVALID the worker did not run these steps, and says why. */
-int med_profiled_measure(struct med_profiled *worker, const struct med_profiled_steps *steps,
+int med_profiled_measure(struct med_profiled *profiled, const struct med_profiled_steps *steps,
                          int64_t timeout_ns, struct med_profiled_times *ret_times,
                          struct med_err *err) MED_MUST_CHECK;
-bool med_profiled_interrupted(const struct med_profiled *worker);
+bool med_profiled_interrupted(const struct med_profiled *profiled);
 
 #endif

@@ -232,9 +232,10 @@ static int measure(const struct med_profiler_options *o, struct med_profiled *wo
         return rc;
     int written =
         write_result(o, journal, med_profiled_facts(worker), &outcome, rc < 0 ? &later : err);
-    if (rc < 0 && written >= 0)
+    if (rc < 0 && written >= 0) {
         (void)fprintf(stderr, "profile: what was measured before the failure is in %s\n",
                       o->output);
+    }
     if (rc >= 0)
         rc = written;
     return rc >= 0 && outcome.interrupted ? med_err_set(err, MED_E_CANCELLED, "interrupted") : rc;

@@ -373,9 +373,10 @@ static void print_row(const struct med_step_row *row, char *out, size_t out_byte
 {
     int length = 0;
     out[0] = '\0';
-    if (row->prefill_tokens > 0)
+    if (row->prefill_tokens > 0) {
         length = snprintf(out, out_bytes, "prefill of %" PRId64 " tokens%s", row->prefill_tokens,
                           row->decode_sequences > 0 ? " beside " : "");
+    }
     if (row->decode_sequences > 0) {
         (void)snprintf(out + length, out_bytes - (size_t)length,
                        "%" PRId64 " decodes of %" PRId64 " tokens", row->decode_sequences,

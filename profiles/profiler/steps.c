@@ -119,9 +119,10 @@ static void print_point(const struct med_grid_point *p, char *out, size_t out_by
     int length = 0;
     if (p->prefill_tokens > 0) {
         length = snprintf(out, out_bytes, "prefill %" PRId64, p->prefill_tokens);
-        if (p->prefill_context > 0)
+        if (p->prefill_context > 0) {
             length += snprintf(out + length, out_bytes - (size_t)length, " after %" PRId64,
                                p->prefill_context);
+        }
     }
     if (p->decode_sequences > 0) {
         (void)snprintf(out + length, out_bytes - (size_t)length, "%sdecode %" PRId64 " x %" PRId64,
