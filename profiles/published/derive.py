@@ -282,10 +282,11 @@ def profile_of(gpu, models, points, summary, info, anchor_error):
                 text += "; measured on an A10 24 GB, not an A10G"
             sources.append(dict(pilot, id=f"llm-pilot-{part}", text=text))
     validations = validate.validations(gpu, models, {g: hardware.limits(g) for g in models})
+    if gpu not in PILOT_NAME:
+        validations.append(validate.tied_validation(
+            ties.ratio_errors(info["runs"], gpu, "A100-40GB")))
     for against in dict.fromkeys(v["against"] for v in validations):
         sources.append(dict(SOURCES[against], id=against))
-    if gpu not in PILOT_NAME:
-        sources.append(dict(SOURCES["accelmark"], id="accelmark"))
     sources.append(dict(SOURCES["kernel-times"], id="kernel-times"))
     order = ("id", "kind", "text", "licence", "date", "fit_error")
     return {

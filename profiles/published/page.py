@@ -26,6 +26,7 @@ from hardware import GPUS, MODEL  # noqa: E402
 ORDER = ("L4", "A10G", "A100-40GB", "A100-80GB", "H100")
 COLOUR = {"L4": "#7f7f7f", "A10G": "#1f77b4", "A100-40GB": "#2ca02c", "A100-80GB": "#bcbd22",
           "H100": "#d62728"}
+LEFT_OUT_TOKENS = (128, validate.SAGEMAKER_PROMPT, 256, 512, 1024, 2048)
 plt.rcParams.update({
     "svg.hashsalt": "medley", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif",
     "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
@@ -95,6 +96,41 @@ def validation_table(models, limits):
                          f"{validate.scale_of(each):.2f}"))
     return table(("set", "GPU", "rows", "as it is: error %, mean / max", "scale of the engine",
                   "after it: error %, mean / max", "scale of this GPU alone"), rows)
+
+
+def left_out_rows_table(rows):
+    """Model over measured, each measurement in its cell."""
+    lines = []
+    for name, gpu in dict.fromkeys((r["set"], r["gpu"]) for r in rows):
+        of = [r for r in rows if (r["set"], r["gpu"]) == (name, gpu)]
+        for batch in sorted({r["batch"] for r in of}):
+            cells = {}
+            for r in (r for r in of if r["batch"] == batch):
+                cells.setdefault(r["tokens"], []).append(
+                    f"{r['model_ms']:,.0f} / {r['measured_ms']:,.0f}"
+                    f" = {r['model_ms'] / r['measured_ms']:.2f}")
+            lines.append((name, gpu, batch) + tuple(
+                "; ".join(cells.get(tokens, [""])) for tokens in LEFT_OUT_TOKENS))
+    return table(("set", "GPU", "batch or users") + tuple(f"{t:,} tokens" for t in LEFT_OUT_TOKENS),
+                 lines)
+
+
+def left_out_regions_table(rows):
+    """Where the models are off, after the engine's one scale factor: by batch and context."""
+    scale, lines = validate.scale_by_set(rows), []
+    for title, low, high in (("1 sequence", 1, 1), ("2 to 16", 2, 16), ("17 to 64", 17, 64)):
+        for size, short, long in (("up to 512", 0, 512), ("1,024 and 2,048", 513, 2048)):
+            of = [r for r in rows if low <= r["batch"] <= high and short < r["tokens"] <= long]
+            if not of:
+                continue
+            plain = [r["model_ms"] / r["measured_ms"] for r in of]
+            scaled = [scale[r["set"]] * ratio for ratio, r in zip(plain, of)]
+            lines.append((title, size, len(of), f"{statistics.geometric_mean(plain):.2f}",
+                          f"{statistics.geometric_mean(scaled):.2f}",
+                          f"{100 * statistics.mean(abs(x - 1) for x in scaled):.0f} / "
+                          f"{100 * max(abs(x - 1) for x in scaled):.0f}"))
+    return table(("batch or users", "prompt tokens", "rows", "model over measured, mean",
+                  "after the engine's scale", "error then: %, mean / max"), lines)
 
 
 def replay_table(profiles, points):
@@ -221,6 +257,30 @@ def draw_left_out(folder, models, limits):
     save(figure, folder, "left-out")
 
 
+def draw_left_out_points(folder, rows):
+    """Every measurement left out: what the model says over what was measured."""
+    scale = validate.scale_by_set(rows)
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharex=True, sharey=True)
+    for axis, scaled in zip(axes, (False, True)):
+        for name, marker in (("sagemaker", "s"), ("anl-vllm", "o"), ("anl-trtllm", "^")):
+            for gpu in ORDER:
+                of = [r for r in rows if (r["set"], r["gpu"]) == (name, gpu)]
+                if not of:
+                    continue
+                factor = scale[name] if scaled else 1.0
+                axis.plot([r["measured_ms"] for r in of], [factor * r["model_ms"] for r in of],
+                          marker, color=COLOUR[gpu], markersize=4, alpha=0.8,
+                          label=f"{gpu}, {name}")
+        ends = np.array([20, 4e5])
+        axis.plot(ends, ends, "k-", linewidth=0.8)
+        axis.fill_between(ends, ends / 1.25, ends * 1.25, color="k", alpha=0.08, linewidth=0)
+        axis.set(xscale="log", yscale="log", xlabel="measured, ms",
+                 title="after one scale factor per engine" if scaled else "as it is")
+    axes[0].set_ylabel("model, ms (grey: within 25 %)")
+    axes[0].legend(frameon=False, fontsize=7)
+    save(figure, folder, "left-out-points")
+
+
 def draw_all(folder, profiles):
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.1))
     for gpu in ORDER:
@@ -249,9 +309,13 @@ def write(path, profiles, models, points, info):
     draw_decode(folder, profiles)
     draw_prefill(folder, profiles, points, info)
     draw_left_out(folder, models, limits)
+    left_out = validate.left_out_rows(models, limits)
+    draw_left_out_points(folder, left_out)
     draw_all(folder, profiles)
     tables = {"models": model_table(profiles), "windows": fit_table(info),
               "extra": extra_table(info), "left-out": validation_table(models, limits),
+              "left-out-rows": left_out_rows_table(left_out),
+              "left-out-regions": left_out_regions_table(left_out),
               "replay": replay_table(profiles, points), "ties": tie_table(info)}
     with open(path, encoding="utf-8") as file:
         text = file.read()

@@ -96,6 +96,33 @@ def pairs_of(models, limits):
     return pairs, left_out
 
 
+def left_out_rows(models, limits):
+    """Every measurement that the fits left out: dicts of set, gpu, load and both times in ms."""
+    rows = [{"set": "sagemaker", "gpu": "A10G", "batch": users, "tokens": SAGEMAKER_PROMPT,
+             "model_ms": model, "measured_ms": measured}
+            for users, model, measured in sagemaker_pairs(models["A10G"])]
+    for against in ANL_ENGINE:
+        for gpu in ANL_GPU:
+            for tokens, batch, model, measured in anl_pairs(gpu, against, models[gpu],
+                                                            limits[gpu])[0]:
+                rows.append({"set": against, "gpu": gpu, "batch": batch, "tokens": tokens,
+                             "model_ms": 1e3 * model, "measured_ms": 1e3 * measured})
+    return rows
+
+
+def scale_by_set(rows):
+    return {name: scale_of([(r["model_ms"], r["measured_ms"]) for r in rows if r["set"] == name])
+            for name in dict.fromkeys(r["set"] for r in rows)}
+
+
+def tied_validation(spread):
+    """AccelMark's ratios that did not make the model, for a GPU that was tied by two others."""
+    return {"against": "accelmark", "error_mean": float(f"{statistics.mean(spread):.4g}"),
+            "error_max": float(f"{max(spread):.4g}"), "rows": len(spread),
+            "text": "ratios to the A100-40GB that the tie left out: TTFT p50, p90 and p99 of one "
+                    "request at a time; as it is. Nothing of this GPU under load was left out"}
+
+
 def validations(gpu, models, limits):
     pairs, left_out = pairs_of(models, limits)
     out = []
