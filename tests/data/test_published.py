@@ -7,10 +7,13 @@ The step model is computed here anew from its description in profiles/profile.h,
 import glob
 import json
 import os
+import subprocess
+import sys
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PUBLISHED = os.path.join(ROOT, "profiles", "published")
+REPORT = os.path.join(ROOT, "profiles", "form_report.py")
 CONTEXT_MEASURED = 946   # longest context of the measurements that the models were fitted to
 MEMORY_GB = {"A10G": 24, "L4": 24, "A100-40GB": 40, "A100-80GB": 80, "H100": 80}
 WANTED = {"A10G", "L4", "A100-40GB", "A100-80GB", "H100"}
@@ -224,6 +227,33 @@ class ServingPoints(unittest.TestCase):
                 if "ttft_ms" in r:
                     parts = r["ttft_ms"]["p50"] + (r["output_tokens"] - 1) * r["tpot_ms"]["p50"]
                     self.assertLess(parts, 1.05 * r["e2e_ms"]["p50"], name)
+
+
+class FormReport(unittest.TestCase):
+    """profiles/form_report.py on the one measured profile of the tree."""
+
+    def test_it_says_the_error_that_the_profile_says(self):
+        path = os.path.join(ROOT, "models", "medley-austen", "profile.json")
+        with open(path, encoding="utf-8") as file:
+            profile = json.load(file)
+        rows = [r for r in profile["steps"] if kind_of(profile, r) == "measured"]
+        errors = [abs(row_ms(profile, r) / r["ms_p50"] - 1) for r in rows]
+        said = subprocess.run([sys.executable, "-B", REPORT, path], check=True, text=True,
+                              capture_output=True).stdout
+        line = next(line for line in said.splitlines() if line.startswith("  all "))
+        self.assertEqual(int(line.split()[1]), len(rows))
+        self.assertAlmostEqual(float(line.split()[3]), 100 * sum(errors) / len(errors), delta=0.06)
+        self.assertAlmostEqual(float(line.split()[4]), 100 * max(errors), delta=0.06)
+        table = said[said.index("one more term"):said.index("what the published")].splitlines()[1:]
+        left = [float(line[52:].split()[0]) for line in table if line.strip()]
+        self.assertEqual(left, sorted(left))
+        self.assertLessEqual(left[-1], float(line.split()[3]))
+
+    def test_it_refuses_what_was_not_measured(self):
+        path = os.path.join(PUBLISHED, STEPPED["H100"]["worker_type"] + ".json")
+        done = subprocess.run([sys.executable, "-B", REPORT, path], text=True, capture_output=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("expected steps of a measured source", done.stderr)
 
 
 if __name__ == "__main__":
