@@ -93,9 +93,9 @@ static int join(struct sim *sim, uint32_t index, const struct med_profile *profi
     struct med_dispatch_worker_hello hello = {.type_name = profile->worker_type,
                                               .worker_id = worker_id,
                                               .incarnation = 1,
-                                              .model_len_max = worker->latency.model_len_max,
-                                              .sequences_max = worker->latency.sequences_max,
-                                              .kv_tokens = worker->latency.kv_tokens};
+                                              .model_len_max = worker->latency->model_len_max,
+                                              .sequences_max = worker->latency->sequences_max,
+                                              .kv_tokens = worker->latency->kv_tokens};
     int rc = med_dispatch_worker_join(sim->dispatch, 0, &hello, &worker->name, err);
     if (rc < 0)
         return rc;
@@ -108,6 +108,9 @@ static int join(struct sim *sim, uint32_t index, const struct med_profile *profi
 static int start_workers(struct sim *sim, const struct med_plan *plan, struct med_err *err)
 {
     uint32_t index = 0;
+    sim->latencies = med_calloc(plan->profile_count, sizeof *sim->latencies);
+    if (!sim->latencies)
+        return no_memory(err);
     for (size_t w = 0; w < plan->worker_count; w++) {
         size_t type = plan->workers[w].worker_type;
         const struct med_profile *profile = &plan->profiles[type];
@@ -177,6 +180,7 @@ void sim_release(struct sim *sim)
     sim_messages_release(&sim->messages);
     med_free(sim->requests);
     med_free(sim->workers);
+    med_free(sim->latencies);
     med_free(sim->indices);
     med_free(sim->busy);
     med_free(sim->ready);

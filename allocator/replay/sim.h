@@ -34,11 +34,11 @@ struct sim_hooks {
 
 struct sim_worker {
     struct med_scheduler *scheduler;
-    struct med_latency latency;
-    const struct med_batch *batch; /* of the running iteration; NULL: idle */
-    bool *stops;                   /* [items of a batch] */
-    size_t profile;                /* index into plan->profiles */
-    int64_t ends_ns;               /* the running iteration */
+    const struct med_latency *latency; /* of its type, in sim->latencies */
+    const struct med_batch *batch;     /* of the running iteration; NULL: idle */
+    bool *stops;                       /* [items of a batch] */
+    size_t profile;                    /* index into plan->profiles */
+    int64_t ends_ns;                   /* the running iteration */
     int64_t busy_ns;
     uint32_t name; /* dispatch's */
     bool listed;   /* in sim->ready */
@@ -52,7 +52,8 @@ struct sim {
     struct sim_worker *workers;
     uint32_t *indices; /* [dispatch's name] -> worker */
     size_t worker_count;
-    uint32_t *busy; /* binary heap of workers by ends_ns */
+    struct med_latency *latencies; /* [profiles of the plan]; zeroed: no worker asked for it yet */
+    uint32_t *busy;                /* binary heap of workers by ends_ns */
     size_t busy_count;
     uint32_t *ready; /* workers that may begin an iteration at the end of this instant */
     size_t ready_count;

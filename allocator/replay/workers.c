@@ -86,7 +86,7 @@ static void begin(struct sim *sim, uint32_t index)
     if (!med_scheduler_has_work(worker->scheduler))
         return;
     worker->batch = med_scheduler_plan(worker->scheduler, sim->now_ns);
-    int64_t took = llround(med_latency_step_ms(&worker->latency, &worker->batch->load) * 1e6);
+    int64_t took = llround(med_latency_step_ms(worker->latency, &worker->batch->load) * 1e6);
     worker->ends_ns = sim->now_ns + took;
     worker->busy_ns += took;
     busy_push(sim, index);
@@ -173,10 +173,11 @@ int sim_worker_init(struct sim *sim, uint32_t index, const struct med_profile *p
 {
     struct sim_worker *worker = &sim->workers[index];
     worker->profile = profile_index;
-    int rc = med_latency_init(&worker->latency, profile, err);
+    struct med_latency *l = &sim->latencies[profile_index];
+    worker->latency = l;
+    int rc = l->sequences_max > 0 ? 0 : med_latency_init(l, profile, err);
     if (rc < 0)
         return rc;
-    const struct med_latency *l = &worker->latency;
     struct med_scheduler_config config = {.block_tokens = l->block_tokens,
                                           .kv_tokens = l->kv_tokens,
                                           .model_len_max = l->model_len_max,
