@@ -13,7 +13,9 @@
 
 #include <math.h>
 
-static const double grow = 1.3;          /* first step outwards; then its square, and so on */
+static const double grow = 1.3; /* first step outwards; then its square, and so on */
+static const double below_what_came = 0.8;
+static const double fall_most = 5.0;     /* in one step */
 static const double open_unknown = 2.5;  /* open logarithm of a size without any bound */
 static const double open_one_side = 0.7; /* with one */
 static const double prior_x = 1.0, prior_y = 1.0 / 8;
@@ -49,6 +51,7 @@ int med_search_add(struct med_search *search, double input_tokens, double output
         .idle_tpot_s = NAN,
         .broken_per_s = INFINITY,
         .ceiling_per_s = INFINITY,
+        .came_per_s = NAN,
     };
     return 0;
 }
@@ -135,6 +138,9 @@ static double next_rate(const struct med_search *search, const struct med_search
         rate = s->met_per_s * pow(grow, (double)s->points);
     } else if (isfinite(s->broken_per_s)) {
         rate = s->broken_per_s / pow(grow, (double)s->points);
+        /* Less came out than was sent: the answer is below that. */
+        if (s->came_per_s < rate)
+            rate = fmax(below_what_came * s->came_per_s, s->broken_per_s / fall_most);
     } else {
         rate = guess_rate(search, s);
     }
@@ -233,24 +239,26 @@ void med_search_take_idle(struct med_search *search, size_t size, double ttft_s,
     s->stopped = s->stopped || !meets;
 }
 
-void med_search_take(struct med_search *search, size_t size, double rate_per_s, bool meets,
-                     double throughput_per_s)
+void med_search_take(struct med_search *search, size_t size,
+                     const struct med_search_outcome *outcome)
 {
     struct med_search_size *s = &search->sizes[size];
+    double rate_per_s = outcome->rate_per_s;
     s->points++;
-    if (meets) {
+    if (outcome->meets) {
         s->met_per_s = fmax(s->met_per_s, rate_per_s);
-    } else {
-        s->broken_per_s = fmin(s->broken_per_s, rate_per_s);
+    } else if (rate_per_s < s->broken_per_s) {
+        s->broken_per_s = rate_per_s;
+        s->came_per_s = outcome->throughput_per_s;
     }
     /* Chance may break a rate below one that was met, of another run: what was met was met. */
     if (s->broken_per_s <= s->met_per_s)
         s->broken_per_s = s->met_per_s * (1 + search->precision);
-    if (throughput_per_s > 0)
-        s->ceiling_per_s = fmin(s->ceiling_per_s, throughput_per_s);
+    if (outcome->saturated && outcome->throughput_per_s > 0)
+        s->ceiling_per_s = fmin(s->ceiling_per_s, outcome->throughput_per_s);
     if (s->ceiling_per_s < s->met_per_s)
         s->ceiling_per_s = INFINITY; /* it gave more than that: it had not been full */
     double alone = med_search_alone_s(search, size);
-    if (!meets && s->met_per_s == 0 && rate_per_s < floor_share / alone)
+    if (!outcome->meets && s->met_per_s == 0 && rate_per_s < floor_share / alone)
         s->stopped = true;
 }

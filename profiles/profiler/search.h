@@ -33,6 +33,7 @@ struct med_search_size {
     double met_per_s;     /* the greatest rate that met the objectives; 0: none yet */
     double broken_per_s;  /* the least that did not; INFINITY: none yet */
     double ceiling_per_s; /* what came out of a saturated server; INFINITY: never saturated */
+    double came_per_s;    /* what came out at the least rate that broke; NAN: not told */
     size_t points;
     bool stopped; /* cannot be served within the objectives, or failed for good */
 };
@@ -68,9 +69,13 @@ double med_search_seconds_left(const struct med_search *search);
 
 void med_search_take_idle(struct med_search *search, size_t size, double ttft_s, double tpot_s,
                           bool meets);
-/* throughput_per_s: of a saturated server; NAN: it kept up. */
-void med_search_take(struct med_search *search, size_t size, double rate_per_s, bool meets,
-                     double throughput_per_s);
+struct med_search_outcome {
+    double rate_per_s;
+    bool meets, saturated;
+    double throughput_per_s; /* what came out; NAN: not told */
+};
+void med_search_take(struct med_search *search, size_t size,
+                     const struct med_search_outcome *outcome);
 
 /* One request alone, s: measured, or from the sizes that were; NAN: nothing is known. */
 double med_search_alone_s(const struct med_search *search, size_t size);

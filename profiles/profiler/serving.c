@@ -77,8 +77,13 @@ static void tell_search(struct med_search *search, const struct med_search_step 
 {
     const struct med_serving_row *row = &point->row;
     if (step->rate_per_s > 0) {
-        med_search_take(search, step->size, step->rate_per_s, verdict == MED_SERVING_MEETS,
-                        row->saturated ? row->throughput_per_s : (double)NAN);
+        const struct med_search_outcome outcome = {
+            .rate_per_s = step->rate_per_s,
+            .meets = verdict == MED_SERVING_MEETS,
+            .saturated = row->saturated,
+            .throughput_per_s = row->throughput_per_s,
+        };
+        med_search_take(search, step->size, &outcome);
     } else if (verdict == MED_SERVING_FAILED) {
         search->sizes[step->size].stopped = true;
     } else {
@@ -163,8 +168,13 @@ size_t med_serving_resume(struct med_search *search, const struct med_objectives
         } else if (!isnan(row->rate_per_s)) {
             if (isnan(search->sizes[size].idle_ttft_s))
                 continue;
-            med_search_take(search, size, row->rate_per_s, meets,
-                            row->saturated ? row->throughput_per_s : (double)NAN);
+            const struct med_search_outcome outcome = {
+                .rate_per_s = row->rate_per_s,
+                .meets = meets,
+                .saturated = row->saturated,
+                .throughput_per_s = row->throughput_per_s,
+            };
+            med_search_take(search, size, &outcome);
         } else {
             continue;
         }

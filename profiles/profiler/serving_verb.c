@@ -161,6 +161,12 @@ static void format_duration(char text[32], double seconds)
     }
 }
 
+/* The course of one point is for people who watch; a log has a line for each point. */
+static void begin_line(struct verb *v)
+{
+    med_progress_line_init(&v->line, !v->options->progress || isatty(STDERR_FILENO) != 1);
+}
+
 static double left_s(const struct verb *v)
 {
     double left = med_search_seconds_left(&v->search) / v->clock.scale;
@@ -260,7 +266,7 @@ static int on_point(void *arg, const struct med_search_step *step, const struct 
 {
     struct verb *v = arg;
     med_progress_line_finish(&v->line);
-    med_progress_line_init(&v->line, !v->options->progress);
+    begin_line(v);
     say_point(v, step, point, verdict);
     warn_once(v, step, point);
     if (!is_row(point))
@@ -483,7 +489,7 @@ static int measure(struct verb *v, struct med_err *err)
         .on_point = on_point,
         .point_arg = v,
     };
-    med_progress_line_init(&v->line, !o->progress);
+    begin_line(v);
     rc = med_serving_run(&config, &v->search, err);
     med_progress_line_finish(&v->line);
     v->interrupted = stop_requested != 0;
@@ -516,13 +522,15 @@ static int run(struct verb *v, struct med_err *err)
     if (!v->options->dry_run) {
         catch_signals();
         rc = measure(v, err);
-        if (rc >= 0 && v->options->fit)
-            rc = fit(v, err);
     } else {
         say_estimate(v);
     }
+    bool fits = rc >= 0 && v->options->fit && !v->options->dry_run;
+    int fit_rc = fits ? fit(v, err) : 0;
     if (rc >= 0)
-        rc = report(v, err);
+        rc = report(v, fit_rc < 0 ? NULL : err);
+    if (rc >= 0)
+        rc = fit_rc;
     if (rc >= 0 && v->out_of_time && !v->options->dry_run)
         MED_WARN("the time is spent before every size has its rate: the same command goes on");
     return rc < 0 ? rc : v->interrupted ? 1 : 0;
