@@ -284,7 +284,7 @@ void med_capacity_of_points(const struct med_profile *profile, const struct med_
             med_grid_row(grid->output_edges, grid->output_edge_count, row->output_tokens) !=
                 output_row)
             continue;
-        if (row->failures > 0.0 || row->saturated || !meets(row, slos) ||
+        if (row->failures > 0.0 || row->saturated || row->cut_short || !meets(row, slos) ||
             row->throughput_per_s <= capacity.requests_per_s)
             continue;
         capacity.requests_per_s = row->throughput_per_s;

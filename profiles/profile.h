@@ -151,7 +151,7 @@ struct med_latency_stats {
 
 /* JSON serving[] {input_tokens, output_tokens, arrival, rate_per_s | concurrency,
  * throughput_per_s, ttft_ms{mean,p50,p90,p95,p99}, tpot_ms{...}, itl_ms{...}, e2e_ms{...}, failures,
- * requests?, saturated?, source}. */
+ * requests?, saturated?, cut_short?, source}. */
 struct med_serving_row {
     double input_tokens, output_tokens; /* means */
     char *arrival;                      /* "closed" | "poisson" | "gamma" | "trace" | "offline" */
@@ -162,6 +162,7 @@ struct med_serving_row {
     double failures;  /* share of requests, 0..1 */
     int64_t requests; /* that the figures are of; 0: not told */
     bool saturated;   /* the server did not keep up: the queue grew as long as was looked */
+    bool cut_short;   /* ended as soon as the objectives were broken: figures flatter it */
     size_t source;
 };
 

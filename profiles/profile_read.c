@@ -560,9 +560,9 @@ static int read_serving_row(const struct med_profile *profile, const struct med_
                             struct med_serving_row *row, struct med_err *err)
 {
     static const char *const known[] = {
-        "input_tokens",     "output_tokens", "arrival",   "rate_per_s", "concurrency",
-        "throughput_per_s", "ttft_ms",       "tpot_ms",   "itl_ms",     "e2e_ms",
-        "failures",         "requests",      "saturated", "source",     NULL};
+        "input_tokens", "output_tokens", "arrival", "rate_per_s", "concurrency", "throughput_per_s",
+        "ttft_ms",      "tpot_ms",       "itl_ms",  "e2e_ms",     "failures",    "requests",
+        "saturated",    "cut_short",     "source",  NULL};
     size_t arrival = 0;
     int rc;
     if ((rc = med_json_keys(at, known, err)) < 0 ||
@@ -578,6 +578,8 @@ static int read_serving_row(const struct med_profile *profile, const struct med_
         (rc = med_json_number(at, "failures", 0, 1, &row->failures, err)) < 0 ||
         (med_json_has(at, "requests") &&
          (rc = med_json_integer(at, "requests", 1, INT64_C(1) << 40, &row->requests, err)) < 0) ||
+        (med_json_has(at, "cut_short") &&
+         (rc = med_json_bool(at, "cut_short", &row->cut_short, err)) < 0) ||
         (med_json_has(at, "saturated") &&
          (rc = med_json_bool(at, "saturated", &row->saturated, err)) < 0) ||
         (rc = find_source(profile, at, "source", &row->source, err)) < 0) {

@@ -197,6 +197,9 @@ static void write_serving(struct med_json_writer *w, const struct med_profile *p
         if (row->saturated) {
             med_json_put_bool(w, "saturated", true);
         }
+        if (row->cut_short) {
+            med_json_put_bool(w, "cut_short", true);
+        }
         med_json_put_string(w, "source", p->sources[row->source].id);
         med_json_end_object(w);
     }

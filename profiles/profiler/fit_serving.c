@@ -270,7 +270,7 @@ static void choose_rows(struct problem *p, size_t source)
     for (size_t i = 0; i < p->profile->serving_count && p->count < ROWS_MAX; i++) {
         const struct med_serving_row *row = &p->profile->serving[i];
         bool alone = row->concurrency == 1;
-        if (row->source != source || row->saturated || row->failures > 0 ||
+        if (row->source != source || row->saturated || row->cut_short || row->failures > 0 ||
             !(row->ttft_ms.mean > 0) || !(alone || row->rate_per_s > 0))
             continue;
         p->rows[p->count++] = (struct row){.row = row, .alone = alone, .fitted = true};

@@ -141,14 +141,15 @@ static void put_mixed(struct med_grid *g, int64_t ratio, int64_t prefill_ratio, 
     }
 }
 
-int med_grid_init(struct med_grid *grid, const struct med_engine_limits *limits, double tolerance)
+int med_step_grid_init(struct med_grid *grid, const struct med_engine_limits *limits,
+                       double tolerance)
 {
     *grid = (struct med_grid){.limits = *limits, .tolerance = tolerance};
     grid->coarse = med_calloc(MED_GRID_POINTS_MAX, sizeof grid->coarse[0]);
     grid->done = med_calloc(MED_GRID_POINTS_MAX, sizeof grid->done[0]);
     grid->ms = med_calloc(MED_GRID_POINTS_MAX, sizeof grid->ms[0]);
     if (!grid->coarse || !grid->done || !grid->ms) {
-        med_grid_release(grid);
+        med_step_grid_release(grid);
         return MED_E_NOMEM;
     }
     /* Corners and middles of everything; then four times as fine. */
@@ -162,7 +163,7 @@ int med_grid_init(struct med_grid *grid, const struct med_engine_limits *limits,
     return 0;
 }
 
-void med_grid_release(struct med_grid *grid)
+void med_step_grid_release(struct med_grid *grid)
 {
     med_free(grid->coarse);
     med_free(grid->done);
@@ -265,7 +266,7 @@ static bool refine(const struct med_grid *g, struct med_grid_point *ret_point)
     return found;
 }
 
-bool med_grid_next(struct med_grid *grid, struct med_grid_point *ret_point)
+bool med_step_grid_next(struct med_grid *grid, struct med_grid_point *ret_point)
 {
     if (grid->done_count == MED_GRID_POINTS_MAX)
         return false;
@@ -278,7 +279,7 @@ bool med_grid_next(struct med_grid *grid, struct med_grid_point *ret_point)
     return refine(grid, ret_point);
 }
 
-void med_grid_add(struct med_grid *grid, const struct med_grid_point *point, double ms)
+void med_step_grid_add(struct med_grid *grid, const struct med_grid_point *point, double ms)
 {
     MED_ASSERT(isnan(ms) || ms > 0);
     if (grid->done_count == MED_GRID_POINTS_MAX)
@@ -287,7 +288,7 @@ void med_grid_add(struct med_grid *grid, const struct med_grid_point *point, dou
     grid->ms[grid->done_count++] = ms;
 }
 
-size_t med_grid_coarse_left(const struct med_grid *grid)
+size_t med_step_grid_coarse_left(const struct med_grid *grid)
 {
     size_t left = 0;
     for (size_t i = grid->coarse_next; i < grid->coarse_count; i++)

@@ -39,15 +39,15 @@ struct med_grid {
     size_t done_count;
 };
 
-int med_grid_init(struct med_grid *grid, const struct med_engine_limits *limits,
-                  double tolerance) MED_MUST_CHECK;
-void med_grid_release(struct med_grid *grid);
+int med_step_grid_init(struct med_grid *grid, const struct med_engine_limits *limits,
+                       double tolerance) MED_MUST_CHECK;
+void med_step_grid_release(struct med_grid *grid);
 
 /* false: nothing is worth measuring any more. */
-bool med_grid_next(struct med_grid *grid, struct med_grid_point *ret_point);
+bool med_step_grid_next(struct med_grid *grid, struct med_grid_point *ret_point);
 /* Of a point that was measured; ms NAN: it cannot be. */
-void med_grid_add(struct med_grid *grid, const struct med_grid_point *point, double ms);
+void med_step_grid_add(struct med_grid *grid, const struct med_grid_point *point, double ms);
 /* Points of the coarse grid that are left. */
-size_t med_grid_coarse_left(const struct med_grid *grid);
+size_t med_step_grid_coarse_left(const struct med_grid *grid);
 
 #endif

@@ -11,13 +11,16 @@
 #include "base/log.h"
 #include "base/os.h"
 #include "profiles/profiler/result.h"
+#include "profiles/profiler/search.h"
 #include "router/up/become.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#define SERVING_PRECISION 0.08
 enum {
+    SERVING_POINTS = 10,
     PATH_BYTES = 4096,
     ARGS_MAX = 100,
     TEXT_BYTES = 32,
@@ -32,7 +35,7 @@ static const struct med_option option_table[] = {
      .help = "What the worker computes with; cuda if --shape is given and this build has it, cpu with --model, "
              "emulated with --profile."},
     {.name = "model", .type = MED_OPT_STRING, .offset = AT(model), .unit = "DIR",
-     .help = "Model directory that the worker is started with."},
+     .help = "Model directory that the worker is started with; with --api the model's name."},
     {.name = "shape", .type = MED_OPT_STRING, .offset = AT(shape), .unit = "NAME",
      .help = "Random weights of a known shape instead (medley worker --help lists them): times do not depend "
              "on what weights are."},
@@ -53,29 +56,102 @@ static const struct med_option option_table[] = {
     {.name = "wait", .type = MED_OPT_DURATION, .offset = AT(wait_ns), .unit = "TIME", .default_text = "10m",
      .min = 1, .max = 86400, .help = "How long to wait for the worker to be ready."},
 
+    {.name = "api", .type = MED_OPT_CHOICE, .offset = AT(serving.api), .unit = "API",
+     .choices = "openai|openai-chat|grpc", .group = "Serving points, of any server",
+     .help = "Measure a whole server from outside instead: an OpenAI-compatible API over HTTP with --url, or "
+             "medley.v1 over gRPC with --target. --model is then the name that requests carry."},
+    {.name = "url", .type = MED_OPT_STRING, .offset = AT(serving.url), .unit = "URL",
+     .default_text = "http://127.0.0.1:8000",
+     .help = "HTTP server, with a path in front of /v1 if it has one."},
+    {.name = "target", .type = MED_OPT_STRING, .offset = AT(serving.target), .unit = "HOST:PORT",
+     .default_text = "127.0.0.1:7070", .help = "gRPC door of a router, or unix:PATH."},
+    {.name = "tls-ca", .type = MED_OPT_STRING, .offset = AT(serving.tls_ca), .unit = "FILE",
+     .help = "Checks the server's certificate with these PEM authorities; system: with the system's. gRPC "
+             "speaks TLS only with this; HTTP for https:// URLs, with the system's by default."},
+    {.name = "api-key-file", .type = MED_OPT_STRING, .offset = AT(serving.api_key_file), .unit = "FILE",
+     .help = "The first line is the API key that is presented."},
+    {.name = "api-key", .type = MED_OPT_SECRET, .offset = AT(serving.api_key), .unit = "KEY",
+     .help = "The key from the environment or a configuration file (openai, openai-chat)."},
+    {.name = "like", .type = MED_OPT_STRING, .offset = AT(serving.like), .unit = "FILE",
+     .help = "Profile whose model, hardware and limits are the server's, which tells none of them. Not needed "
+             "to go on with an output that is there."},
+    {.name = "gpus", .type = MED_OPT_INTEGER, .offset = AT(serving.gpus), .unit = "N", .min = 0, .max = 1024,
+     .help = "GPUs of the server. Default: those of --like."},
+    {.name = "dtype", .type = MED_OPT_STRING, .offset = AT(serving.dtype), .unit = "NAME",
+     .help = "Type of the server's weights, such as bfloat16. Default: that of --like."},
+    {.name = "engine", .type = MED_OPT_STRING, .offset = AT(serving.engine), .unit = "NAME",
+     .help = "The server's engine and version, such as vllm-0.11. Default: that of --like."},
+    {.name = "workload", .type = MED_OPT_STRING, .offset = AT(serving.workload), .unit = "FILE|NAME",
+     .help = "Workload whose buckets are measured, those with most work first: a file, or the name of one that "
+             "ships. Default: Melange's grid, thinned."},
+    {.name = "sizes", .type = MED_OPT_STRING, .offset = AT(serving.sizes), .unit = "SIZES",
+     .help = "Sizes instead, input by output tokens: 512x128,2000x200."},
+    {.name = "buckets", .type = MED_OPT_INTEGER, .offset = AT(serving.buckets_max), .unit = "N",
+     .default_text = "128", .min = 1, .max = MED_SEARCH_SIZES_MAX,
+     .help = "Most buckets of the workload that are measured."},
+    {.name = "data-dir", .type = MED_OPT_STRING, .offset = AT(serving.data_dir), .unit = "FOLDER",
+     .help = "Where the shipped workloads are (default: found from the program's place)."},
+    {.name = "slo", .type = MED_OPT_STRING, .offset = AT(serving.slo), .unit = "OBJECTIVES",
+     .default_text = "tpot.mean=120ms,ttft.mean=2s",
+     .help = "Objectives that each size's greatest rate is sought for (ttft, tpot, e2e_per_token; mean, p50, "
+             "p90, p95, p99)."},
+    {.name = "requests", .type = MED_OPT_INTEGER, .offset = AT(serving.requests), .unit = "N", .min = 0,
+     .max = 1000000,
+     .help = "Requests measured at one rate. Default: 100, or ten above the tail of the objectives' "
+             "percentile."},
+    {.name = "prompt", .type = MED_OPT_CHOICE, .offset = AT(serving.prompt), .unit = "KIND",
+     .default_text = "auto", .choices = "auto|ids|text",
+     .help = "Prompts: token ids, or single letters whose price in tokens is found first; auto: ids unless the "
+             "server refuses them. openai-chat: letters."},
+    {.name = "same-prompts", .type = MED_OPT_FLAG, .offset = AT(serving.same_prompts),
+     .help = "Sends one and the same prompt for each size, as a cache of prefixes likes it. Otherwise no two "
+             "prompts are alike."},
+    {.name = "vocabulary", .type = MED_OPT_INTEGER, .offset = AT(serving.vocabulary), .unit = "N", .min = 0,
+     .max = 1 << 24,
+     .help = "Token ids of prompts are drawn below this. Default: the vocabulary of --like."},
+    {.name = "fit", .type = MED_OPT_FLAG, .offset = AT(serving.fit),
+     .help = "Also fits a step model to the points, so that the profile can be replayed, and priced at sizes "
+             "that were not measured; flagged as modelled, with its error."},
+    {.name = "seed", .type = MED_OPT_INTEGER, .offset = AT(serving.seed), .unit = "N", .default_text = "1",
+     .min = 0, .max = 9007199254740991.0, .help = "Seed of arrival times and prompts."},
+    {.name = "connect-timeout", .type = MED_OPT_DURATION, .offset = AT(serving.connect_timeout_ns),
+     .unit = "TIME", .default_text = "10s", .min = 0.01, .max = 3600,
+     .help = "Real time to wait for the first connection."},
+    {.name = "stall-timeout", .type = MED_OPT_DURATION, .offset = AT(serving.stall_timeout_ns), .unit = "TIME",
+     .default_text = "120s", .min = 0.1, .max = 86400,
+     .help = "Real time without any answer after which a rate is given up."},
+    {.name = "dry-run", .type = MED_OPT_FLAG, .offset = AT(serving.dry_run),
+     .help = "Shows the sizes that would be measured and about how long, and sends nothing."},
+    {.name = "progress", .type = MED_OPT_FLAG, .offset = AT(serving.progress), .default_text = "true",
+     .help = "Shows progress on standard error."},
+
     {.name = "minutes", .type = MED_OPT_NUMBER, .offset = AT(minutes), .unit = "N", .default_text = "10",
      .min = 0.01, .max = 1440, .group = "How",
-     .help = "Budget of measuring, from when the worker is ready; the points that are worth most come first."},
+     .help = "Budget of measuring, from when the worker is ready; the points that are worth most come first. "
+             "With --api there is none by default."},
     {.name = "precision", .type = MED_OPT_NUMBER, .offset = AT(precision), .unit = "SHARE",
      .default_text = "0.005", .min = 0, .max = 1,
-     .help = "Repeat a point until the standard error of its median is below this share of it."},
+     .help = "Repeat a point until the standard error of its median is below this share of it. With --api how far "
+             "apart the rate that keeps the objectives and the one that breaks them may be; 0.08 by default."},
     {.name = "repeats", .type = MED_OPT_INTEGER, .offset = AT(repeats_max), .unit = "N", .default_text = "256",
      .min = 1, .max = 4096, .help = "At most so many repeats of a point."},
     {.name = "tolerance", .type = MED_OPT_NUMBER, .offset = AT(tolerance), .unit = "SHARE",
      .default_text = "0.02", .min = 0.0001, .max = 1,
      .help = "Refine the grid where a point differs from the line between its neighbours by more."},
     {.name = "points", .type = MED_OPT_INTEGER, .offset = AT(points_max), .unit = "N", .default_text = "600",
-     .min = 1, .max = MED_GRID_POINTS_MAX, .help = "At most so many points."},
+     .min = 1, .max = MED_GRID_POINTS_MAX, .help = "At most so many points. With --api so many rates of a size; 10 by default."},
     {.name = "fresh", .type = MED_OPT_FLAG, .offset = AT(fresh),
-     .help = "Forget what the journal beside the output holds, instead of going on with it."},
+     .help = "Forget what the journal beside the output holds (--api: the output itself), instead of going on."},
 
     {.name = "output", .short_name = 'o', .type = MED_OPT_STRING, .offset = AT(output), .unit = "FILE",
      .group = "What is written",
-     .help = "The profile; FILE.journal beside it holds each point as it was measured."},
+     .help = "The profile; FILE.journal beside it holds each point as it was measured. With --api the profile is "
+             "written after each point."},
     {.name = "name", .type = MED_OPT_STRING, .offset = AT(name), .unit = "NAME",
-     .help = "Name of the worker type; the worker's own by default."},
+     .help = "Name of the worker type; the worker's own by default (--api: that of --like)."},
     {.name = "gpu-name", .type = MED_OPT_STRING, .offset = AT(gpu_name), .unit = "NAME",
-     .help = "The GPU as the catalogue has it (H100, A100-80GB); from the driver's name by default."},
+     .help = "The GPU as the catalogue has it (H100, A100-80GB); from the driver's name by default (--api: that of "
+             "--like)."},
     {.name = "json", .type = MED_OPT_FLAG, .offset = AT(json), .help = "Print the outcome as JSON, profile included."},
     {0},
 };
@@ -84,8 +160,9 @@ static const struct med_option option_table[] = {
 static const struct med_program program = {
     .name = "medley profile",
     .synopsis =
-        "[options] -o FILE (--model DIR | --shape NAME | --listen ADDRESS) [-- WORKER OPTIONS]",
-    .summary = "Measures iterations of a worker and writes a profile of it.",
+        "[options] -o FILE (--model DIR | --shape NAME | --listen ADDRESS | --api API) [-- WORKER "
+        "OPTIONS]",
+    .summary = "Measures iterations of a worker, or a whole server, and writes a profile of it.",
     .details =
         "Prefills, decodes and both together are run through the worker's engine as in serving, on "
         "a\n"
@@ -99,6 +176,17 @@ static const struct med_program program = {
         "\n"
         "Options behind -- go to the worker that is spawned:\n"
         "  medley profile --backend cuda --shape llama-2-7b -o h100.json -- --max-num-seqs 256\n"
+        "\n"
+        "With --api a whole server is measured, whoever made it: for each size of request first "
+        "alone, "
+        "then\n"
+        "in an open loop with Poisson arrivals, at rates that close in on the greatest one that "
+        "keeps "
+        "the\n"
+        "objectives. A server that does not keep up is recognised, and said:\n"
+        "  medley profile --api openai --url http://127.0.0.1:8000 --model llama-3-8b --like "
+        "like.json \\\n"
+        "                 --workload azure-conversation --minutes 20 -o our-server.json\n"
         "\n"
         "Exit status: 0 done, or the budget is spent; 1 failed or interrupted; 2 wrong usage.\n",
     .options = option_table,
@@ -284,6 +372,23 @@ static int run(const struct med_profiler_options *o, const struct med_options *p
     return rc;
 }
 
+/* What both halves share has other defaults here. */
+static int serve_points(const struct med_profiler_options *o, const struct med_options *parsed)
+{
+    struct med_serving_options s = o->serving;
+    s.model = o->model;
+    s.name = o->name;
+    s.gpu = o->gpu_name;
+    s.output = o->output;
+    s.time_scale = o->time_scale;
+    s.fresh = o->fresh;
+    s.json = o->json;
+    s.minutes = med_options_given(parsed, "minutes") ? o->minutes : 0;
+    s.precision = med_options_given(parsed, "precision") ? o->precision : SERVING_PRECISION;
+    s.points_max = med_options_given(parsed, "points") ? o->points_max : SERVING_POINTS;
+    return med_serving_verb(&s);
+}
+
 int main(int argc, char **argv)
 {
     struct med_profiler_options values = {0};
@@ -295,6 +400,11 @@ int main(int argc, char **argv)
         return med_become(argc, argv);
     if (med_options_main(&program, argc, argv, &values, &options, &status) != MED_OPTIONS_RUN)
         return status;
+    if (values.serving.api) {
+        status = serve_points(&values, &options);
+        med_options_release(&options);
+        return status;
+    }
     command_line(argc, argv, command);
     int rc = run(&values, &options, command, &err);
     if (rc < 0)

@@ -129,7 +129,7 @@ double med_objective_value(const struct med_objective *objective, const struct m
 double med_objectives_strain(const struct med_objectives *objectives,
                              const struct med_serving_row *row)
 {
-    if (row->failures > 0 || row->saturated)
+    if (row->failures > 0 || row->saturated || row->cut_short)
         return INFINITY;
     double worst = 0;
     for (size_t i = 0; i < objectives->count; i++) {

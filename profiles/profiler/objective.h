@@ -44,10 +44,10 @@ void med_objective_format(const struct med_objective *objective, char *text, siz
 /* What the row says of it, ms; NAN: nothing. */
 double med_objective_value(const struct med_objective *objective,
                            const struct med_serving_row *row);
-/* No failures, not saturated, every objective told and kept. */
+/* No failures, not saturated, not cut short, every objective told and kept. */
 bool med_objectives_meet(const struct med_objectives *objectives,
                          const struct med_serving_row *row);
-/* The worst value over its limit; INFINITY where one is not told, or the row failed or saturated. */
+/* The worst value over its limit; INFINITY where one is not told, or the row cannot keep any. */
 double med_objectives_strain(const struct med_objectives *objectives,
                              const struct med_serving_row *row);
 

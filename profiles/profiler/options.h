@@ -7,6 +7,7 @@
 #define MED_PROFILES_PROFILER_OPTIONS_H
 
 #include "base/options.h"
+#include "profiles/profiler/serving_verb.h"
 
 struct med_profiler_options {
     /* What to measure. */
@@ -21,6 +22,8 @@ struct med_profiler_options {
     /* What is written. */
     const char *output, *name, *gpu_name;
     bool json;
+    /* Serving points, with --api; what both halves have is copied into it. */
+    struct med_serving_options serving;
 };
 
 #endif

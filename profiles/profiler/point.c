@@ -208,7 +208,7 @@ static void fill_row(struct med_point *point, struct samples *s, struct med_benc
     struct flow flow = flow_of(run, window);
     row->saturated = is_saturated(s, &flow);
     /* All that is measured ends, sooner or later, unless the server does not keep up. */
-    row->throughput_per_s = row->saturated || point->cut_short
+    row->throughput_per_s = row->saturated || point->row.cut_short
                                 ? (flow.seconds > 0 ? (double)flow.answered / flow.seconds : 0)
                                 : load->rate_per_s * (1 - row->failures);
 }
@@ -232,7 +232,7 @@ int med_point_from_run(struct med_bench_run *run, const struct med_point_load *l
         const struct med_bench_record *r = &run->records[i];
         bool was_cut = (run->ended_early || run->interrupted) && r->status == 1; /* CANCELLED */
         if (r->status == MED_BENCH_NOT_SENT || was_cut) {
-            point.cut_short = true;
+            point.row.cut_short = true;
             continue;
         }
         point.measured++;

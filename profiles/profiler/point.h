@@ -40,7 +40,6 @@ struct med_point {
     double prompt_tokens_sd;    /* as the server counted; NAN: it does not */
     bool usage_told;            /* it counts prompts */
     bool short_answers;         /* answers ended before the length that was asked for */
-    bool cut_short;             /* ended before all were measured: the verdict was plain */
     size_t measured, failed;
     double lateness_p99_ms;
     char failure[MED_BENCH_DETAILS_MAX]; /* the first sentence of a failed one, or "" */

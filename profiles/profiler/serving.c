@@ -67,9 +67,8 @@ static enum med_serving_verdict verdict_of(const struct med_serving_config *conf
 {
     if (point->measured == point->failed)
         return MED_SERVING_FAILED;
-    return !point->cut_short && med_objectives_meet(config->objectives, &point->row)
-               ? MED_SERVING_MEETS
-               : MED_SERVING_BREAKS;
+    return med_objectives_meet(config->objectives, &point->row) ? MED_SERVING_MEETS
+                                                                : MED_SERVING_BREAKS;
 }
 
 static void tell_search(struct med_search *search, const struct med_search_step *step,
@@ -118,7 +117,7 @@ int med_serving_run(const struct med_serving_config *config, struct med_search *
                                "the server answered none of the requests of %d points in a row: %s",
                                failures, point.failure);
         }
-        if (step.rate_per_s > 0 && (point.cut_short || point.row.saturated)) {
+        if (step.rate_per_s > 0 && (point.row.cut_short || point.row.saturated)) {
             rc = settle(config, search, step.size, err);
             if (rc < 0)
                 return rc;

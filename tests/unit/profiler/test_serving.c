@@ -189,7 +189,7 @@ static int on_point(void *arg, const struct med_search_step *step, const struct 
         world->meets[world->points] = verdict == MED_SERVING_MEETS;
         world->points++;
     }
-    world->cut += point->cut_short;
+    world->cut += point->row.cut_short;
     return world->stop_after && (int)(world->points + world->alone) >= world->stop_after
                ? MED_E_CANCELLED
                : 0;
@@ -363,7 +363,7 @@ static void test_point_when_verdict_is_plain_then_cut_short(void)
     world_init(&world, "ttft.mean=100ms");
     double greatest = planned_capacity(100, 40, "tpot.mean=100s") / 0.95;
     struct med_point point = point_at(&world, 3 * greatest, 1000);
-    CHECK(point.cut_short);
+    CHECK(point.row.cut_short);
     CHECK(point.measured < 900);
     CHECK(!med_objectives_meet(&world.objectives, &point.row));
 }

@@ -285,6 +285,7 @@ static const struct formats_case cases[] = {
     {"\"mean\": 42, \"p95\": 70", "\"p90\": 80, \"p95\": 70",
      "$.serving[0].itl_ms.p95: found 70, expected at least p90 (80)"},
     {"\"requests\": 1200", "\"saturated\": 1", "$.serving[0].saturated: "},
+    {"\"requests\": 1200", "\"cut_short\": 1", "$.serving[0].cut_short: "},
     {"{\"mean\": 41}", "{}", "$.serving[0].tpot_ms: found an empty object, expected at least one"},
     {"\"failures\": 0", "\"failures\": 1.5", "$.serving[0].failures: found 1.5, expected"},
     {"\"step_model\": {", "\"step_model\": null, \"x\": {", "x"},
