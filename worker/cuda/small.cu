@@ -19,8 +19,14 @@
  * wants of it, in both operands alike: there is nothing to shuffle.  With fewer than 8 rows the
  * other columns hold copies that nobody reads; a row's sums are the same whatever is beside it.
  *
- * The rows, normed, lie in shared memory: all of their columns, or phases of as many as fit, for which
- * sums wait in shared memory too.  float32 (for checking alone) has a plain kernel.
+ * The rows lie in shared memory: all of their columns, or phases of as many as fit, for which sums wait in
+ * shared memory too.  A norm is one factor per row: in bfloat16 rows are weighed by the norm's
+ * weights as they come, and the sums get the factor, so that nothing waits for the squares of a whole row.
+ * float16 has not the range for that: its rows are scaled before.  float32 (for checking alone) has
+ * a plain kernel.
+ *
+ * There is a kernel for one row, for few that lie there whole, and for phases: what one does not
+ * need would have to be fetched as code all the same, in front of every product.
  *
  * thread: engine.
  */
@@ -48,6 +54,13 @@ enum {
     ROWS_BYTES = 66560, /* at most, of the batch's rows in shared memory: 8 of 4096 columns */
     STATE_FLOATS = WARPS * MED_CUDA_SMALL_ROWS + MED_CUDA_SMALL_ROWS,
     BULK_COMPUTE = 90
+};
+
+/* What of its rows a kernel has in shared memory. */
+enum shape {
+    ONE,   /* row, whole */
+    WHOLE, /* few, whole */
+    PHASED
 };
 
 /* What the host works out for a launch. */
@@ -204,13 +217,29 @@ static __device__ __forceinline__ uint4 normed(uint4 piece, uint4 weight, float 
                       narrow_two<T>(y[4], y[5]), narrow_two<T>(y[6], y[7]));
 }
 
+enum {
+    NORM_AHEAD = 2 /* pieces of the norm's weight that each thread has fetched before the wait */
+};
+
+/* Whether sums are scaled, not rows: what is not scaled yet must not be beyond T's range. */
+template <typename T> static __host__ __device__ constexpr bool scales_sums(void);
+template <> __host__ __device__ constexpr bool scales_sums<__nv_bfloat16>(void)
+{
+    return true;
+}
+template <> __host__ __device__ constexpr bool scales_sums<__half>(void)
+{
+    return false;
+}
+
 /* Columns of chunks [begin, end) of rows first_row .. + ROWS - 1 to `rows` (unless NULL), by the threads that
  * multiply: they find them in the cache, and do not stand behind the weights that were asked for before.
- * PIECES_AT_ONCE loads per row are under way.  partials: the sums of squares of each warp, or NULL. */
-template <typename T, int ROWS, int PIECES_AT_ONCE>
-static __device__ __forceinline__ void fetch_some(const struct med_cuda_linear_args &a,
-                                                  const struct plan &plan, int begin, int end,
-                                                  int first_row, T *rows, float *partials)
+ * PIECES_AT_ONCE loads per row are under way.  WEIGHS: times the norm's weight, of which the
+ * first columns are in `ahead`.  partials: the sums of squares of each warp, or NULL. */
+template <typename T, int ROWS, int PIECES_AT_ONCE, bool WEIGHS>
+static __device__ __forceinline__ void
+fetch_some(const struct med_cuda_linear_args &a, const struct plan &plan, int begin, int end,
+           int first_row, T *rows, float *partials, const uint4 *ahead)
 {
     const int first = begin * (CHUNK / 8), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int count = min(end * (CHUNK / 8), plan.columns / 8) - first;
@@ -232,11 +261,16 @@ static __device__ __forceinline__ void fetch_some(const struct med_cuda_linear_a
         }
 #pragma unroll
         for (int p = 0; p < PIECES_AT_ONCE; p++) {
+            uint4 weight = {};
+            if (WEIGHS && i + p * THREADS < count)
+                weight = begin == 0 && i < THREADS && p < NORM_AHEAD
+                             ? ahead[p < NORM_AHEAD ? p : 0]
+                             : __ldg((const uint4 *)a.norm + first + i + p * THREADS);
 #pragma unroll
             for (int k = 0; k < ROWS; k++) {
                 if (rows && i + p * THREADS < count && first_row + k < plan.rows)
                     *((uint4 *)(rows + (first_row + k) * plan.x_stride) + i + p * THREADS) =
-                        x[p][k];
+                        WEIGHS ? normed<T>(x[p][k], weight, 1.0f) : x[p][k];
                 if (partials)
                     sum[k] += squares<T>(x[p][k]);
             }
@@ -258,37 +292,41 @@ static __device__ __forceinline__ void fetch_some(const struct med_cuda_linear_a
     }
 }
 
-template <typename T>
+template <typename T, enum shape SHAPE, bool WEIGHS>
 static __device__ __forceinline__ void fetch_rows(const struct med_cuda_linear_args &a,
                                                   const struct plan &plan, int begin, int end,
-                                                  T *rows, float *partials)
+                                                  T *rows, float *partials, const uint4 *ahead)
 {
-    if (plan.rows == 1) {
-        fetch_some<T, 1, 8>(a, plan, begin, end, 0, rows, partials);
+    if (SHAPE == ONE) {
+        fetch_some<T, 1, WEIGHS ? 2 : 6, WEIGHS>(a, plan, begin, end, 0, rows, partials, ahead);
     } else {
         for (int m = 0; m < plan.rows; m += 4)
-            fetch_some<T, 4, 2>(a, plan, begin, end, m, rows, partials);
+            fetch_some<T, 4, 2, WEIGHS>(a, plan, begin, end, m, rows, partials, ahead);
     }
 }
 
-/* scales[m] = 1 / sqrt(mean(row m ^ 2) + eps), from the warps' sums of squares. */
+/* 1 / sqrt(mean(row m ^ 2) + eps), from the warps' sums of squares. */
+static __device__ __forceinline__ float norm_scale(const struct med_cuda_linear_args &a,
+                                                   const struct plan &plan, const float *partials,
+                                                   int m)
+{
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++)
+        sum += partials[w * MED_CUDA_SMALL_ROWS + m];
+    return rsqrtf(sum / (float)plan.columns + a.eps);
+}
+
+/* Of all rows, once all warps have written their sums. */
 static __device__ __forceinline__ void norm_scales(const struct med_cuda_linear_args &a,
                                                    const struct plan &plan, const float *partials,
                                                    float *scales)
 {
     workers_sync();
-    if (threadIdx.x < plan.rows) {
-        float sum = 0;
-        for (int w = 0; w < WARPS; w++)
-            sum += partials[w * MED_CUDA_SMALL_ROWS + threadIdx.x];
-        scales[threadIdx.x] = rsqrtf(sum / (float)plan.columns + a.eps);
-    }
+    if (threadIdx.x < plan.rows)
+        scales[threadIdx.x] = norm_scale(a, plan, partials, (int)threadIdx.x);
     workers_sync();
 }
-
-enum {
-    NORM_AHEAD = 2 /* pieces of the norm's weight that each thread has fetched before the wait */
-};
 
 /* Columns of chunks [begin, end), which lie in `rows`, times scale and weight. */
 template <typename T>
@@ -428,7 +466,7 @@ static __device__ __forceinline__ void wait_for_the_kernel_before(void)
 
 /* Asks for all stages of all tiles in the order in which they are multiplied, and for the rows; for
  * the first ones before the wait. */
-template <typename T, int EPILOGUE>
+template <typename T, int EPILOGUE, enum shape SHAPE>
 static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const struct plan &plan,
                                    const struct places &at, int tiles)
 {
@@ -443,7 +481,7 @@ static __device__ void ask_for_all(const struct med_cuda_linear_args &a, const s
         const int group_end = min(group + GROUP, tiles);
         for (int phase = 0; phase < plan.chunks; phase += plan.phase_chunks) {
             const int end = min((phase + plan.phase_chunks) * CHUNK, plan.columns);
-            if (group + phase > 0 && plan.phase_chunks < plan.chunks) {
+            if (SHAPE == PHASED && group + phase > 0) {
                 if (!waited)
                     wait_for_the_kernel_before();
                 waited = true;
@@ -542,15 +580,20 @@ end_look(const struct med_cuda_linear_args &a, const struct plan &plan, int grou
 }
 
 /* The work of a block; see small_kernel. */
-template <typename T, int EPILOGUE, bool BULK>
+template <typename T, int EPILOGUE, enum shape SHAPE, bool BULK>
 static __device__ __forceinline__ void small_block(const struct med_cuda_linear_args &a,
-                                                   const struct plan &plan)
+                                                   const struct plan &plan_given)
 {
+    constexpr bool phased = SHAPE == PHASED, LATE = !phased && scales_sums<T>();
+    struct plan plan = plan_given;
+    if (SHAPE == ONE)
+        plan.rows = 1;
+    if (!phased)
+        plan.phase_chunks = plan.chunks;
     constexpr int STAGE_BYTES = BULK ? STAGE_BYTES_BULK : STAGE_BYTES_COPY;
     extern __shared__ __align__(128) char shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int depth = BULK ? plan.depth : DEPTH_COPY;
-    const bool phased = plan.phase_chunks < plan.chunks;
     T *const rows = (T *)(shared + BARRIERS_BYTES + depth * STAGE_BYTES);
     float *const sums = (float *)(rows + (phased ? 2 : 1) * plan.rows * plan.x_stride);
     float *const partials = sums + GROUP * WARPS * 16 * plan.rows;
@@ -589,7 +632,7 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
             }
             __syncwarp();
             asm volatile("bar.arrive 2, %0;" ::"n"((int)THREADS + 32) : "memory");
-            ask_for_all<T, EPILOGUE>(a, plan, at, tiles);
+            ask_for_all<T, EPILOGUE, SHAPE>(a, plan, at, tiles);
             return;
         }
         asm volatile("bar.sync 2, %0;" ::"n"((int)THREADS + 32) : "memory"); // barriers are new
@@ -634,16 +677,23 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                     barrier_wait(at.rows_full + (uint32_t)place * 8,
                                  (uint32_t)((rows_count - 1) / 2) % 2);
                 } else {
-                    workers_sync(); // nobody reads the phase before any more
-                    fetch_rows<T>(a, plan, phase, phase_end, here,
-                                  a.norm && group + phase == 0 && !phased ? partials : NULL);
-                    if (!a.norm || phased)
+                    if (phased)
+                        workers_sync(); // nobody reads the phase before any more
+                    if (LATE && a.norm) {
+                        fetch_rows<T, SHAPE, true>(a, plan, phase, phase_end, here, partials,
+                                                   ahead);
+                    } else {
+                        fetch_rows<T, SHAPE, false>(a, plan, phase, phase_end, here,
+                                                    a.norm && !phased ? partials : NULL, ahead);
+                    }
+                    if (LATE || !a.norm || phased)
                         workers_sync();
                 }
-                if (a.norm) {
+                if (!LATE && a.norm) {
                     if (group + phase == 0) {
                         if (phased)
-                            fetch_rows<T>(a, plan, 0, plan.chunks, NULL, partials);
+                            fetch_rows<T, SHAPE, false>(a, plan, 0, plan.chunks, NULL, partials,
+                                                        ahead);
                         norm_scales(a, plan, partials, scales);
                     }
                     norm_rows<T>(a, plan, phase, phase_end, here, scales, ahead);
@@ -708,6 +758,11 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
                 u += place[w * plan.rows * 16];
                 v += place[w * plan.rows * 16 + 8];
             }
+            if (LATE && a.norm) {
+                const float scale = norm_scale(a, plan, partials, end.m);
+                u *= scale;
+                v *= scale;
+            }
             med_pair_finish<T, EPILOGUE>(a, end.rows, end.m, u, v, end.ahead);
         }
         if (group + GROUP < tiles)
@@ -723,7 +778,7 @@ static __device__ __forceinline__ void small_block(const struct med_cuda_linear_
  * warp more.  shared: barriers, ring, rows (twice if in phases), sums of GROUP tiles
  * [GROUP][WARPS][rows][16], partial squares and scales.
  */
-template <typename T, int EPILOGUE, bool BULK>
+template <typename T, int EPILOGUE, enum shape SHAPE, bool BULK>
 static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
     small_kernel(const __grid_constant__ struct med_cuda_linear_args a,
                  const __grid_constant__ struct plan plan)
@@ -734,7 +789,7 @@ static __global__ void __launch_bounds__(THREADS + (BULK ? 32 : 0), 1)
     constexpr bool RUNS_HERE = !BULK;
 #endif
     if constexpr (RUNS_HERE)
-        small_block<T, EPILOGUE, BULK>(a, plan);
+        small_block<T, EPILOGUE, SHAPE, BULK>(a, plan);
 }
 
 /*
@@ -829,7 +884,11 @@ static int launch_small(struct med_cuda *d, const struct med_cuda_linear_args &a
     const int blocks = d->facts.multiprocessors;
     const struct med_launch launch = {dim3((unsigned)(plan.tiles < blocks ? plan.tiles : blocks)),
                                       dim3(THREADS + (BULK ? 32 : 0)), shared_bytes(plan, BULK)};
-    return med_launch_on(d, launch, small_kernel<T, EPILOGUE, BULK>, a, plan);
+    if (plan.phase_chunks < plan.chunks)
+        return med_launch_on(d, launch, small_kernel<T, EPILOGUE, PHASED, BULK>, a, plan);
+    if (plan.rows > 1)
+        return med_launch_on(d, launch, small_kernel<T, EPILOGUE, WHOLE, BULK>, a, plan);
+    return med_launch_on(d, launch, small_kernel<T, EPILOGUE, ONE, BULK>, a, plan);
 }
 
 template <int EPILOGUE>
@@ -848,17 +907,26 @@ static int launch_typed(struct med_cuda *d, const struct med_cuda_linear_args &a
     return med_launch_on(d, launch, small_f32_kernel<EPILOGUE>, a, (int)a.rows);
 }
 
-template <typename T, bool BULK> static cudaError_t raise_shared(size_t bytes)
+template <typename T, enum shape SHAPE, bool BULK>
+static cudaError_t raise_shared_of_shape(size_t bytes)
 {
-    const void *kernels[] = {(const void *)small_kernel<T, MED_CUDA_ADD, BULK>,
-                             (const void *)small_kernel<T, MED_CUDA_ROPE_KV, BULK>,
-                             (const void *)small_kernel<T, MED_CUDA_SWIGLU, BULK>,
-                             (const void *)small_kernel<T, MED_CUDA_LOGITS, BULK>};
+    const void *kernels[] = {(const void *)small_kernel<T, MED_CUDA_ADD, SHAPE, BULK>,
+                             (const void *)small_kernel<T, MED_CUDA_ROPE_KV, SHAPE, BULK>,
+                             (const void *)small_kernel<T, MED_CUDA_SWIGLU, SHAPE, BULK>,
+                             (const void *)small_kernel<T, MED_CUDA_LOGITS, SHAPE, BULK>};
     cudaError_t status = cudaSuccess;
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels && status == cudaSuccess; i++)
         status = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       (int)bytes);
     return status;
+}
+
+template <typename T, bool BULK> static cudaError_t raise_shared(size_t bytes)
+{
+    cudaError_t status = raise_shared_of_shape<T, ONE, BULK>(bytes);
+    if (status == cudaSuccess)
+        status = raise_shared_of_shape<T, WHOLE, BULK>(bytes);
+    return status == cudaSuccess ? raise_shared_of_shape<T, PHASED, BULK>(bytes) : status;
 }
 
 extern "C" int med_cuda_small_new(struct med_cuda *d)
