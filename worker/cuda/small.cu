@@ -9,7 +9,9 @@
  * before the wait for the kernel before: weights depend on nothing.  A block takes so much shared
  * memory that a multiprocessor has room for one: a kernel's blocks then come where the blocks of
  * the one before have just ended, one each, and read on at once.  (Two on a multiprocessor are worse: the
- * next kernel's gather where this one's ended first.)
+ * next kernel's gather where this one's ended first.  With bulk copies a block takes all there is, so
+ * that attention's blocks do not come beside it either: they would let the product behind them ask
+ * for weights before they ask for keys.)
  *
  * sm_90: a warp of its own asks for stages by bulk copies, a piece of a row of W each, and waits where the
  * ring is full.  Before: each thread copies the 16-byte pieces that it will multiply itself.
@@ -883,7 +885,8 @@ static int launch_small(struct med_cuda *d, const struct med_cuda_linear_args &a
     const struct plan plan = make_plan(d, a, BULK);
     const int blocks = d->facts.multiprocessors;
     const struct med_launch launch = {dim3((unsigned)(plan.tiles < blocks ? plan.tiles : blocks)),
-                                      dim3(THREADS + (BULK ? 32 : 0)), shared_bytes(plan, BULK)};
+                                      dim3(THREADS + (BULK ? 32 : 0)),
+                                      BULK ? d->shared_bytes_max : shared_bytes(plan, BULK)};
     if (plan.phase_chunks < plan.chunks)
         return med_launch_on(d, launch, small_kernel<T, EPILOGUE, PHASED, BULK>, a, plan);
     if (plan.rows > 1)
