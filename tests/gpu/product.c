@@ -145,28 +145,29 @@ void product_reference(struct product *p, bool rounds)
 {
     const struct product_shape *s = &p->shape;
     double *h = calloc((size_t)s->columns, sizeof *h), *y = calloc((size_t)s->outputs, sizeof *y);
-    double largest = 0, term = 0, most = 0;
+    double largest = 0, longest = 0, most = 0;
     if (!h || !y)
         abort();
     for (int64_t m = 0; m < s->rows; m++) {
         reference_row(p, m, h);
         for (int64_t n = 0; n < s->outputs; n++) {
             const double *w = p->weight.host + n * s->columns;
-            double sum = s->bias ? p->bias.host[n] : 0, magnitude = fabs(sum);
+            double sum = s->bias ? p->bias.host[n] : 0, magnitude = fabs(sum), square = 0;
             for (int64_t k = 0; k < s->columns; k++) {
                 double product = h[k] * w[k];
                 sum += product;
                 magnitude += fabs(product);
-                term = fmax(term, fabs(product));
+                square += product * product;
             }
             y[n] = sum;
             most = fmax(most, fabs(sum));
             largest = fmax(largest, magnitude);
+            longest = fmax(longest, sqrt(square));
         }
         reference_finish(p, m, y);
     }
     p->absolute = largest * (p->dtype == MED_DTYPE_F32 ? 0x1p-20 : 0x1p-16) +
-                  (s->norm ? term * epsilon(p->dtype) : 0);
+                  (s->norm ? 2.5 * longest * epsilon(p->dtype) : 0);
     double raw = rounds ? most * epsilon(p->dtype) / 2 : 0;
     if (s->epilogue == MED_CUDA_ADD && s->bias)
         p->absolute += raw * 2;
