@@ -10,7 +10,9 @@
 #include "worker/cuda/attend_stream.h"
 
 enum {
-    STREAM_BLOCKS = 800 /* of attend_stream.cu, whose blocks are small: six per multiprocessor */
+    /* Decodes of heads that share keys, up to which each reads them for itself: a few keys come out of the
+     * cache as fast as they are asked for, and a stream of registers has less to wait for. */
+    SHARED_STREAM_ITEMS = 4
 };
 
 int64_t med_cuda_attend_window(const struct med_model_config *model)
@@ -22,29 +24,48 @@ int64_t med_cuda_attend_window(const struct med_model_config *model)
     return model->window;
 }
 
+/* Decodes that attend_stream.cu takes at most; see there. */
+static int64_t stream_items(const struct med_ops_sizes *s, bool deterministic)
+{
+    const struct med_model_config *m = s->model;
+    int64_t tokens = s->block_tokens;
+    bool is_16_bits = s->dtype == MED_DTYPE_BF16 || s->dtype == MED_DTYPE_F16;
+    if (deterministic || !is_16_bits || s->kv_dtype != s->dtype || m->head_dim % 8 != 0 ||
+        m->head_dim > 128 || (tokens & (tokens - 1)) != 0)
+        return 0;
+    return m->heads == m->kv_heads ? INT64_MAX : SHARED_STREAM_ITEMS;
+}
+
 static struct med_cuda_attend_limits limits_of(const struct med_ops_sizes *s, bool deterministic)
 {
-    bool has_groups = s->model->heads > s->model->kv_heads;
     return (struct med_cuda_attend_limits){.deterministic = deterministic,
                                            .kv_heads = s->model->kv_heads,
                                            .block_tokens = s->block_tokens,
                                            .rows_max = s->rows_max,
                                            .items_max = s->items_max,
                                            .window = med_cuda_attend_window(s->model),
-                                           .blocks = has_groups ? 0 : STREAM_BLOCKS};
+                                           .heads = s->model->heads,
+                                           .stream_items = stream_items(s, deterministic)};
+}
+
+/* In either mode: sizes do not say which. */
+static int64_t partials_max(const struct med_ops_sizes *s)
+{
+    struct med_cuda_attend_limits fast = limits_of(s, false), fixed = limits_of(s, true);
+    int64_t most = med_cuda_attend_partials_max(&fast);
+    int64_t other = med_cuda_attend_partials_max(&fixed);
+    return most > other ? most : other;
 }
 
 static size_t counters_bytes(const struct med_ops_sizes *s)
 {
-    struct med_cuda_attend_limits l = limits_of(s, false);
-    return (size_t)(med_cuda_attend_partials_max(&l) * s->model->heads) * sizeof(uint32_t);
+    return (size_t)(partials_max(s) * s->model->heads) * sizeof(uint32_t);
 }
 
 static size_t partials_bytes(const struct med_ops_sizes *s)
 {
-    struct med_cuda_attend_limits l = limits_of(s, false);
     int64_t floats = s->model->heads * (s->model->head_dim + 2);
-    return (size_t)(med_cuda_attend_partials_max(&l) * floats) * sizeof(float);
+    return (size_t)(partials_max(s) * floats) * sizeof(float);
 }
 
 size_t med_cuda_attend_bytes(const struct med_ops_sizes *sizes)
@@ -112,8 +133,8 @@ int med_cuda_attend(void *device, const struct med_attend_args *args)
     if (args->rows == 0)
         return 0;
     if (d->attention->shape.decode_parts > 0) {
-        rc = med_cuda_attend_stream_takes(d, args) ? med_cuda_attend_stream(d, args)
-                                                   : med_cuda_attend_decode(d, args);
+        rc = d->attention->shape.streams ? med_cuda_attend_stream(d, args)
+                                         : med_cuda_attend_decode(d, args);
     }
     if (rc == 0 && d->attention->shape.prefill_tiles > 0)
         rc = med_cuda_attend_prefill(d, args);

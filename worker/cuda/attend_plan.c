@@ -24,18 +24,23 @@ static int64_t divide_up(int64_t a, int64_t b)
 /* Twice as many as rows, so that the blocks that are done last are short. */
 static int64_t parts_for(const struct med_cuda_attend_limits *l, int64_t items)
 {
-    int64_t spare = divide_up(l->blocks ? l->blocks : MED_CUDA_ATTEND_BLOCKS, l->kv_heads);
-    return items == 0 ? 0 : items + (items > spare ? items : spare);
+    if (items == 0)
+        return 0;
+    int64_t spare = items <= l->stream_items ? divide_up(MED_CUDA_ATTEND_STREAM_BLOCKS, l->heads)
+                                             : divide_up(MED_CUDA_ATTEND_BLOCKS, l->kv_heads);
+    return items + (items > spare ? items : spare);
 }
 
 int64_t med_cuda_attend_partials_max(const struct med_cuda_attend_limits *l)
 {
-    return parts_for(l, l->items_max);
+    int64_t most = parts_for(l, l->items_max);
+    int64_t few = l->stream_items < l->items_max ? parts_for(l, l->stream_items) : 0;
+    return few > most ? few : most;
 }
 
 struct med_cuda_attend_shape med_cuda_attend_shape_max(const struct med_cuda_attend_limits *l)
 {
-    struct med_cuda_attend_shape shape = {.decode_parts = parts_for(l, l->items_max)};
+    struct med_cuda_attend_shape shape = {.decode_parts = med_cuda_attend_partials_max(l)};
     if (l->deterministic) {
         if (shape.decode_parts < l->rows_max)
             shape.decode_parts = l->rows_max;
@@ -48,7 +53,8 @@ struct med_cuda_attend_shape med_cuda_attend_shape_max(const struct med_cuda_att
 struct med_cuda_attend_shape med_cuda_attend_shape_for(const struct med_cuda_attend_limits *l,
                                                        int64_t items)
 {
-    return (struct med_cuda_attend_shape){.decode_parts = parts_for(l, items)};
+    return (struct med_cuda_attend_shape){.decode_parts = parts_for(l, items),
+                                          .streams = items <= l->stream_items};
 }
 
 /* ---- decodes ---------------------------------------------------------------------------------- */
@@ -250,11 +256,13 @@ struct med_cuda_attend_shape med_cuda_attend_plan_make(const struct med_cuda_att
     int64_t decodes = decode_items(l, host);
     MED_ASSERT(padded_items == 0 || decodes == host->items);
     MED_ASSERT(padded_items == 0 || padded_items >= host->items);
-    int64_t allowed = parts_for(l, padded_items ? padded_items : decodes), count = 0;
+    int64_t items = padded_items ? padded_items : decodes;
+    int64_t allowed = parts_for(l, items), count = 0;
     if (decodes > 0)
         count = decodes_plan(l, host, allowed, parts);
     MED_ASSERT(count <= allowed || l->deterministic);
     shape.decode_parts = padded_items ? allowed : count;
+    shape.streams = items <= l->stream_items;
     for (int64_t i = count; i < shape.decode_parts; i++)
         parts[i] = (struct med_cuda_decode_part){.row = -1, .parts = 1};
     if (!l->deterministic && padded_items == 0)

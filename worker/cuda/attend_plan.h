@@ -23,7 +23,10 @@ extern "C" {
 #endif
 
 #ifndef MED_CUDA_ATTEND_BLOCKS
-# define MED_CUDA_ATTEND_BLOCKS 400 /* of a decode launch at least: three per multiprocessor */
+# define MED_CUDA_ATTEND_BLOCKS 400 /* of attend_decode.cu at least: three per multiprocessor */
+#endif
+#ifndef MED_CUDA_ATTEND_STREAM_BLOCKS
+# define MED_CUDA_ATTEND_STREAM_BLOCKS 800 /* of attend_stream.cu, whose blocks are small: six */
 #endif
 #ifndef MED_CUDA_ATTEND_CUT_MIN
 # define MED_CUDA_ATTEND_CUT_MIN 64 /* tokens; one round of a block's warps */
@@ -53,8 +56,9 @@ struct med_cuda_prefill_tile {
 
 /* What the launches of a batch need to know on the host; part of what a recording depends on. */
 struct med_cuda_attend_shape {
-    int64_t decode_parts;  /* blocks of the decode launch per kv head; 0: none */
+    int64_t decode_parts;  /* blocks of the decode launch per head, or kv head; 0: none */
     int64_t prefill_tiles; /* 0: none */
+    bool streams;          /* decodes are attend_stream.cu's, a block per head */
 };
 
 /* What plans depend on besides the batch. */
@@ -62,7 +66,8 @@ struct med_cuda_attend_limits {
     bool deterministic;
     int64_t kv_heads, block_tokens, rows_max, items_max;
     int64_t window; /* of every layer; 0: a layer sees all */
-    int64_t blocks; /* of a decode launch at least; 0: MED_CUDA_ATTEND_BLOCKS */
+    int64_t heads;
+    int64_t stream_items; /* as many decodes at most are attend_stream.cu's */
 };
 
 /* Partial results that any batch can need at a time. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Attention of single rows where no query heads share a key: a stream of keys and values through
- * registers.
+ * Attention of single rows where no query heads share a key, or few keys are read: a stream of keys and
+ * values through registers.
  *
  * out[h] = sum_t softmax_t(scale q[h] . k[t]) v[t].
  *
- * A block has one part of a row's tokens (attend_plan.h) and one head.  LANES neighbouring threads have
+ * A block has one part of a row's tokens (attend_plan.h) and one head; heads that share a key each read it,
+ * all but one out of the cache.  LANES neighbouring threads have
  * one token at a time, 16 bytes of its key and of its value each; UNROLL tokens are loaded before the
  * first is used, which is what keeps the memory bus full: with one query head per key there is too little
  * to compute for tensor cores to matter, and no detour through shared memory.  Scores are summed
@@ -34,11 +35,12 @@ struct stream {
     const void *keys, *values;
     const struct med_cuda_decode_part *parts;
     const int32_t *tables;
-    float *partials;    // [..][heads][head_dim + 2]: largest score, sum of weights, sums
-    uint32_t *counters; // [..][heads]
-    void *out;          // [rows][heads * head_dim]
-    float scale;        /* times log2(e) */
-    int heads, head_dim, window;
+    float *partials;            // [..][heads][head_dim + 2]: largest score, sum of weights, sums
+    uint32_t *counters;         // [..][heads]
+    void *out;                  // [rows][heads * head_dim]
+    float scale;                /* times log2(e) */
+    int heads, kv_heads, group; // group: heads that share a key
+    int head_dim, window;
     int block_shift; /* log2 of a block's tokens */
 };
 
@@ -68,14 +70,15 @@ static __device__ __forceinline__ void running_add(struct running &r, float scor
         r.sums[i] = fmaf(weight, value[i], r.sums[i] * old);
 }
 
-/* Where a token's 16 bytes of this lane are, in elements. */
+/* Where a token's 16 bytes of this lane are, in elements; of a kv head, here and below. */
 template <int LANES>
 static __device__ __forceinline__ size_t place_of(const struct stream &s, const int32_t *table,
                                                   int token, int head)
 {
     const int lane = threadIdx.x % LANES, block_tokens = 1 << s.block_shift;
     const size_t block = (size_t)table[token >> s.block_shift];
-    const size_t row = ((block * s.heads + head) << s.block_shift) + (token & (block_tokens - 1));
+    const size_t row =
+        ((block * s.kv_heads + head) << s.block_shift) + (token & (block_tokens - 1));
     return row * s.head_dim + (lane * 8 < s.head_dim ? lane * 8 : 0);
 }
 
@@ -156,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS)
     __shared__ float group_most[TOKENS], group_total[TOKENS];
     __shared__ bool is_last;
     const int lane = threadIdx.x % LANES, own = threadIdx.x / LANES;
-    const int head = blockIdx.y;
+    const int head = blockIdx.y, kv_head = head / s.group;
     const bool has_elements = lane * 8 < s.head_dim;
     uint4 keys[UNROLL] = {}, values[UNROLL] = {};
     med_grid_go();
@@ -167,9 +170,9 @@ static __global__ void __launch_bounds__(THREADS)
     }
     const int sees = s.window > 0 && p.position >= s.window ? p.position - s.window + 1 : 0;
     const int begin = p.begin > sees ? p.begin : sees;
-    load_turn<T, LANES>(s, p, begin, head, true, keys, values);
+    load_turn<T, LANES>(s, p, begin, kv_head, true, keys, values);
     med_grid_wait();
-    load_turn<T, LANES>(s, p, begin, head, false, keys, values);
+    load_turn<T, LANES>(s, p, begin, kv_head, false, keys, values);
 
     const size_t row_head = (size_t)p.row * s.heads + head;
     uint4 raw = make_uint4(0, 0, 0, 0);
@@ -180,8 +183,8 @@ static __global__ void __launch_bounds__(THREADS)
     widen_eight<T>(raw, q);
     for (int first = begin; first < p.end; first += TOKENS * UNROLL) {
         if (first > begin) {
-            load_turn<T, LANES>(s, p, first, head, true, keys, values);
-            load_turn<T, LANES>(s, p, first, head, false, keys, values);
+            load_turn<T, LANES>(s, p, first, kv_head, true, keys, values);
+            load_turn<T, LANES>(s, p, first, kv_head, false, keys, values);
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -258,15 +261,6 @@ static int launch(struct med_cuda *d, const struct med_attend_args *a, const str
                              : med_launch_on(d, how, attend_stream_kernel<T, 16>, s);
 }
 
-extern "C" bool med_cuda_attend_stream_takes(const struct med_cuda *d,
-                                             const struct med_attend_args *a)
-{
-    const int64_t tokens = a->kv.block_tokens;
-    return !d->config.deterministic && (a->dtype == MED_DTYPE_BF16 || a->dtype == MED_DTYPE_F16) &&
-           a->kv.dtype == a->dtype && a->heads == a->kv_heads && a->head_dim % 8 == 0 &&
-           a->head_dim <= 128 && (tokens & (tokens - 1)) == 0;
-}
-
 extern "C" int med_cuda_attend_stream(struct med_cuda *d, const struct med_attend_args *a)
 {
     const struct med_cuda_attention *attention = d->attention;
@@ -281,6 +275,8 @@ extern "C" int med_cuda_attend_stream(struct med_cuda *d, const struct med_atten
     s.out = a->out;
     s.scale = a->scale * 1.4426950408889634f;
     s.heads = (int)a->heads;
+    s.kv_heads = (int)a->kv_heads;
+    s.group = (int)(a->heads / a->kv_heads);
     s.head_dim = (int)a->head_dim;
     s.window = (int)a->window;
     while ((1 << s.block_shift) < a->kv.block_tokens)

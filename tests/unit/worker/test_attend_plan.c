@@ -145,6 +145,32 @@ static void test_padded_shape_is_the_recordings(void)
     CHECK_UINT(plan_bytes, bytes);
 }
 
+/* Few decodes of shared heads have a block per head, more have one per kv head, and plans, recordings and the
+ * largest shape agree on it. */
+static void test_few_decodes_stream(void)
+{
+    struct med_cuda_attend_limits l = limits(8);
+    l.heads = 32;
+    l.stream_items = 4;
+    for (int items = 1; items <= 6; items++) {
+        struct batch b = {0};
+        for (int i = 0; i < items; i++)
+            batch_add(&b, 2000, 1);
+        struct med_cuda_attend_shape shape = plan(&l, &b, items);
+        struct med_cuda_attend_shape recorded = med_cuda_attend_shape_for(&l, items);
+        CHECK_INT(shape.streams, items <= 4);
+        CHECK_INT(recorded.streams, shape.streams);
+        CHECK_INT(recorded.decode_parts, shape.decode_parts);
+        int64_t blocks = shape.streams ? MED_CUDA_ATTEND_STREAM_BLOCKS / l.heads
+                                       : MED_CUDA_ATTEND_BLOCKS / l.kv_heads;
+        CHECK_INT(shape.decode_parts, items + blocks);
+        CHECK(shape.decode_parts <= med_cuda_attend_partials_max(&l));
+        (void)parts_check(&l, &b, shape.decode_parts);
+    }
+    l.items_max = 2; /* fewer than it takes */
+    CHECK_INT(med_cuda_attend_partials_max(&l), 2 + MED_CUDA_ATTEND_STREAM_BLOCKS / l.heads);
+}
+
 static void test_window_cuts_only_what_is_seen(void)
 {
     struct med_cuda_attend_limits l = limits(8);
@@ -238,6 +264,7 @@ int main(void)
     RUN(test_decodes_of_equal_contexts);
     RUN(test_one_long_beside_many_short);
     RUN(test_padded_shape_is_the_recordings);
+    RUN(test_few_decodes_stream);
     RUN(test_window_cuts_only_what_is_seen);
     RUN(test_mixed_batch_has_every_row_once);
     RUN(test_deterministic_cuts_are_the_rows_own);
