@@ -59,7 +59,7 @@ static void cpu_release(void *self)
 enum {
     CPU_READ_BYTES = 256 << 20, /* far more than caches hold */
     CPU_DIM = 1024,
-    CPU_REPEATS = 9
+    CPU_REPEATS = 5
 };
 
 static int compare(const void *a, const void *b)

@@ -56,9 +56,9 @@ static int check_sizes(const struct med_measure_sizes *s, const struct med_sched
         const char *name;
         int64_t value, max;
     } fields[] = {
+        {"decode_sequences", s->decode_sequences, c->sequences_max - (s->prefill_tokens > 0)},
         {"prefill_tokens", s->prefill_tokens, c->batched_tokens_max - s->decode_sequences},
         {"prefill_context", s->prefill_context, c->model_len_max - s->prefill_tokens - 1},
-        {"decode_sequences", s->decode_sequences, c->sequences_max - (s->prefill_tokens > 0)},
         {"decode_context_tokens", s->decode_context_tokens, s->decode_sequences * c->model_len_max},
         {"warmup", s->warmup, MED_MEASURE_WARMUP_MAX},
         {"repeats", s->repeats, MED_MEASURE_REPEATS_MAX},
