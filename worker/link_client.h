@@ -105,6 +105,7 @@ struct med_uplink_measure {
 struct med_uplink_measured {
     uint64_t id;
     const char *error; /* NULL: it was measured */
+    bool cannot;       /* the error is one of the sizes: it will be the same next time */
     int64_t prefill_tokens, prefill_context, decode_sequences;
     size_t count;
     const uint64_t *step_ns, *decode_context_tokens; // [count]

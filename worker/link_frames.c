@@ -182,6 +182,7 @@ void med_uplink_send_measured(struct med_uplink *link, const struct med_uplink_m
     body.version = MED_UPLINK_MEASURE_VERSION;
     body.id = measured->id;
     body.error = (char *)(measured->error ? measured->error : "");
+    body.cannot = measured->cannot;
     body.prefill_tokens = (uint32_t)measured->prefill_tokens;
     body.prefill_context = (uint32_t)measured->prefill_context;
     body.decode_sequences = (uint32_t)measured->decode_sequences;

@@ -18,9 +18,9 @@ enum {
     HOST_BYTES = 64
 };
 
-static void refuse(struct med_uplink *link, uint64_t id, const char *why)
+static void refuse(struct med_uplink *link, uint64_t id, const char *why, bool cannot)
 {
-    const struct med_uplink_measured answer = {.id = id, .error = why};
+    const struct med_uplink_measured answer = {.id = id, .error = why, .cannot = cannot};
     med_uplink_send_measured(link, &answer);
 }
 
@@ -38,16 +38,17 @@ void med_service_on_measure(void *arg, struct med_uplink *link,
                                             .fill = asked->fill};
     struct med_err err = {0};
     if (service->phase != MED_SERVICE_SERVING || service->given_up) {
-        refuse(link, asked->id, "the worker is stopping");
+        refuse(link, asked->id, "the worker is stopping", false);
     } else if (service->measure || service->requests.count > 0) {
         refuse(link, asked->id,
                "the worker has work, and is measured only while it has none; try again without "
-               "other routers");
+               "other routers",
+               false);
     } else if (c->scheduler.batching != MED_BATCHING_CONTINUOUS) {
-        refuse(link, asked->id, "a worker is measured with --batching continuous alone");
+        refuse(link, asked->id, "a worker is measured with --batching continuous alone", true);
     } else if (med_measure_new(&sizes, &c->scheduler, &c->rules.sampling, c->rules.vocab_tokens,
                                &service->measure, &err) < 0) {
-        refuse(link, asked->id, err.text);
+        refuse(link, asked->id, err.text, err.code == MED_E_INVALID);
     } else {
         service->measure->id = asked->id;
         service->measure_link = link;

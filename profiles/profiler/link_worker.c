@@ -78,8 +78,8 @@ struct med_profiled {
     struct med_err failure; /* code 0: all is well */
     struct med_profiled_facts facts;
     struct med_profiled_steps asked;
-    uint64_t id;  /* of the last Measure */
-    bool refused; /* the worker did not measure; refusal says why */
+    uint64_t id;          /* of the last Measure */
+    bool refused, cannot; /* the worker did not measure, and never will; refusal says why */
     char refusal[MED_PROFILED_TEXT];
     uint64_t step_ns[MED_PROFILED_REPEATS_MAX];
     uint64_t contexts[MED_PROFILED_REPEATS_MAX];
@@ -293,6 +293,7 @@ static void take_measured(struct med_profiled *p, const Medley__Link__Measured *
     p->wanted = WANT_NOTHING;
     if (m->error[0] != '\0') {
         p->refused = true;
+        p->cannot = m->cannot;
         keep_text(p->refusal, m->error);
         return;
     }
@@ -647,7 +648,7 @@ int med_profiled_measure(struct med_profiled *p, const struct med_profiled_steps
     if (rc < 0)
         return rc;
     if (p->refused)
-        return med_err_set(err, MED_E_INVALID, "%s", p->refusal);
+        return med_err_set(err, p->cannot ? MED_E_INVALID : MED_E_IO, "%s", p->refusal);
     *ret_times = (struct med_profiled_times){
         .count = p->count, .step_ns = p->step_ns, .decode_context_tokens = p->contexts};
     return 0;

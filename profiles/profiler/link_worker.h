@@ -73,7 +73,7 @@ const struct med_profiled_facts *med_profiled_facts(const struct med_profiled *p
 /* Asks again: clocks and power are as of now. */
 int med_profiled_refresh(struct med_profiled *profiled, struct med_err *err) MED_MUST_CHECK;
 /* timeout_ns: real time after which a worker that says nothing is given up.  errors besides:
- * MED_E_INVALID the worker did not run these steps, and says why. */
+ * MED_E_INVALID the worker cannot run these steps, and says why. */
 int med_profiled_measure(struct med_profiled *profiled, const struct med_profiled_steps *steps,
                          int64_t timeout_ns, struct med_profiled_times *ret_times,
                          struct med_err *err) MED_MUST_CHECK;

@@ -242,8 +242,13 @@ static double row_flops(const struct med_profile *p, const struct med_step_row *
 {
     double pairs = (double)med_step_pairs(row->prefill_tokens, row->prefill_context) +
                    (double)row->decode_context_tokens;
-    return 2 * p->model.parameters * (double)(row->prefill_tokens + row->decode_sequences) +
-           4 * (double)(p->model.layers * p->model.heads * p->model.head_dim) * pairs;
+    const struct med_model_shape *m = &p->model;
+    double attention = 2 * (double)(m->hidden * m->head_dim) * (double)(m->heads + m->kv_heads);
+    double layer = attention + 3 * (double)(m->hidden * m->intermediate);
+    double sampled = (double)(row->decode_sequences + (row->prefill_tokens > 0));
+    return 2 * (double)m->layers * layer * (double)(row->prefill_tokens + row->decode_sequences) +
+           2 * (double)(m->hidden * m->vocab) * sampled +
+           4 * (double)(m->layers * m->heads * m->head_dim) * pairs;
 }
 
 static void find_use(struct med_profile_result *r)

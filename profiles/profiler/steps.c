@@ -22,6 +22,7 @@ enum {
     GROW_SLACK = 10,
     WARMUP_MIN = 2,
     WARMUP_MAX = 16,
+    CLOCKS_S = 5,    /* between two looks at the GPU's clock */
     TIMEOUT_S = 120, /* at least, for an answer */
     PROGRESS_NS = 1000000000
 };
@@ -36,12 +37,12 @@ struct session {
     const struct med_profiler_options *options;
     struct med_grid grid;
     struct med_clock clock;
-    int64_t begin_ns, end_ns; /* real time; end INT64_MAX: no budget */
-    int64_t said_ns;
-    double slowness;  /* measured / guessed, of the last points */
-    double point_s;   /* real seconds per point so far */
-    double *samples;  // [repeats_max + GROUP_MAX], ms
-    double *contexts; // likewise
+    int64_t begin_ns, end_ns;   /* real time; end INT64_MAX: no budget */
+    int64_t said_ns, clocks_ns; /* when progress was told, and clocks were asked for */
+    double slowness;            /* measured / guessed, of the last points */
+    double point_s;             /* real seconds per point so far */
+    double *samples;            // [repeats_max + GROUP_MAX], ms
+    double *contexts;           // likewise
     size_t count;
     struct med_steps_outcome outcome;
 };
@@ -300,6 +301,18 @@ static bool next_point(struct session *s, struct med_grid_point *ret_point)
     return !s->outcome.out_of_time;
 }
 
+/* What the clock is while there is work, now and then. */
+static int read_clock(struct session *s, int64_t *ret_mhz, struct med_err *err)
+{
+    if (now_ns(s) - s->clocks_ns < CLOCKS_S * MED_NS_PER_S)
+        return 0;
+    s->clocks_ns = now_ns(s);
+    int rc = med_profiled_refresh(s->worker, err);
+    if (rc >= 0)
+        *ret_mhz = med_profiled_facts(s->worker)->clock_mhz;
+    return rc;
+}
+
 static int run_points(struct session *s, struct med_err *err)
 {
     struct med_grid_point point;
@@ -307,6 +320,8 @@ static int run_points(struct session *s, struct med_err *err)
     while (rc >= 0 && next_point(s, &point)) {
         struct med_journal_point measured;
         rc = measure_point(s, &point, &measured, err);
+        if (rc >= 0)
+            rc = read_clock(s, &measured.clock_mhz, err);
         if (rc < 0)
             break;
         rc = med_journal_add(s->journal, &measured, err);

@@ -310,6 +310,7 @@ class Broken(Case):
         _, err = self.emulated("--points", "40", worker=["--emulated-fail-after", "100"], expected=1)
         self.assertIn("the device failed", err)
         self.assertGreater(len(self.journal()), 1)
+        self.assertFalse([p for p in self.journal() if "impossible" in p])
 
     def test_a_spawned_worker_that_does_not_start(self):
         _, err = self.profile("--profile", self.folder / "none.json", expected=1)
@@ -364,6 +365,7 @@ class Worker(Case):
             measured = link.receive_body("measured")
             self.assertEqual(measured.id, number)
             self.assertIn(text, measured.error)
+            self.assertTrue(measured.cannot)
         link.send(measure=pb.Measure(version=1, id=99, decode_sequences=3,
                                      decode_context_tokens=3000, warmup=2, repeats=5))
         measured = link.receive_body("measured")

@@ -193,14 +193,14 @@ static void test_measure_when_steps_are_asked_for_then_their_times(void)
     static const struct med_measure_sizes table[] = {
         {.decode_sequences = 1, .decode_context_tokens = 1, .repeats = 1},
         {.decode_sequences = 1, .decode_context_tokens = 700, .warmup = 3, .repeats = 21},
-        {.decode_sequences = 8, .decode_context_tokens = 8 * 300 + 5, .warmup = 3, .repeats = 33},
+        {.decode_sequences = 8, .decode_context_tokens = 2405, .warmup = 3, .repeats = 33},
         {.prefill_tokens = 1, .warmup = 1, .repeats = 4},
         {.prefill_tokens = 128, .warmup = 2, .repeats = 9},
         {.prefill_tokens = 100, .prefill_context = 800, .warmup = 2, .repeats = 9},
         {.prefill_tokens = 60,
          .prefill_context = 3,
          .decode_sequences = 7,
-         .decode_context_tokens = 7 * 200,
+         .decode_context_tokens = 1400,
          .warmup = 2,
          .repeats = 9},
         {.prefill_tokens = 1,
@@ -222,7 +222,7 @@ static void test_measure_when_blocks_are_taken_then_in_an_order_of_chance(void)
     med_clock_init_real(&clock, 1);
     struct med_engine *engine = new_engine(&d, true, &clock);
     const struct med_measure_sizes asked = {
-        .decode_sequences = 4, .decode_context_tokens = 4 * 400, .repeats = 3};
+        .decode_sequences = 4, .decode_context_tokens = 1600, .repeats = 3};
     med_measure_free(run(engine, &asked));
     CHECK(d.scattered);
     CHECK(!d.unsound);
@@ -311,7 +311,7 @@ static void test_measure_when_sizes_cannot_be_then_refused_with_a_sentence(void)
         {{.decode_sequences = -1, .repeats = 1}, "decode_sequences is -1"},
         {{.decode_sequences = 1, .repeats = -1}, "repeats is -1"},
         {{.decode_sequences = 1, .repeats = MED_MEASURE_REPEATS_MAX}, "a sequence has 1024"},
-        {{.decode_sequences = 8, .decode_context_tokens = 8 * 900, .repeats = 1}, "KV cache"},
+        {{.decode_sequences = 8, .decode_context_tokens = 7200, .repeats = 1}, "KV cache"},
         {{.decode_sequences = 1, .warmup = 100000, .repeats = 1}, "warmup is 100000"},
     };
     const struct med_sampling sampling = med_sampling_default();
