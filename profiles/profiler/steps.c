@@ -371,7 +371,7 @@ int med_steps_run(struct med_profiled *worker, struct med_journal *journal,
     struct med_engine_limits limits;
     size_t room = (size_t)options->repeats_max + GROUP_MAX;
     med_clock_init_real(&s.clock, 1);
-    s.begin_ns = now_ns(&s);
+    s.begin_ns = s.clocks_ns = now_ns(&s);
     s.end_ns = s.begin_ns + (int64_t)(options->minutes * 60e9);
     med_steps_limits(med_profiled_facts(worker), &limits);
     s.samples = med_calloc(room, sizeof s.samples[0]);
