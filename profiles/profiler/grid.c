@@ -29,14 +29,14 @@ static int64_t min64(int64_t a, int64_t b)
 
 /* ---- the coarse grid ------------------------------------------------------------------------ */
 
-static bool is_equal(const struct med_grid_point *a, const struct med_grid_point *b)
+static bool is_equal(const struct med_step_grid_point *a, const struct med_step_grid_point *b)
 {
     return a->prefill_tokens == b->prefill_tokens && a->prefill_context == b->prefill_context &&
            a->decode_sequences == b->decode_sequences && a->decode_context == b->decode_context;
 }
 
-static bool is_among(const struct med_grid_point *points, size_t count,
-                     const struct med_grid_point *p)
+static bool is_among(const struct med_step_grid_point *points, size_t count,
+                     const struct med_step_grid_point *p)
 {
     for (size_t i = 0; i < count; i++) {
         if (is_equal(&points[i], p))
@@ -59,7 +59,7 @@ static int64_t prefill_max(const struct med_engine_limits *l)
     return min64(l->model_len_max - 1, l->kv_tokens - 2 * l->block_tokens);
 }
 
-static bool is_possible(const struct med_engine_limits *l, const struct med_grid_point *p)
+static bool is_possible(const struct med_engine_limits *l, const struct med_step_grid_point *p)
 {
     if (p->prefill_tokens + p->decode_sequences > l->batched_tokens_max ||
         p->prefill_tokens + p->decode_sequences < 1 || p->prefill_tokens < 0)
@@ -74,13 +74,13 @@ static bool is_possible(const struct med_engine_limits *l, const struct med_grid
             p->decode_context <= context_max(l, p->decode_sequences, prefill));
 }
 
-static void put(struct med_grid *g, int64_t prefill, int64_t prefill_context, int64_t sequences,
-                int64_t context)
+static void put(struct med_step_grid *g, int64_t prefill, int64_t prefill_context,
+                int64_t sequences, int64_t context)
 {
-    const struct med_grid_point p = {.prefill_tokens = prefill,
-                                     .prefill_context = prefill > 0 ? prefill_context : 0,
-                                     .decode_sequences = sequences,
-                                     .decode_context = sequences > 0 ? context : 0};
+    const struct med_step_grid_point p = {.prefill_tokens = prefill,
+                                          .prefill_context = prefill > 0 ? prefill_context : 0,
+                                          .decode_sequences = sequences,
+                                          .decode_context = sequences > 0 ? context : 0};
     if (is_possible(&g->limits, &p) && !is_among(g->coarse, g->coarse_count, &p) &&
         g->coarse_count < MED_GRID_POINTS_MAX)
         g->coarse[g->coarse_count++] = p;
@@ -97,7 +97,7 @@ static size_t series(int64_t first, int64_t last, int64_t ratio, int64_t values[
     return count;
 }
 
-static void put_decodes(struct med_grid *g, int64_t sequence_ratio, int64_t context_ratio)
+static void put_decodes(struct med_step_grid *g, int64_t sequence_ratio, int64_t context_ratio)
 {
     const struct med_engine_limits *l = &g->limits;
     int64_t sequences[VALUES_MAX], contexts[VALUES_MAX];
@@ -111,7 +111,7 @@ static void put_decodes(struct med_grid *g, int64_t sequence_ratio, int64_t cont
     }
 }
 
-static void put_prefills(struct med_grid *g, int64_t ratio, int64_t context_ratio)
+static void put_prefills(struct med_step_grid *g, int64_t ratio, int64_t context_ratio)
 {
     const struct med_engine_limits *l = &g->limits;
     int64_t tokens[VALUES_MAX], contexts[VALUES_MAX];
@@ -126,7 +126,8 @@ static void put_prefills(struct med_grid *g, int64_t ratio, int64_t context_rati
     }
 }
 
-static void put_mixed(struct med_grid *g, int64_t ratio, int64_t prefill_ratio, int64_t context)
+static void put_mixed(struct med_step_grid *g, int64_t ratio, int64_t prefill_ratio,
+                      int64_t context)
 {
     const struct med_engine_limits *l = &g->limits;
     int64_t sequences[VALUES_MAX], tokens[VALUES_MAX];
@@ -141,10 +142,10 @@ static void put_mixed(struct med_grid *g, int64_t ratio, int64_t prefill_ratio, 
     }
 }
 
-int med_step_grid_init(struct med_grid *grid, const struct med_engine_limits *limits,
+int med_step_grid_init(struct med_step_grid *grid, const struct med_engine_limits *limits,
                        double tolerance)
 {
-    *grid = (struct med_grid){.limits = *limits, .tolerance = tolerance};
+    *grid = (struct med_step_grid){.limits = *limits, .tolerance = tolerance};
     grid->coarse = med_calloc(MED_GRID_POINTS_MAX, sizeof grid->coarse[0]);
     grid->done = med_calloc(MED_GRID_POINTS_MAX, sizeof grid->done[0]);
     grid->ms = med_calloc(MED_GRID_POINTS_MAX, sizeof grid->ms[0]);
@@ -163,31 +164,32 @@ int med_step_grid_init(struct med_grid *grid, const struct med_engine_limits *li
     return 0;
 }
 
-void med_step_grid_release(struct med_grid *grid)
+void med_step_grid_release(struct med_step_grid *grid)
 {
     med_free(grid->coarse);
     med_free(grid->done);
     med_free(grid->ms);
-    *grid = (struct med_grid){0};
+    *grid = (struct med_step_grid){0};
 }
 
 /* ---- halving -------------------------------------------------------------------------------- */
 
-static int64_t *axis_of(struct med_grid_point *p, int axis)
+static int64_t *axis_of(struct med_step_grid_point *p, int axis)
 {
     int64_t *const axes[AXES] = {&p->prefill_tokens, &p->prefill_context, &p->decode_sequences,
                                  &p->decode_context};
     return axes[axis];
 }
 
-static int64_t value_of(const struct med_grid_point *p, int axis)
+static int64_t value_of(const struct med_step_grid_point *p, int axis)
 {
-    struct med_grid_point copy = *p;
+    struct med_step_grid_point copy = *p;
     return *axis_of(&copy, axis);
 }
 
 /* Of one kind (decode, prefill or mixed), and different on this axis alone. */
-static bool is_on_line(const struct med_grid_point *a, const struct med_grid_point *b, int axis)
+static bool is_on_line(const struct med_step_grid_point *a, const struct med_step_grid_point *b,
+                       int axis)
 {
     for (int i = 0; i < AXES; i++) {
         if (i != axis && value_of(a, i) != value_of(b, i))
@@ -198,7 +200,7 @@ static bool is_on_line(const struct med_grid_point *a, const struct med_grid_poi
 }
 
 /* The nearest measured point on the axis, below (-1) or above (1); done_count: none. */
-static size_t neighbour(const struct med_grid *g, size_t at, int axis, int side)
+static size_t neighbour(const struct med_step_grid *g, size_t at, int axis, int side)
 {
     size_t best = g->done_count;
     int64_t own = value_of(&g->done[at], axis);
@@ -214,7 +216,7 @@ static size_t neighbour(const struct med_grid *g, size_t at, int axis, int side)
 }
 
 /* How far the straight line between its neighbours is off at a point; NAN: it has only one. */
-static double error_at(const struct med_grid *g, size_t at, int axis)
+static double error_at(const struct med_step_grid *g, size_t at, int axis)
 {
     size_t low = neighbour(g, at, axis, -1), high = neighbour(g, at, axis, 1);
     if (low == g->done_count || high == g->done_count)
@@ -226,15 +228,15 @@ static double error_at(const struct med_grid *g, size_t at, int axis)
 }
 
 /* What halving the interval above `at` is worth: the errors at its ends fall with the square of its width. */
-static double worth(const struct med_grid *g, size_t at, size_t above, int axis)
+static double worth(const struct med_step_grid *g, size_t at, size_t above, int axis)
 {
     double own = error_at(g, at, axis), other = error_at(g, above, axis);
     double error = isnan(own) ? other : isnan(other) ? own : fmax(own, other);
     return (isnan(error) ? unknown_error : error) / 4;
 }
 
-static bool halve(const struct med_grid *g, size_t at, size_t above, int axis,
-                  struct med_grid_point *ret_point)
+static bool halve(const struct med_step_grid *g, size_t at, size_t above, int axis,
+                  struct med_step_grid_point *ret_point)
 {
     double low = (double)value_of(&g->done[at], axis);
     double high = (double)value_of(&g->done[above], axis);
@@ -245,13 +247,13 @@ static bool halve(const struct med_grid *g, size_t at, size_t above, int axis,
     return is_possible(&g->limits, ret_point) && !is_among(g->done, g->done_count, ret_point);
 }
 
-static bool refine(const struct med_grid *g, struct med_grid_point *ret_point)
+static bool refine(const struct med_step_grid *g, struct med_step_grid_point *ret_point)
 {
     double best = g->tolerance / 4;
     bool found = false;
     for (size_t at = 0; at < g->done_count; at++) {
         for (int axis = 0; axis < AXES && !isnan(g->ms[at]); axis++) {
-            struct med_grid_point middle;
+            struct med_step_grid_point middle;
             size_t above = neighbour(g, at, axis, 1);
             if (above == g->done_count)
                 continue;
@@ -266,7 +268,7 @@ static bool refine(const struct med_grid *g, struct med_grid_point *ret_point)
     return found;
 }
 
-bool med_step_grid_next(struct med_grid *grid, struct med_grid_point *ret_point)
+bool med_step_grid_next(struct med_step_grid *grid, struct med_step_grid_point *ret_point)
 {
     if (grid->done_count == MED_GRID_POINTS_MAX)
         return false;
@@ -279,7 +281,8 @@ bool med_step_grid_next(struct med_grid *grid, struct med_grid_point *ret_point)
     return refine(grid, ret_point);
 }
 
-void med_step_grid_add(struct med_grid *grid, const struct med_grid_point *point, double ms)
+void med_step_grid_add(struct med_step_grid *grid, const struct med_step_grid_point *point,
+                       double ms)
 {
     MED_ASSERT(isnan(ms) || ms > 0);
     if (grid->done_count == MED_GRID_POINTS_MAX)
@@ -288,7 +291,7 @@ void med_step_grid_add(struct med_grid *grid, const struct med_grid_point *point
     grid->ms[grid->done_count++] = ms;
 }
 
-size_t med_step_grid_coarse_left(const struct med_grid *grid)
+size_t med_step_grid_coarse_left(const struct med_step_grid *grid)
 {
     size_t left = 0;
     for (size_t i = grid->coarse_next; i < grid->coarse_count; i++)

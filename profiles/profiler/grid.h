@@ -25,29 +25,30 @@ enum {
 };
 
 /* One prefill after prefill_context cached tokens beside decodes of decode_context tokens each. */
-struct med_grid_point {
+struct med_step_grid_point {
     int64_t prefill_tokens, prefill_context, decode_sequences, decode_context;
 };
 
-struct med_grid {
+struct med_step_grid {
     struct med_engine_limits limits;
-    double tolerance;              /* relative */
-    struct med_grid_point *coarse; // [coarse_count], in the order in which they are worth most
+    double tolerance;                   /* relative */
+    struct med_step_grid_point *coarse; // [coarse_count], in the order in which they are worth most
     size_t coarse_count, coarse_next;
-    struct med_grid_point *done; // [done_count]
-    double *ms;                  // [done_count]; NAN: could not be measured
+    struct med_step_grid_point *done; // [done_count]
+    double *ms;                       // [done_count]; NAN: could not be measured
     size_t done_count;
 };
 
-int med_step_grid_init(struct med_grid *grid, const struct med_engine_limits *limits,
+int med_step_grid_init(struct med_step_grid *grid, const struct med_engine_limits *limits,
                        double tolerance) MED_MUST_CHECK;
-void med_step_grid_release(struct med_grid *grid);
+void med_step_grid_release(struct med_step_grid *grid);
 
 /* false: nothing is worth measuring any more. */
-bool med_step_grid_next(struct med_grid *grid, struct med_grid_point *ret_point);
+bool med_step_grid_next(struct med_step_grid *grid, struct med_step_grid_point *ret_point);
 /* Of a point that was measured; ms NAN: it cannot be. */
-void med_step_grid_add(struct med_grid *grid, const struct med_grid_point *point, double ms);
+void med_step_grid_add(struct med_step_grid *grid, const struct med_step_grid_point *point,
+                       double ms);
 /* Points of the coarse grid that are left. */
-size_t med_step_grid_coarse_left(const struct med_grid *grid);
+size_t med_step_grid_coarse_left(const struct med_step_grid *grid);
 
 #endif

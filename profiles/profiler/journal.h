@@ -20,7 +20,7 @@
 
 /* One point, measured. */
 struct med_journal_point {
-    struct med_grid_point point;
+    struct med_step_grid_point point;
     bool impossible; /* the worker refuses it; the rest is 0 */
     double ms_p50, ms_p99;
     int64_t decode_context_tokens; /* of all decodes, at the median */

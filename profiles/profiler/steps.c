@@ -35,7 +35,7 @@ struct session {
     struct med_profiled *worker;
     struct med_journal *journal;
     const struct med_profiler_options *options;
-    struct med_grid grid;
+    struct med_step_grid grid;
     struct med_clock clock;
     int64_t begin_ns, end_ns;   /* real time; end INT64_MAX: no budget */
     int64_t said_ns, clocks_ns; /* when progress was told, and clocks were asked for */
@@ -88,7 +88,7 @@ void med_steps_limits(const struct med_profiled_facts *facts, struct med_engine_
         ret_limits->model_len_max = ret_limits->kv_tokens;
 }
 
-double med_steps_guess_s(const struct med_profiled_facts *f, const struct med_grid_point *p)
+double med_steps_guess_s(const struct med_profiled_facts *f, const struct med_step_grid_point *p)
 {
     double bandwidth = f->read_bytes_per_s > 0 ? f->read_bytes_per_s : f->peak_bytes_per_s;
     double flops_rate = f->flops_per_s > 0 ? f->flops_per_s : f->peak_flops_per_s;
@@ -115,7 +115,7 @@ static int64_t now_ns(const struct session *s)
     return med_clock_now_ns(&s->clock);
 }
 
-static void print_point(const struct med_grid_point *p, char *out, size_t out_bytes)
+static void print_point(const struct med_step_grid_point *p, char *out, size_t out_bytes)
 {
     int length = 0;
     if (p->prefill_tokens > 0) {
@@ -197,7 +197,7 @@ static int64_t clamp(double value, int64_t low, int64_t high)
 }
 
 /* Real seconds of one iteration, as far as is known. */
-static double expected_s(const struct session *s, const struct med_grid_point *p)
+static double expected_s(const struct session *s, const struct med_step_grid_point *p)
 {
     const struct med_profiled_facts *f = med_profiled_facts(s->worker);
     return med_steps_guess_s(f, p) * s->slowness / f->time_scale;
@@ -205,7 +205,7 @@ static double expected_s(const struct session *s, const struct med_grid_point *p
 
 /* Sequences grow by a token with each iteration, by two beside a prefill where the worker's backend
  * queues: as many repeats as their cache has room for. */
-static int64_t repeats_that_fit(const struct session *s, const struct med_grid_point *p,
+static int64_t repeats_that_fit(const struct session *s, const struct med_step_grid_point *p,
                                 int64_t warmup)
 {
     const struct med_engine_limits *l = &s->grid.limits;
@@ -221,7 +221,7 @@ static int64_t repeats_that_fit(const struct session *s, const struct med_grid_p
     return behind < all ? behind : all;
 }
 
-static int measure_group(struct session *s, const struct med_grid_point *p, double step_s,
+static int measure_group(struct session *s, const struct med_step_grid_point *p, double step_s,
                          struct med_err *err)
 {
     struct med_profiled_times times;
@@ -252,7 +252,7 @@ static int measure_group(struct session *s, const struct med_grid_point *p, doub
     return 0;
 }
 
-static int measure_point(struct session *s, const struct med_grid_point *p,
+static int measure_point(struct session *s, const struct med_step_grid_point *p,
                          struct med_journal_point *ret_point, struct med_err *err)
 {
     const int64_t begin_ns = now_ns(s);
@@ -286,7 +286,7 @@ static int measure_point(struct session *s, const struct med_grid_point *p,
 }
 
 /* The next point, if there is time for one. */
-static bool next_point(struct session *s, struct med_grid_point *ret_point)
+static bool next_point(struct session *s, struct med_step_grid_point *ret_point)
 {
     if ((int64_t)s->journal->count >= s->options->points_max) {
         return false;
@@ -315,7 +315,7 @@ static int read_clock(struct session *s, int64_t *ret_mhz, struct med_err *err)
 
 static int run_points(struct session *s, struct med_err *err)
 {
-    struct med_grid_point point;
+    struct med_step_grid_point point;
     int rc = 0;
     while (rc >= 0 && next_point(s, &point)) {
         struct med_journal_point measured;

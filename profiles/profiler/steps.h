@@ -33,7 +33,7 @@ int med_steps_run(struct med_profiled *worker, struct med_journal *journal,
 
 /* Seconds by the roofs of the device, with their usual efficiency: a guess before anything is known. */
 double med_steps_guess_s(const struct med_profiled_facts *facts,
-                         const struct med_grid_point *point);
+                         const struct med_step_grid_point *point);
 void med_steps_limits(const struct med_profiled_facts *facts, struct med_engine_limits *ret_limits);
 
 /* Of samples, sorted by the call: nearest ranks, and the relative standard error of the median. */

@@ -37,19 +37,19 @@ static const struct med_engine_limits shapes[] = {
      .kv_tokens = 2},
 };
 
-static double smooth_ms(const struct med_grid_point *p)
+static double smooth_ms(const struct med_step_grid_point *p)
 {
     return 5 + 0.01 * (double)p->prefill_tokens + 0.02 * (double)p->decode_sequences +
            1e-4 * (double)(p->decode_sequences * p->decode_context);
 }
 
 /* A step between batches of 16 and more: graphs of another size, say. */
-static double stepped_ms(const struct med_grid_point *p)
+static double stepped_ms(const struct med_step_grid_point *p)
 {
     return smooth_ms(p) * (p->decode_sequences > 20 && p->prefill_tokens == 0 ? 2 : 1);
 }
 
-static void check_point(const struct med_engine_limits *l, const struct med_grid_point *p)
+static void check_point(const struct med_engine_limits *l, const struct med_step_grid_point *p)
 {
     CHECK(p->prefill_tokens + p->decode_sequences >= 1);
     CHECK(p->prefill_tokens + p->decode_sequences <= l->batched_tokens_max);
@@ -63,16 +63,16 @@ static void check_point(const struct med_engine_limits *l, const struct med_grid
     CHECK(p->prefill_tokens > 0 || p->prefill_context == 0);
 }
 
-static size_t run(const struct med_engine_limits *l, double (*ms)(const struct med_grid_point *),
-                  struct med_grid *g)
+static size_t run(const struct med_engine_limits *l,
+                  double (*ms)(const struct med_step_grid_point *), struct med_step_grid *g)
 {
-    struct med_grid_point p;
-    REQUIRE(med_grid_init(g, l, 0.02) == 0);
-    while (med_grid_next(g, &p)) {
+    struct med_step_grid_point p;
+    REQUIRE(med_step_grid_init(g, l, 0.02) == 0);
+    while (med_step_grid_next(g, &p)) {
         check_point(l, &p);
         for (size_t i = 0; i < g->done_count; i++)
             CHECK(memcmp(&g->done[i], &p, sizeof p) != 0);
-        med_grid_add(g, &p, ms(&p));
+        med_step_grid_add(g, &p, ms(&p));
     }
     return g->done_count;
 }
@@ -80,76 +80,76 @@ static size_t run(const struct med_engine_limits *l, double (*ms)(const struct m
 static void test_grid_when_limits_are_any_then_points_can_be_run(void)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        struct med_grid g;
+        struct med_step_grid g;
         size_t count = run(&shapes[i], smooth_ms, &g);
         CHECK(count < MED_GRID_POINTS_MAX);
         CHECK(i > 2 || count > 40);
-        med_grid_release(&g);
+        med_step_grid_release(&g);
     }
 }
 
 static void test_grid_when_short_of_time_then_the_corners_come_first(void)
 {
-    struct med_grid g;
-    struct med_grid_point p;
+    struct med_step_grid g;
+    struct med_step_grid_point p;
     bool one = false, all = false, prefill = false, mixed = false;
-    REQUIRE(med_grid_init(&g, &shapes[0], 0.02) == 0);
-    for (int i = 0; i < 24 && med_grid_next(&g, &p); i++) {
+    REQUIRE(med_step_grid_init(&g, &shapes[0], 0.02) == 0);
+    for (int i = 0; i < 24 && med_step_grid_next(&g, &p); i++) {
         one |= p.decode_sequences == 1 && p.prefill_tokens == 0;
         all |= p.decode_sequences == 256 && p.prefill_tokens == 0;
         prefill |= p.prefill_tokens == 2048;
         mixed |= p.prefill_tokens > 0 && p.decode_sequences > 0;
-        med_grid_add(&g, &p, smooth_ms(&p));
+        med_step_grid_add(&g, &p, smooth_ms(&p));
     }
     CHECK(one && all && prefill && mixed);
-    med_grid_release(&g);
+    med_step_grid_release(&g);
 }
 
 static void test_grid_when_times_step_then_it_looks_there(void)
 {
-    struct med_grid plain, stepped;
+    struct med_step_grid plain, stepped;
     size_t before = run(&shapes[0], smooth_ms, &plain);
     size_t after = run(&shapes[0], stepped_ms, &stepped);
     size_t near = 0;
     CHECK(after > before);
     for (size_t i = 0; i < stepped.done_count; i++) {
-        const struct med_grid_point *p = &stepped.done[i];
+        const struct med_step_grid_point *p = &stepped.done[i];
         near += p->prefill_tokens == 0 && p->decode_sequences > 16 && p->decode_sequences < 64;
     }
     CHECK(near >= 4);
-    med_grid_release(&plain);
-    med_grid_release(&stepped);
+    med_step_grid_release(&plain);
+    med_step_grid_release(&stepped);
 }
 
 static void test_grid_when_resumed_then_it_goes_on_as_it_would_have(void)
 {
-    struct med_grid whole, again;
+    struct med_step_grid whole, again;
     size_t count = run(&shapes[0], stepped_ms, &whole);
     for (size_t cut = 0; cut < count; cut += 17) {
-        struct med_grid_point p;
-        REQUIRE(med_grid_init(&again, &shapes[0], 0.02) == 0);
+        struct med_step_grid_point p;
+        REQUIRE(med_step_grid_init(&again, &shapes[0], 0.02) == 0);
         for (size_t i = 0; i < cut; i++)
-            med_grid_add(&again, &whole.done[i], whole.ms[i]);
+            med_step_grid_add(&again, &whole.done[i], whole.ms[i]);
         for (size_t i = cut; i < cut + 5 && i < count; i++) {
-            REQUIRE(med_grid_next(&again, &p));
+            REQUIRE(med_step_grid_next(&again, &p));
             CHECK(memcmp(&p, &whole.done[i], sizeof p) == 0);
-            med_grid_add(&again, &p, whole.ms[i]);
+            med_step_grid_add(&again, &p, whole.ms[i]);
         }
-        med_grid_release(&again);
+        med_step_grid_release(&again);
     }
-    med_grid_release(&whole);
+    med_step_grid_release(&whole);
 }
 
 static void test_grid_when_a_point_cannot_be_run_then_it_is_left_out(void)
 {
-    struct med_grid g;
-    struct med_grid_point p;
-    REQUIRE(med_grid_init(&g, &shapes[0], 0.02) == 0);
-    while (med_grid_next(&g, &p))
-        med_grid_add(&g, &p, p.decode_sequences > 100 ? NAN : smooth_ms(&p));
+    struct med_step_grid g;
+    struct med_step_grid_point p;
+    REQUIRE(med_step_grid_init(&g, &shapes[0], 0.02) == 0);
+    while (med_step_grid_next(&g, &p))
+        med_step_grid_add(&g, &p, p.decode_sequences > 100 ? NAN : smooth_ms(&p));
     CHECK(g.done_count > 40);
-    CHECK_INT((int64_t)med_grid_coarse_left(&g), 0);
-    med_grid_release(&g);
+    CHECK_INT((int64_t)med_step_grid_coarse_left(&g), 0);
+    med_step_grid_release(&g);
 }
 
 static void test_spread_when_samples_are_known_then_their_ranks(void)
