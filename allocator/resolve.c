@@ -81,6 +81,8 @@ static char *find_shipped(enum med_resolve_what what, const char *name, const ch
         break;
     }
     char *path = try_path(dir, "profiles/published/", name, ".json");
+    if (path == NULL)
+        path = try_path(dir, "profiles/recorded/", name, ".json");
     return path != NULL ? path : try_path(dir, "profiles/", name, "");
 }
 

@@ -3,7 +3,7 @@
  * Names of files that ship: a path that exists wins, else the name is looked up in the data folder.
  *
  *   workload   allocator/workloads/NAME.json
- *   profiles   profiles/NAME (a folder), profiles/published/NAME.json
+ *   profiles   profiles/NAME (a folder), profiles/published/NAME.json, profiles/recorded/NAME.json
  *   catalogue  profiles/catalogues/NAME.json
  * The data folder is what --data-dir says, else the nearest folder above the program that holds
  * profiles/published (a source tree), else ../share/medley beside the program's folder.

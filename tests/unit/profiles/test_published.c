@@ -121,9 +121,36 @@ static void test_errors_when_said_then_name_the_sets_that_were_left_out(void)
     }
 }
 
+/* A recorded profile gives back what was measured. */
+static void test_recorded_when_asked_at_its_points_then_measured(void)
+{
+    struct med_profile p;
+    struct med_latency latency;
+    struct med_err err = {0};
+    int alone = 0;
+    REQUIRE(med_profile_read_file("profiles/recorded/h100-llama-2-7b-bf16.json", &p, &err) == 0);
+    REQUIRE(med_latency_init(&latency, &p, &err) == 0);
+    for (size_t n = 0; n < p.step_count; n++) {
+        const struct med_step_row *row = &p.steps[n];
+        struct med_step_load load = {.prefill_tokens = row->prefill_tokens,
+                                     .prefill_pairs =
+                                         med_step_pairs(row->prefill_tokens, row->prefill_context),
+                                     .decode_sequences = row->decode_sequences,
+                                     .decode_context_tokens = row->decode_context_tokens};
+        if (row->prefill_tokens > 0 && row->decode_sequences > 0)
+            continue;
+        double ms = med_latency_step_ms(&latency, &load);
+        CHECK(ms > 0.999 * row->ms_p50 && ms < 1.001 * row->ms_p50);
+        alone++;
+    }
+    CHECK(alone > 40);
+    med_profile_release(&p);
+}
+
 int main(void)
 {
     RUN(test_coverage_when_asked_everywhere_then_nothing_is_extrapolated_silently);
     RUN(test_errors_when_said_then_name_the_sets_that_were_left_out);
+    RUN(test_recorded_when_asked_at_its_points_then_measured);
     return check_finish();
 }
