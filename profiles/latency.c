@@ -153,7 +153,7 @@ static void cover_published(struct med_latency *latency, const struct med_step_r
             latency->covered[kept++] = other;
         }
     }
-    if (kept < MED_LATENCY_ROWS) {
+    if (kept < MED_LATENCY_CORNERS) {
         latency->covered[kept++] = corner;
     }
     latency->covered_count = kept;
@@ -227,21 +227,23 @@ static size_t collect(const struct med_latency *latency, const struct med_profil
 static int tabulate(struct med_latency *latency, const struct med_profile *profile)
 {
     struct latency_point *points = med_calloc(profile->step_count, sizeof *points);
-    double *scratch = med_calloc(profile->step_count + 1, sizeof *scratch);
-    int rc = points != NULL && scratch != NULL ? 0 : MED_E_NOMEM;
+    if (points == NULL) {
+        return MED_E_NOMEM;
+    }
+    size_t count = collect(latency, profile, DECODE, points);
+    int rc = latency_table_build(&latency->decode, 1.0, points, count, latency, decode_form);
     if (rc == 0) {
-        size_t count = collect(latency, profile, DECODE, points);
-        latency_table_build(&latency->decode, 1.0, points, count, scratch, latency, decode_form);
         count = collect(latency, profile, PREFILL, points);
-        latency_table_build(&latency->prefill, prefill_near, points, count, scratch, latency,
-                            prefill_form);
+        rc = latency_table_build(&latency->prefill, prefill_near, points, count, latency,
+                                 prefill_form);
+    }
+    if (rc == 0) {
         count = collect(latency, profile, MIXED, points);
         if (count > 0) {
             latency->overlap = median_share(points, count);
         }
     }
     med_free(points);
-    med_free(scratch);
     return rc;
 }
 

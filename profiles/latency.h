@@ -33,21 +33,26 @@ enum med_coverage {
 };
 
 enum {
-    MED_LATENCY_ROWS = 32, /* knots of a table; more are thinned out */
-    MED_LATENCY_COLUMNS = 24
+    MED_LATENCY_ROWS = 48, /* of a table; more are thinned out */
+    MED_LATENCY_KNOTS = 640,
+    MED_LATENCY_CORNERS = 32
 };
 
-/* Measured iterations on a grid, time linear in between. Rows: decode sequences or prefill tokens;
- * columns: context per sequence, or cached tokens before the chunk. Times never fall along either.
+/*
+ * Measured iterations, time linear in between. Rows: decode sequences or prefill tokens; columns:
+ * context per sequence, or cached tokens before the chunk. Each row has its own knots, from column 0
+ * to the longest of all rows. Times never fall along either axis.
  */
 struct med_latency_table {
-    int64_t row_count, column_count; /* 0: nothing measured */
+    int64_t row_count; /* 0: nothing measured */
     double rows[MED_LATENCY_ROWS];
-    double columns[MED_LATENCY_COLUMNS];
+    int64_t begin[MED_LATENCY_ROWS + 1]; /* knots of row i: begin[i] up to begin[i + 1] */
+    double columns[MED_LATENCY_KNOTS];
+    double ms[MED_LATENCY_KNOTS];
+    double column_max;
     double row_near; /* a lowest row of at most this covers what is below it */
     /* Shortest and longest measured column of each row; to < 0: row not measured. */
     double from[MED_LATENCY_ROWS], to[MED_LATENCY_ROWS];
-    double ms[MED_LATENCY_ROWS * MED_LATENCY_COLUMNS];
 };
 
 /* Where a worker type without measured rows was published: some row has at least both. */
@@ -55,14 +60,15 @@ struct med_latency_corner {
     int64_t sequences, context;
 };
 
-/* A compiled model; plain values of some 15 KB, may be copied. The first line is the form, which
+/* A compiled model; plain values of some 25 KB, may be copied. The first line is the form, which
  * holds where nothing was measured; it is all there is while both tables are empty. */
 struct med_latency {
     double fixed_ms, sequence_ms, weights_ms, linear_ms_per_token, kv_ms_per_token, pair_ms, corner;
     int64_t model_len_max, sequences_max, batched_tokens_max, block_tokens, kv_tokens;
     /* The range of measured or published steps (0: none). */
     int64_t covered_sequences, covered_context, covered_prefill_tokens;
-    struct med_latency_corner covered[MED_LATENCY_ROWS]; /* published rows that no other exceeds */
+    struct med_latency_corner
+        covered[MED_LATENCY_CORNERS]; /* published rows that no other exceeds */
     int64_t covered_count;
     struct med_latency_table decode, prefill;
     double overlap; /* share of what prefill and decode have in common that a mixed step saves */

@@ -21,10 +21,11 @@ typedef double (*latency_form)(const struct med_latency *latency, double row, do
 /* Larger of a and b with a rounded corner; struct med_step_model. */
 double latency_corner(double a, double b, double corner);
 
-/* No points: an empty table. row_near: struct med_latency_table. scratch: count + 1 numbers. */
-void latency_table_build(struct med_latency_table *table, double row_near,
-                         const struct latency_point *points, size_t count, double *scratch,
-                         const struct med_latency *latency, latency_form form);
+/* Sorts the points. No points: an empty table. row_near: struct med_latency_table.
+ * errors: MED_E_NOMEM. */
+int latency_table_build(struct med_latency_table *table, double row_near,
+                        struct latency_point *points, size_t count,
+                        const struct med_latency *latency, latency_form form) MED_MUST_CHECK;
 /* The time at a place; beyond the table the form's increments. */
 double latency_table_at(const struct med_latency_table *table, double row, double column,
                         const struct med_latency *latency, latency_form form);

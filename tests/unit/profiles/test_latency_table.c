@@ -333,6 +333,29 @@ static void test_several_prompts_when_in_one_step_then_less_than_one_long(void)
     CHECK(med_latency_step_ms(&l, &four) > 0);
 }
 
+static void test_rows_when_each_has_contexts_of_its_own_then_all_are_met(void)
+{
+    /* As a profiler measures: up to what the KV cache holds for that many, off by some tokens. */
+    struct med_profile p = empty_profile();
+    int64_t at = 0;
+    for (int64_t s = 1; s <= 256; s *= 2) {
+        for (int64_t c = 64; c <= 200000 / s; c *= 2) {
+            at++;
+            add_step(&p, 0, 0, s, c + at, 4 + 0.03 * (double)s + 2.5e-4 * (double)(s * (c + at)));
+        }
+        at++;
+        add_step(&p, 0, 0, s, 210000 / s, 4 + 0.03 * (double)s + 2.5e-4 * (double)(210000 / s * s));
+    }
+    struct med_latency l = compiled(&p);
+    for (size_t n = 0; n < p.step_count; n++) {
+        struct med_step_load load = {.decode_sequences = steps[n].decode_sequences,
+                                     .decode_context_tokens = steps[n].decode_context_tokens};
+        CHECK_DOUBLE(med_latency_step_ms(&l, &load), steps[n].ms_p50, 1e-9);
+    }
+    /* And no row needs the others' knots. */
+    CHECK(l.decode.begin[l.decode.row_count] <= (int64_t)p.step_count + 2 * l.decode.row_count);
+}
+
 static void test_rows_when_too_many_for_a_table_then_ends_stay_and_times_rise(void)
 {
     struct med_profile p = empty_profile();
@@ -343,8 +366,9 @@ static void test_rows_when_too_many_for_a_table_then_ends_stay_and_times_rise(vo
     for (int64_t c = 0; c < 60; c++) /* the only ones with so many contexts */
         add_step(&p, 0, 0, 101, 100 + 31 * c, 110 + (double)c / 20);
     struct med_latency l = compiled(&p);
-    CHECK_INT(l.decode.row_count, MED_LATENCY_ROWS);
-    CHECK_INT(l.decode.column_count, MED_LATENCY_COLUMNS);
+    CHECK_INT(l.decode.row_count, MED_LATENCY_ROWS - 1);
+    CHECK_DOUBLE(l.decode.rows[0], 1, 0);
+    CHECK_DOUBLE(l.decode.rows[MED_LATENCY_ROWS - 2], 101, 0);
     double before = 0;
     for (int64_t s = 1; s <= 95; s++) {
         double ms = load_ms(&l, 0, 0, s, 1500);
@@ -352,6 +376,17 @@ static void test_rows_when_too_many_for_a_table_then_ends_stay_and_times_rise(vo
         CHECK_DOUBLE(ms, 5 + (double)s + 3, 1.5);
         before = ms;
     }
+    /* Points without order, each at a context of its own: as many as there is room for. */
+    struct med_rng rng;
+    med_rng_init(&rng, check_seed(), 7);
+    p.step_count = 0;
+    for (int n = 0; n < STEPS_MAX; n++) {
+        add_step(&p, 0, 0, 1 + med_rng_below(&rng, 256), med_rng_below(&rng, 8000),
+                 1 + med_rng_exponential(&rng, 5));
+    }
+    l = compiled(&p);
+    CHECK(l.decode.begin[l.decode.row_count] <= MED_LATENCY_KNOTS);
+    CHECK(load_ms(&l, 0, 0, 200, 4000) >= load_ms(&l, 0, 0, 100, 2000));
 }
 
 static void test_memory_when_none_then_said(void)
@@ -360,10 +395,15 @@ static void test_memory_when_none_then_said(void)
     struct med_latency l;
     struct med_err err = {0};
     add_step(&p, 0, 0, 1, 128, 5);
-    (void)med_alloc_fail_nth(1);
-    CHECK_INT(med_latency_init(&l, &p, &err), MED_E_NOMEM);
-    (void)med_alloc_fail_nth(0);
-    CHECK_STR(err.text, "no memory for the latency model of worker type w");
+    int64_t live = med_alloc_bytes_live();
+    for (uint64_t n = 1; n <= 9; n++) {
+        (void)med_alloc_fail_nth(n);
+        CHECK_INT(med_latency_init(&l, &p, &err), MED_E_NOMEM);
+        (void)med_alloc_fail_nth(0);
+        CHECK_STR(err.text, "no memory for the latency model of worker type w");
+        CHECK_INT(med_alloc_bytes_live(), live);
+    }
+    CHECK_INT(med_latency_init(&l, &p, &err), 0);
 }
 
 int main(void)
@@ -377,6 +417,7 @@ int main(void)
     RUN(test_time_when_nothing_of_a_kind_was_measured_then_the_form);
     RUN(test_mixed_when_measured_then_follows_the_share);
     RUN(test_several_prompts_when_in_one_step_then_less_than_one_long);
+    RUN(test_rows_when_each_has_contexts_of_its_own_then_all_are_met);
     RUN(test_rows_when_too_many_for_a_table_then_ends_stay_and_times_rise);
     RUN(test_memory_when_none_then_said);
     return check_finish();
