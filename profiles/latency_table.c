@@ -52,18 +52,15 @@ struct grid {
     double *from, *to;       // [row_count] struct med_latency_table
 };
 
-/* The last knot that is not above the value; the first if all are. */
+/* The last knot that is not above the value; the first if all are. Without branches that depend on
+ * the value: iterations come in no order that a processor could learn. */
 static int64_t place(const double *knots, int64_t count, double value)
 {
     int64_t low = 0;
-    int64_t high = count;
-    while (high - low > 1) {
-        int64_t middle = (low + high) / 2;
-        if (knots[middle] <= value) {
-            low = middle;
-        } else {
-            high = middle;
-        }
+    while (count > 1) {
+        int64_t half = count / 2;
+        low = knots[low + half] <= value ? low + half : low;
+        count -= half;
     }
     return low;
 }

@@ -344,7 +344,8 @@ static void test_rows_when_each_has_contexts_of_its_own_then_all_are_met(void)
             add_step(&p, 0, 0, s, c + at, 4 + 0.03 * (double)s + 2.5e-4 * (double)(s * (c + at)));
         }
         at++;
-        add_step(&p, 0, 0, s, 210000 / s, 4 + 0.03 * (double)s + 2.5e-4 * (double)(210000 / s * s));
+        int64_t longest = 210000 / s;
+        add_step(&p, 0, 0, s, longest, 4 + 0.03 * (double)s + 2.5e-4 * (double)(s * longest));
     }
     struct med_latency l = compiled(&p);
     for (size_t n = 0; n < p.step_count; n++) {
