@@ -113,7 +113,7 @@ static const struct med_option option_table[] = {
      .help = "Also fits a step model to the points, so that the profile can be replayed, and priced at sizes "
              "that were not measured; flagged as modelled, with its error."},
     {.name = "seed", .type = MED_OPT_INTEGER, .offset = AT(serving.seed), .unit = "N", .default_text = "1",
-     .min = 0, .max = 9007199254740991.0, .help = "Seed of arrival times and prompts."},
+     .min = 0, .max = 9007199254740991.0, .help = "Seed of arrival times. Prompts are new in every run."},
     {.name = "connect-timeout", .type = MED_OPT_DURATION, .offset = AT(serving.connect_timeout_ns),
      .unit = "TIME", .default_text = "10s", .min = 0.01, .max = 3600,
      .help = "Real time to wait for the first connection."},

@@ -25,7 +25,6 @@ enum {
     PROBE_SMALL = 64,
     PROBE_LARGE = 192,
     PROBE_BESIDES_MAX = 16,
-    PROBE_SEED = 0x70726f62,
     IN_FLIGHT_MAX = 4096 /* a server that has so many does not keep up */
 };
 static const double letter_tokens_min = 0.2, letter_tokens_max = 4.5;
@@ -34,7 +33,8 @@ struct med_server {
     struct med_server_config config;
     struct med_server_facts facts;
     struct med_bench_client *client;
-    uint64_t prompts; /* made so far: each run has its own */
+    uint64_t prompt_seed; /* of this moment: servers remember prompts of the run before */
+    uint64_t prompts;     /* runs made so far: each has its own */
 };
 
 const struct med_server_facts *med_server_facts(const struct med_server *server)
@@ -87,7 +87,7 @@ static int send_probe(struct med_server *s, int64_t units, int64_t output, struc
         .arrivals = &arrival,
         .count = 1,
         .vocabulary = s->config.vocabulary,
-        .seed = s->config.seed ^ PROBE_SEED ^ (++s->prompts << 32),
+        .seed = s->prompt_seed ^ (++s->prompts << 40),
         .stall_real_ns = s->config.stall_real_ns,
         .stop = s->config.stop,
     };
@@ -178,6 +178,7 @@ int med_server_new(const struct med_server_config *config, struct med_server **r
     if (!s)
         return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
     s->config = *config;
+    s->prompt_seed = config->seed ^ (uint64_t)med_clock_unix_ns();
     s->facts.letters =
         !config->grpc_target && (config->http.chat || config->prompt == MED_SERVER_PROMPT_TEXT);
     s->facts.ignores_eos = !config->grpc_target;
@@ -245,7 +246,7 @@ static int drive(struct med_server *s, const struct med_point_load *load,
         .closed_loop = alone,
         .max_concurrency = alone ? 1 : 0,
         .vocabulary = s->config.vocabulary,
-        .seed = s->config.seed ^ (++s->prompts << 32),
+        .seed = s->prompt_seed ^ (++s->prompts << 40),
         .stall_real_ns = s->config.stall_real_ns,
         .stop = &watched->stop,
         .gaps_from_ns = alone ? 0 : window->from_ns,

@@ -5,8 +5,8 @@
  *
  * Prompts have an exact length: token ids where the server takes them; else single letters, whose
  * price in tokens is found with two prompts before anything is measured.  What counts is what the
- * server says of each prompt (usage.prompt_tokens).  No two prompts are the same, so that no cache of
- * prefixes flatters it, unless that is asked for.  Answers go on to their length by ignore_eos where
+ * server says of each prompt (usage.prompt_tokens).  No two prompts are the same, in one run or in
+ * several, so that no cache of prefixes flatters it, unless that is asked for.  Answers go on to their length by ignore_eos where
  * the server takes it; where it refuses, answers are as long as they come, and the row tells their mean.
  * thread: the owner's.  owns: the connection.
  */

@@ -174,6 +174,14 @@ class Servers(Case):
         self.assertEqual({r["input_tokens"] for r in self.rows()}, {101})
         self.assertEqual(report["sizes"][0]["state"], "at least")
 
+    def test_prompts_are_new_in_every_run(self):
+        answer = answer_with(lambda r: len(r.body["prompt"]))
+        seen = []
+        for _ in range(2):
+            _, _, requests = self.against(answer, "--slo", "ttft.mean=10s", "--points", 1, "--fresh")
+            seen += [str(r.body["prompt"]) for r in requests]
+        self.assertEqual(len(set(seen)), len(seen))
+
     def test_prompts_are_alike_when_asked_for(self):
         answer = answer_with(lambda r: len(r.body["prompt"]))
         _, _, requests = self.against(answer, "--slo", "ttft.mean=10s", "--same-prompts", "--points", 1)
