@@ -2,10 +2,8 @@
 /*
  * The latency model: the time of one iteration, from a profile (docs/internals/latency-model.md).
  *
- * med_latency_init turns rates into milliseconds per unit and measured rows into two tables, of decodes
- * alone and of prefills alone, so that a step costs some lookups and multiplications.  An iteration
- * with both takes the sum of the two less what they have in common (the weights are read once);
- * how much of that is saved comes from the measured mixed rows.  Published rows are means over
+ * med_latency_init turns rates into milliseconds per unit and measured rows into tables, of decodes
+ * alone, of prefills alone and of both, so that a step costs some lookups and multiplications.  Published rows are means over
  * what a server did, not iterations: they say what is covered, and the form alone says the time.
  *
  * Runs on any thread.  It does no I/O, keeps no state, allocates only while it is compiled, and
@@ -23,7 +21,8 @@
 
 /* The lowest measured prefill covers shorter ones up to this length: they are bound by the weights. */
 static const double prefill_near = 128.0;
-static const double overlap_max = 2.0;
+/* The tokens of a mixed step take at least this share of it, however long its contexts are said to take. */
+static const double mixed_share = 0.1;
 
 int64_t med_step_pairs(int64_t tokens, int64_t context)
 {
@@ -85,6 +84,22 @@ static double prefill_ms(const struct med_latency *latency, double tokens, doubl
     return latency_table_at(&latency->prefill, tokens, context, latency, prefill_form);
 }
 
+static double attention_form(const struct med_latency *latency, double sequences, double context)
+{
+    return latency->kv_ms_per_token * (sequences * context);
+}
+
+/* What the decodes' contexts add to a step. */
+static double attention_ms(const struct med_latency *latency, double sequences,
+                           double context_tokens)
+{
+    if (latency->attention.row_count == 0) {
+        return attention_form(latency, 1.0, context_tokens);
+    }
+    return latency_table_at(&latency->attention, sequences, context_tokens / sequences, latency,
+                            attention_form);
+}
+
 /* What decodes and prefill both pay alone, and once together: by the form. */
 static double common_ms(const struct med_latency *latency, double tokens, double sequences)
 {
@@ -96,24 +111,25 @@ static double mixed_ms(const struct med_latency *latency, const struct med_step_
 {
     double tokens = (double)load->prefill_tokens;
     double sequences = (double)load->decode_sequences;
-    double prefill = prefill_ms(latency, tokens, (double)load->prefill_pairs);
-    double decode = decode_ms(latency, sequences, (double)load->decode_context_tokens);
-    double both = prefill + decode - latency->overlap * common_ms(latency, tokens, sequences);
+    double pairs = (double)load->prefill_pairs;
+    double context_tokens = (double)load->decode_context_tokens;
+    double prefill = prefill_ms(latency, tokens, pairs);
+    double decode = decode_ms(latency, sequences, context_tokens);
+    double both;
+    if (latency->mixed.row_count > 0) {
+        double context = pairs / tokens - 0.5 * (tokens + 1.0);
+        both =
+            attention_ms(latency, sequences, context_tokens) +
+            latency_table_at(&latency->mixed, tokens + sequences, context, latency, prefill_form);
+    } else {
+        both = prefill + decode - common_ms(latency, tokens, sequences);
+    }
     return fmax(both, fmax(prefill, decode));
 }
 
 /* ---- compiling ---- */
 
-static struct med_step_load load_of(const struct med_step_row *row)
-{
-    return (struct med_step_load){.prefill_tokens = row->prefill_tokens,
-                                  .prefill_pairs =
-                                      med_step_pairs(row->prefill_tokens, row->prefill_context),
-                                  .decode_sequences = row->decode_sequences,
-                                  .decode_context_tokens = row->decode_context_tokens};
-}
-
-static int by_share(const void *left, const void *right)
+static int by_time(const void *left, const void *right)
 {
     const struct latency_point *a = left;
     const struct latency_point *b = right;
@@ -121,22 +137,19 @@ static int by_share(const void *left, const void *right)
                           : (a->row > b->row) - (a->row < b->row);
 }
 
-/*
- * The share of the common part that brings mixed rows nearest, by the sum of relative errors: a
- * weighted median of what each row says.  points: row is the weight, ms the share.
- */
-static double median_share(struct latency_point *points, size_t count)
+/* The weighted median of times; the rows are the weights. It has the least sum of relative errors. */
+static double median_ms(struct latency_point *points, size_t count)
 {
     double half = 0.0;
-    qsort(points, count, sizeof *points, by_share);
+    size_t at = 0;
+    qsort(points, count, sizeof *points, by_time);
     for (size_t n = 0; n < count; n++) {
         half += 0.5 * points[n].row;
     }
-    size_t at = 0;
     for (double sum = points[0].row; at + 1 < count && sum < half; sum += points[at].row) {
         at++;
     }
-    return fmin(fmax(points[at].ms, 0.0), overlap_max);
+    return points[at].ms;
 }
 
 static void cover_published(struct med_latency *latency, const struct med_step_row *row)
@@ -190,7 +203,8 @@ static enum part part_of(const struct med_step_row *row)
     return DECODE;
 }
 
-/* The measured rows of a part as points of its table, mixed ones as shares of the common part. */
+/* The measured rows of a part as points of its table; of mixed steps, without what the decodes'
+ * contexts add. */
 static size_t collect(const struct med_latency *latency, const struct med_profile *profile,
                       enum part part, struct latency_point *points)
 {
@@ -200,33 +214,70 @@ static size_t collect(const struct med_latency *latency, const struct med_profil
         if (profile->sources[row->source].kind != MED_SOURCE_MEASURED || part_of(row) != part) {
             continue;
         }
-        struct latency_point *point = &points[count++];
         double tokens = (double)row->prefill_tokens;
         double sequences = (double)row->decode_sequences;
+        struct latency_point point = {tokens, (double)row->prefill_context, row->ms_p50};
         if (part == DECODE) {
-            *point = (struct latency_point){
-                sequences, (double)row->decode_context_tokens / sequences, row->ms_p50};
-        } else if (part == PREFILL) {
-            *point = (struct latency_point){tokens, (double)row->prefill_context, row->ms_p50};
-        } else {
-            struct med_step_load load = load_of(row);
-            double common = common_ms(latency, tokens, sequences);
-            double sum = prefill_ms(latency, tokens, (double)load.prefill_pairs) +
-                         decode_ms(latency, sequences, (double)load.decode_context_tokens);
-            if (common > 0.0) {
-                *point = (struct latency_point){.row = common / row->ms_p50,
-                                                .ms = (sum - row->ms_p50) / common};
-            } else {
-                count--;
-            }
+            point.row = sequences;
+            point.column = (double)row->decode_context_tokens / sequences;
+        } else if (part == MIXED) {
+            double added = attention_ms(latency, sequences, (double)row->decode_context_tokens);
+            point.row = tokens + sequences;
+            point.ms = fmax(point.ms - added, point.ms * mixed_share);
+        }
+        points[count++] = point;
+    }
+    return count;
+}
+
+/* What contexts add, at the knots of the decodes' table: never less for more sequences. */
+static size_t collect_attention(const struct med_latency *latency, struct latency_point *points)
+{
+    const struct med_latency_table *decode = &latency->decode;
+    size_t count = 0;
+    for (int64_t i = 0; i < decode->row_count; i++) {
+        for (int64_t k = decode->begin[i]; k < decode->begin[i + 1]; k++) {
+            points[count++] = (struct latency_point){decode->rows[i], decode->columns[k],
+                                                     decode->ms[k] - decode->ms[decode->begin[i]]};
         }
     }
     return count;
 }
 
+/*
+ * Steps with both kinds. Their own rows say what so many tokens take, other than as a prefill (other
+ * kernels, more to sample); where there are none, the prefills do, each with what the mixed ones take
+ * more on the median.
+ */
+static int tabulate_mixed(struct med_latency *latency, const struct med_profile *profile,
+                          struct latency_point *points)
+{
+    size_t count = collect_attention(latency, points);
+    int rc = latency_table_build(&latency->attention, 1.0, points, count, latency, attention_form);
+    count = rc == 0 ? collect(latency, profile, MIXED, points) : 0;
+    if (count == 0) {
+        return rc;
+    }
+    for (size_t n = 0; n < count; n++) {
+        double pairs = points[n].row * (points[n].column + 0.5 * (points[n].row + 1.0));
+        double alone = prefill_ms(latency, points[n].row, pairs);
+        points[n].row = 1.0 / points[n].ms;
+        points[n].ms -= alone;
+    }
+    double more = fmax(0.0, median_ms(points, count));
+    count = collect(latency, profile, MIXED, points);
+    size_t prefills = collect(latency, profile, PREFILL, &points[count]);
+    for (size_t n = count; n < count + prefills; n++) {
+        points[n].ms += more;
+    }
+    return latency_table_build(&latency->mixed, prefill_near, points, count + prefills, latency,
+                               prefill_form);
+}
+
 static int tabulate(struct med_latency *latency, const struct med_profile *profile)
 {
-    struct latency_point *points = med_calloc(profile->step_count, sizeof *points);
+    struct latency_point *points =
+        med_calloc(profile->step_count + MED_LATENCY_KNOTS, sizeof *points);
     if (points == NULL) {
         return MED_E_NOMEM;
     }
@@ -238,10 +289,7 @@ static int tabulate(struct med_latency *latency, const struct med_profile *profi
                                  prefill_form);
     }
     if (rc == 0) {
-        count = collect(latency, profile, MIXED, points);
-        if (count > 0) {
-            latency->overlap = median_share(points, count);
-        }
+        rc = tabulate_mixed(latency, profile, points);
     }
     med_free(points);
     return rc;
@@ -268,7 +316,6 @@ int med_latency_init(struct med_latency *latency, const struct med_profile *prof
         .kv_ms_per_token = 1e3 * model->kv_bytes_per_token / step->kv_bandwidth_bytes_per_s,
         .pair_ms = 1e3 * pair_flops / step->attention_flops_per_s,
         .corner = step->corner,
-        .overlap = 1.0,
         .model_len_max = profile->limits.model_len_max,
         .sequences_max = profile->limits.sequences_max,
         .batched_tokens_max = profile->limits.batched_tokens_max,
@@ -294,7 +341,8 @@ int med_latency_init(struct med_latency *latency, const struct med_profile *prof
 
 double med_latency_step_ms(const struct med_latency *latency, const struct med_step_load *load)
 {
-    bool tables = latency->decode.row_count > 0 || latency->prefill.row_count > 0;
+    bool tables = latency->decode.row_count > 0 || latency->prefill.row_count > 0 ||
+                  latency->mixed.row_count > 0;
     if (load->prefill_tokens == 0 && load->decode_sequences == 0) {
         return 0.0;
     }

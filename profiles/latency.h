@@ -33,7 +33,7 @@ enum med_coverage {
 };
 
 enum {
-    MED_LATENCY_ROWS = 48, /* of a table; more are thinned out */
+    MED_LATENCY_ROWS = 64, /* of a table; more are thinned out */
     MED_LATENCY_KNOTS = 640,
     MED_LATENCY_CORNERS = 32
 };
@@ -60,8 +60,8 @@ struct med_latency_corner {
     int64_t sequences, context;
 };
 
-/* A compiled model; plain values of some 25 KB, may be copied. The first line is the form, which
- * holds where nothing was measured; it is all there is while both tables are empty. */
+/* A compiled model; plain values of some 50 KB, may be copied. The first line is the form, which
+ * holds where nothing was measured; it is all there is while the tables are empty. */
 struct med_latency {
     double fixed_ms, sequence_ms, weights_ms, linear_ms_per_token, kv_ms_per_token, pair_ms, corner;
     int64_t model_len_max, sequences_max, batched_tokens_max, block_tokens, kv_tokens;
@@ -71,7 +71,9 @@ struct med_latency {
         covered[MED_LATENCY_CORNERS]; /* published rows that no other exceeds */
     int64_t covered_count;
     struct med_latency_table decode, prefill;
-    double overlap; /* share of what prefill and decode have in common that a mixed step saves */
+    /* Where steps with both were measured: what all their tokens take, and what the decodes' contexts
+     * add to that. Rows: tokens of both kinds; sequences. */
+    struct med_latency_table mixed, attention;
     int64_t mixed_prefill_tokens, mixed_sequences; /* the range of measured mixed steps */
 };
 
