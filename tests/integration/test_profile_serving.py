@@ -3,6 +3,7 @@
 servers that this test plays, which refuse, fail, hang, close and lie."""
 import json
 import pathlib
+import signal
 import tempfile
 import threading
 import time
@@ -270,6 +271,34 @@ class Servers(Case):
             answer_with(lambda r: len(r.body["prompt"]))(index, request, send)
         _, err, _ = self.against(answer, "--stall-timeout", "0.3s", status=1, sizes="8x3,20x3,40x3")
         self.assertIn("the server answered none", err)
+
+    def test_interrupt_keeps_what_there_is_and_the_same_command_goes_on(self):
+        answer = answer_with(lambda r: len(r.body["prompt"]), delay_s=0.02)
+        with Server(answer) as server:
+            args = ["--api", "openai", "--url", f"http://127.0.0.1:{server.port}", "--like", LIKE,
+                    "--name", "measured", "--sizes", "8x3,50x3", "--slo", "ttft.mean=10s",
+                    "--points", 1, "-o", self.out, "--json"]
+            with Process("medley-profile", *args, "--requests", 100000) as process:
+                harness.wait_until(self.out.exists, "a first row")
+                process.send_signal(signal.SIGINT)
+                self.assertEqual(process.wait(), 1)
+                report = json.loads("\n".join(process.stdout))
+            self.assertTrue(report["interrupted"])
+            kept = self.rows()
+            self.assertEqual(len(kept), report["rows"])
+            again, _ = self.profile(*args[:4], "--slo", "ttft.mean=10s", "--points", 1, "--requests",
+                                    20, sizes="8x3,50x3")
+        self.assertEqual(again["rows_resumed"], len(kept))
+        self.assertEqual(again["rows"], 4)  # each alone, and at one rate
+        self.assertEqual(self.rows()[:len(kept)], kept)
+
+    def test_time_that_is_spent_ends_it(self):
+        answer = answer_with(lambda r: len(r.body["prompt"]), delay_s=0.02)
+        report, err, _ = self.against(answer, "--slo", "ttft.mean=10s", "--requests", 5000,
+                                      "--minutes", 0.02, sizes="8x3,50x3")
+        self.assertTrue(report["out_of_time"])
+        self.assertIn("the same command goes on", err)
+        self.assertEqual({r["arrival"] for r in self.rows()}, {"closed"})  # 5,000 would take longer
 
     def test_profile_of_another_server_is_not_gone_on_with(self):
         answer = answer_with(lambda r: len(r.body["prompt"]))
