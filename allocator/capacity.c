@@ -272,17 +272,31 @@ static bool meets(const struct med_serving_row *row, const struct med_slos *slos
     return true;
 }
 
+static bool is_in_cell(const struct med_serving_row *row, const struct med_grid *grid,
+                       int input_row, int output_row)
+{
+    return med_grid_row(grid->input_edges, grid->input_edge_count, row->input_tokens) ==
+               input_row &&
+           med_grid_row(grid->output_edges, grid->output_edge_count, row->output_tokens) ==
+               output_row;
+}
+
 void med_capacity_of_points(const struct med_profile *profile, const struct med_grid *grid,
                             int input_row, int output_row, const struct med_slos *slos,
                             struct med_capacity *ret_capacity)
 {
     struct med_capacity capacity = {.stop = MED_STOP_UNCOVERED};
+    /* Users who wait for their answer hide a queue: where arrivals that do not wait were measured,
+     * those tell. */
+    bool open_loop = false;
     for (size_t n = 0; n < profile->serving_count; n++) {
         const struct med_serving_row *row = &profile->serving[n];
-        if (med_grid_row(grid->input_edges, grid->input_edge_count, row->input_tokens) !=
-                input_row ||
-            med_grid_row(grid->output_edges, grid->output_edge_count, row->output_tokens) !=
-                output_row)
+        open_loop =
+            open_loop || (is_in_cell(row, grid, input_row, output_row) && !isnan(row->rate_per_s));
+    }
+    for (size_t n = 0; n < profile->serving_count; n++) {
+        const struct med_serving_row *row = &profile->serving[n];
+        if (!is_in_cell(row, grid, input_row, output_row) || (open_loop && isnan(row->rate_per_s)))
             continue;
         if (row->failures > 0.0 || row->saturated || row->cut_short || !meets(row, slos) ||
             row->throughput_per_s <= capacity.requests_per_s)

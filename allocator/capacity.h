@@ -4,7 +4,8 @@
  *
  * With a step model: from the scheduler's own course on requests of that size (walk.h), searched for
  * the rate at which an objective breaks; deterministic, about a millisecond.  With
- * serving points alone: the best point inside the bucket that meets the objectives without failures;
+ * serving points alone: the best point inside the bucket that meets the objectives without failures
+ * (open-loop ones only, where there are any);
  * nothing is extrapolated.
  * Pure: no I/O, no clock. thread: any.  owns: nothing.
  */

@@ -232,6 +232,16 @@ static void test_points_when_some_fail_then_largest_good_one(void)
     slos.count = 2; /* nobody told the TTFT */
     med_capacity_of_points(&profile, &grid, 1, 0, &slos, &c);
     CHECK_INT(c.stop, MED_STOP_UNCOVERED);
+    /* A closed loop counts only where nothing else was measured. */
+    slos.count = 1;
+    for (size_t i = 0; i < 3; i++)
+        rows[i].rate_per_s = (double)NAN;
+    med_capacity_of_points(&profile, &grid, 1, 0, &slos, &c);
+    CHECK_DOUBLE(c.requests_per_s, 4.0, 0.0);
+    rows[0].rate_per_s = rows[0].throughput_per_s;
+    rows[0].saturated = true;
+    med_capacity_of_points(&profile, &grid, 1, 0, &slos, &c);
+    CHECK_INT(c.stop, MED_STOP_UNCOVERED);
 }
 
 int main(void)
