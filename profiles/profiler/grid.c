@@ -153,12 +153,14 @@ int med_step_grid_init(struct med_step_grid *grid, const struct med_engine_limit
         med_step_grid_release(grid);
         return MED_E_NOMEM;
     }
-    /* Corners and middles of everything; then four times as fine. */
+    /* Corners and middles of everything; then finer, lines of decodes and prefills first. */
     put_decodes(grid, 16, 16);
     put_prefills(grid, 16, 1 << 20);
     put_mixed(grid, 16, 8, 1024);
     put_decodes(grid, 4, 4);
     put_prefills(grid, 4, 8);
+    put_decodes(grid, 2, 4);
+    put_prefills(grid, 2, 1 << 20);
     put_mixed(grid, 4, 4, 1024);
     put_mixed(grid, 16, 8, 256);
     return 0;
@@ -227,10 +229,30 @@ static double error_at(const struct med_step_grid *g, size_t at, int axis)
     return fabs(line / g->ms[at] - 1);
 }
 
-/* Most iterations of a server are decodes alone; those of both are many kinds, each of them rare. */
-static double weight_of(const struct med_step_grid_point *p)
+enum kind {
+    DECODE,
+    PREFILL,
+    MIXED,
+    KINDS
+};
+
+/* Of the points. Most iterations of a server are decodes alone; those of both are many kinds, each of
+ * them rare. */
+static const double shares[KINDS] = {0.5, 0.25, 0.25};
+
+static enum kind kind_of(const struct med_step_grid_point *p)
 {
-    return p->prefill_tokens == 0 ? 1 : p->decode_sequences == 0 ? 0.6 : 0.3;
+    return p->prefill_tokens == 0 ? DECODE : p->decode_sequences == 0 ? PREFILL : MIXED;
+}
+
+/* Of a kind: how much less than its share there is. */
+static void weigh(const struct med_step_grid *g, double ret_weights[KINDS])
+{
+    double counts[KINDS] = {1, 1, 1};
+    for (size_t i = 0; i < g->done_count; i++)
+        counts[kind_of(&g->done[i])]++;
+    for (int k = 0; k < KINDS; k++)
+        ret_weights[k] = shares[k] * (double)g->done_count / counts[k];
 }
 
 /* What halving the interval above `at` is worth: the errors at its ends fall with the square of its width. */
@@ -238,7 +260,9 @@ static double worth(const struct med_step_grid *g, size_t at, size_t above, int 
 {
     double own = error_at(g, at, axis), other = error_at(g, above, axis);
     double error = isnan(own) ? other : isnan(other) ? own : fmax(own, other);
-    return weight_of(&g->done[at]) * (isnan(error) ? unknown_error : error) / 4;
+    if (isnan(error))
+        error = kind_of(&g->done[at]) == MIXED ? 0 : unknown_error;
+    return error / 4;
 }
 
 static bool halve(const struct med_step_grid *g, size_t at, size_t above, int axis,
@@ -255,8 +279,9 @@ static bool halve(const struct med_step_grid *g, size_t at, size_t above, int ax
 
 static bool refine(const struct med_step_grid *g, struct med_step_grid_point *ret_point)
 {
-    double best = g->tolerance / 4;
+    double weights[KINDS], best = 0;
     bool found = false;
+    weigh(g, weights);
     for (size_t at = 0; at < g->done_count; at++) {
         for (int axis = 0; axis < AXES && !isnan(g->ms[at]); axis++) {
             struct med_step_grid_point middle;
@@ -264,8 +289,9 @@ static bool refine(const struct med_step_grid *g, struct med_step_grid_point *re
             if (above == g->done_count)
                 continue;
             double w = worth(g, at, above, axis);
-            if (w > best && halve(g, at, above, axis, &middle)) {
-                best = w;
+            double weighed = w * weights[kind_of(&g->done[at])];
+            if (w > g->tolerance / 4 && weighed > best && halve(g, at, above, axis, &middle)) {
+                best = weighed;
                 *ret_point = middle;
                 found = true;
             }

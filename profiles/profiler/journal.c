@@ -178,6 +178,7 @@ int med_journal_add(struct med_journal *j, const struct med_journal_point *p, st
         med_json_put_integer(&w, "repeats", p->repeats);
         med_json_put_number(&w, "error", p->error);
         med_json_put_integer(&w, "clock_mhz", p->clock_mhz);
+        med_json_put_number(&w, "seconds", p->seconds);
     }
     med_json_end_object(&w);
     int rc = put_on_disk(j, &w, &line, err);
@@ -253,6 +254,8 @@ static int read_point(struct med_journal *j, const struct med_json_at *at, struc
         rc = med_json_positive(at, "ms_p99", 1e9, &p.ms_p99, err);
     if (rc >= 0 && !p.impossible)
         rc = med_json_number(at, "error", 0, 1e9, &p.error, err);
+    if (rc >= 0 && med_json_has(at, "seconds"))
+        rc = med_json_number(at, "seconds", 0, 1e9, &p.seconds, err);
     if (rc >= 0)
         rc = keep_point(j, &p);
     return rc;

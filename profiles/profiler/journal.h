@@ -27,6 +27,7 @@ struct med_journal_point {
     int64_t repeats;
     double error;      /* relative standard error of the median */
     int64_t clock_mhz; /* after it; 0: not known */
+    double seconds;    /* real time that it took */
 };
 
 struct med_journal {

@@ -329,11 +329,21 @@ static int measure(const struct med_profiler_options *o, struct med_profiled *wo
     return rc >= 0 && outcome.interrupted ? med_err_set(err, MED_E_CANCELLED, "interrupted") : rc;
 }
 
+/* Of paths the last name alone: a profile travels, the folders of a machine do not. */
+static const char *without_folders(const char *argument)
+{
+    const char *slash = strrchr(argument, '/');
+    bool is_path = slash && slash[1] != '\0' && !strstr(argument, "://");
+    return is_path ? slash + 1 : argument;
+}
+
 static void command_line(int argc, char **argv, char out[MED_PROFILED_TEXT])
 {
     size_t length = (size_t)snprintf(out, MED_PROFILED_TEXT, "medley profile");
-    for (int i = 1; i < argc && length < MED_PROFILED_TEXT - 1; i++)
-        length += (size_t)snprintf(out + length, MED_PROFILED_TEXT - length, " %s", argv[i]);
+    for (int i = 1; i < argc && length < MED_PROFILED_TEXT - 1; i++) {
+        length += (size_t)snprintf(out + length, MED_PROFILED_TEXT - length, " %s",
+                                   without_folders(argv[i]));
+    }
     for (char *c = out; *c != '\0'; c++) {
         if ((unsigned char)*c < ' ')
             *c = ' ';

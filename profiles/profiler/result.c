@@ -47,6 +47,7 @@ static int fill_rows(struct med_profile_result *r, const struct med_journal *j, 
                                   .ms_p50 = p->ms_p50,
                                   .ms_p99 = p->ms_p99,
                                   .source = SOURCE_STEPS};
+        r->seconds[med_step_region_of(&r->rows[r->profile.step_count - 1])] += p->seconds;
     }
     if (r->profile.step_count == 0)
         return med_err_set(err, MED_E_INVALID, "nothing was measured, so there is no profile");
@@ -81,14 +82,36 @@ static void name_gpu(struct med_profile_result *r, const struct med_profiled_fac
     }
 }
 
+/* "h100-llama-2-7b-bf16"; what an emulated worker is, its profile has said. */
+static void name_worker_type(struct med_profile_result *r, const struct med_profiled_facts *f,
+                             const char *given)
+{
+    static const char *const dtypes[][2] = {
+        {"bfloat16", "bf16"}, {"float16", "fp16"}, {"float32", "fp32"}};
+    const char *dtype = f->dtype;
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
+        if (strcmp(dtype, dtypes[i][0]) == 0)
+            dtype = dtypes[i][1];
+    }
+    if (given || strcmp(f->backend, "emulated") == 0) {
+        (void)snprintf(r->worker_type, sizeof r->worker_type, "%s", given ? given : f->worker_type);
+        return;
+    }
+    (void)snprintf(r->worker_type, sizeof r->worker_type, "%s-%s-%s", r->gpu, f->model, dtype);
+    for (char *c = r->worker_type; *c != '\0'; c++) {
+        if (*c >= 'A' && *c <= 'Z')
+            *c = (char)(*c - 'A' + 'a');
+    }
+}
+
 static void fill_names(struct med_profile_result *r, const struct med_journal *j,
                        const struct med_profiler_options *o)
 {
     const struct med_profiled_facts *f = &j->facts;
     struct med_profile *p = &r->profile;
-    (void)snprintf(r->worker_type, sizeof r->worker_type, "%s", o->name ? o->name : f->worker_type);
     (void)snprintf(r->engine, sizeof r->engine, "medley-%s", f->version);
     name_gpu(r, f, o->gpu_name);
+    name_worker_type(r, f, o->name);
     p->worker_type = r->worker_type;
     p->gpu = r->gpu;
     p->gpus_per_worker = f->gpus;
@@ -156,7 +179,7 @@ static void say_steps(char *text, const struct med_journal *j, const struct med_
     say_value(text, "memory clock", f->memory_clock_mhz, "MHz");
     say_value(text, "power limit", f->power_limit_w, "W");
     say_value(text, "at the end", now->temperature_c, "degrees C");
-    say(text, "; KV cache in %s; host %s; command: %s", f->kv_dtype, f->host, j->command);
+    say(text, "; KV cache in %s; command: %s", f->kv_dtype, j->command);
 }
 
 static void fill_sources(struct med_profile_result *r, const struct med_journal *j,
@@ -420,12 +443,16 @@ void med_profile_result_text(const struct med_profile_result *result,
     (void)printf("form          mean error %.1f %%, at most %.1f %%\n",
                  100 * p->step_model.fit_error, 100 * p->step_model.fit_error_max);
     if (p->step_error_count > 0) {
-        (void)printf("\n%-24s %5s  %-20s  %s\n", "each point from others", "rows",
+        (void)printf("\n%-24s %5s %6s  %-20s  %s\n", "each point from others", "rows", "time",
                      "form: mean, most", "table: mean, most");
     }
+    double all = 0;
+    for (int i = 0; i < MED_STEP_REGION_COUNT; i++)
+        all += result->seconds[i];
     for (size_t i = 0; i < p->step_error_count; i++) {
         const struct med_step_error *e = &p->step_errors[i];
-        (void)printf("%-24s %5" PRId64 "  %6.2f %% %7.2f %%", region_text(e->region), e->rows,
+        (void)printf("%-24s %5" PRId64 " %4.0f %%  %6.2f %% %7.2f %%", region_text(e->region),
+                     e->rows, 100 * result->seconds[e->region] / (all > 0 ? all : 1),
                      100 * e->form_mean, 100 * e->form_max);
         if (e->table_rows > 0)
             (void)printf("     %6.2f %% %7.2f %%", 100 * e->table_mean, 100 * e->table_max);
@@ -449,6 +476,14 @@ void med_profile_result_json(const struct med_profile_result *result,
     med_json_put_bool(w, "interrupted", outcome->interrupted);
     med_json_put_number(w, "mbu", result->use.mbu);
     med_json_put_number(w, "mfu", result->use.mfu);
+    med_json_begin_array(w, "regions");
+    for (int i = 0; i < MED_STEP_REGION_COUNT; i++) {
+        med_json_begin_row_object(w, NULL);
+        med_json_put_string(w, "region", region_text((enum med_step_region)i));
+        med_json_put_number(w, "seconds", result->seconds[i]);
+        med_json_end_object(w);
+    }
+    med_json_end_array(w);
     med_profile_write(w, "profile", &result->profile);
     med_json_end_object(w);
 }

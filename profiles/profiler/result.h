@@ -30,6 +30,7 @@ struct med_profile_result {
     char texts[MED_RESULT_SOURCES][MED_RESULT_TEXT];
     char worker_type[MED_PROFILED_TEXT], engine[MED_PROFILED_TEXT], gpu[MED_PROFILED_TEXT];
     struct med_profile_use use;
+    double seconds[MED_STEP_REGION_COUNT]; /* of measuring, by region */
 };
 
 /* now: the facts as of the end.  errors: MED_E_INVALID nothing was measured; the fit's. */

@@ -280,6 +280,7 @@ static int measure_point(struct session *s, const struct med_step_grid_point *p,
     ret_point->ms_p99 = spread.p99;
     ret_point->error = spread.error;
     ret_point->repeats = (int64_t)s->count;
+    ret_point->seconds = (double)(now_ns(s) - begin_ns) / 1e9;
     /* Of both the middle: a time grows by equal parts with its context. */
     ret_point->decode_context_tokens = llround(med_steps_spread_of(s->contexts, s->count).p50);
     return 0;

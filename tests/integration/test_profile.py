@@ -321,8 +321,8 @@ class Broken(Case):
 class Worker(Case):
     """Measure frames at a worker, sent by hand."""
 
-    def serve(self, profiler=True):
-        path = f"{self.folder}/hand"
+    def serve(self, profiler=True, kind=""):
+        path = f"{self.folder}/hand-{kind}"  # a worker of before dials its own
         listener = socket.socket(socket.AF_UNIX)
         self.addCleanup(listener.close)
         listener.bind(path)
@@ -342,11 +342,10 @@ class Worker(Case):
         for kind, body in [("measure", pb.Measure(version=1, repeats=1, decode_sequences=1)),
                            ("describe", pb.Describe())]:
             with self.subTest(kind):
-                worker, link = self.serve(profiler=False)
+                worker, link = self.serve(profiler=False, kind=kind)
                 link.send(**{kind: body})
                 link.wait_closed()
                 worker.wait_line("does not say that it is a profiler")
-                (self.folder / "hand").unlink()
 
     def test_sizes_that_cannot_run_are_answered(self):
         _, link = self.serve()
