@@ -215,12 +215,16 @@ static void improve(const struct fitting *fitting, double width, struct costs *c
             continue;
         }
         slopes_at(costs, point, slopes);
+        double left = 1.0; /* what the least costs leave of the measured time */
+        for (int i = 0; i < COSTS; i++) {
+            left -= slopes[i] * fitting->least[i] / point->row.ms_p50;
+        }
         double off = predicted_ms(costs, point) / point->row.ms_p50 - 1.0;
         double bound = 1.0 + off * off / (width * width);
         double weight = point->weight / (bound * bound);
         for (int i = 0; i < COSTS; i++) {
             double a = slopes[i] * fitting->scale[i] / point->row.ms_p50;
-            right[i] += weight * a;
+            right[i] += weight * a * left;
             for (int j = 0; j <= i; j++) {
                 matrix[i][j] += weight * a * slopes[j] * fitting->scale[j] / point->row.ms_p50;
             }
@@ -228,14 +232,9 @@ static void improve(const struct fitting *fitting, double width, struct costs *c
     }
     for (int i = 0; i < COSTS; i++) {
         matrix[i][i] += pull;
-        right[i] += pull * fitting->expected[i] / fitting->scale[i];
+        right[i] += pull * (fitting->expected[i] - fitting->least[i]) / fitting->scale[i];
         for (int j = 0; j < i; j++) {
             matrix[j][i] = matrix[i][j];
-        }
-    }
-    for (int i = 0; i < COSTS; i++) {
-        for (int j = 0; j < COSTS; j++) {
-            right[i] -= matrix[i][j] * fitting->least[j] / fitting->scale[j];
         }
     }
     double above[COSTS] = {0.0};
