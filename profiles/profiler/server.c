@@ -150,7 +150,6 @@ static int find_what_it_takes(struct med_server *s, struct probe *ret_probe, str
 static int find_prices(struct med_server *s, const struct probe *small, struct med_err *err)
 {
     s->facts.tokens_per_letter = 1;
-    s->facts.ttft_s = (double)(small->record.first_ns - small->record.sent_ns) / 1e9;
     struct probe large;
     int rc = send_probe(s, PROBE_LARGE, 2, &large, err);
     if (rc < 0)

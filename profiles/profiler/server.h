@@ -47,7 +47,6 @@ struct med_server_facts {
     double tokens_besides;
     bool usage_told, usage_sane; /* it counts prompts, in a way that a tokenizer could */
     bool ignores_eos;
-    double ttft_s; /* of a prompt of 64 */
 };
 
 struct med_server;
