@@ -22,7 +22,7 @@
 /* The lowest measured prefill covers shorter ones up to this length: they are bound by the weights. */
 static const double prefill_near = 128.0;
 /* The tokens of a mixed step take at least this share of it, however long its contexts are said to take. */
-static const double mixed_share = 0.1;
+static const double mixed_share = 1e-3;
 
 int64_t med_step_pairs(int64_t tokens, int64_t context)
 {
@@ -86,18 +86,18 @@ static double prefill_ms(const struct med_latency *latency, double tokens, doubl
 
 static double attention_form(const struct med_latency *latency, double sequences, double context)
 {
-    return latency->kv_ms_per_token * (sequences * context);
+    return latency->sequence_ms * sequences + latency->kv_ms_per_token * (sequences * context);
 }
 
-/* What the decodes' contexts add to a step. */
+/* What decodes add to a step besides their tokens: their contexts, and the cost of a sequence. */
 static double attention_ms(const struct med_latency *latency, double sequences,
                            double context_tokens)
 {
+    double context = context_tokens / sequences;
     if (latency->attention.row_count == 0) {
-        return attention_form(latency, 1.0, context_tokens);
+        return attention_form(latency, sequences, context);
     }
-    return latency_table_at(&latency->attention, sequences, context_tokens / sequences, latency,
-                            attention_form);
+    return latency_table_at(&latency->attention, sequences, context, latency, attention_form);
 }
 
 /* What decodes and prefill both pay alone, and once together: by the form. */
@@ -203,8 +203,8 @@ static enum part part_of(const struct med_step_row *row)
     return DECODE;
 }
 
-/* The measured rows of a part as points of its table; of mixed steps, without what the decodes'
- * contexts add. */
+/* The measured rows of a part as points of its table; of mixed steps, without what the
+ * decodes add. */
 static size_t collect(const struct med_latency *latency, const struct med_profile *profile,
                       enum part part, struct latency_point *points)
 {
@@ -230,15 +230,17 @@ static size_t collect(const struct med_latency *latency, const struct med_profil
     return count;
 }
 
-/* What contexts add, at the knots of the decodes' table: never less for more sequences. */
+/* What decodes add, at the knots of their table: never less for more sequences. */
 static size_t collect_attention(const struct med_latency *latency, struct latency_point *points)
 {
     const struct med_latency_table *decode = &latency->decode;
     size_t count = 0;
     for (int64_t i = 0; i < decode->row_count; i++) {
         for (int64_t k = decode->begin[i]; k < decode->begin[i + 1]; k++) {
-            points[count++] = (struct latency_point){decode->rows[i], decode->columns[k],
-                                                     decode->ms[k] - decode->ms[decode->begin[i]]};
+            double added = decode->ms[k] - decode->ms[decode->begin[i]];
+            points[count++] =
+                (struct latency_point){decode->rows[i], decode->columns[k],
+                                       added + latency->sequence_ms * decode->rows[i]};
         }
     }
     return count;

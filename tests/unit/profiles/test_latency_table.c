@@ -294,10 +294,12 @@ static void test_time_when_nothing_of_a_kind_was_measured_then_the_form(void)
     CHECK_DOUBLE(load_ms(&l, 512, 0, 33, 700), load_ms(&form, 512, 0, 33, 700), 1e-9);
 }
 
-static void test_mixed_when_measured_then_met_and_used_between(void)
+/* Costs of a sequence as of our engine, and as of one that spends most of a step on them. */
+static void check_mixed(double sequence_us)
 {
     /* The form's own times, but prefill beside decodes takes 2 ms more. */
     struct med_profile p = empty_profile();
+    p.step_model.sequence_us = sequence_us;
     struct med_latency form = compiled(&p);
     for (int64_t s = 1; s <= 256; s *= 2) {
         for (int64_t c = 128; c <= 4096; c *= 2)
@@ -326,6 +328,12 @@ static void test_mixed_when_measured_then_met_and_used_between(void)
     CHECK_DOUBLE(load_ms(&l, 4096, 0, 64, 1024), want, 0.03 * want);
     want = 2 + load_ms(&form, 16, 0, 4, 1024);
     CHECK_DOUBLE(load_ms(&l, 16, 0, 4, 1024), want, 0.05 * want);
+}
+
+static void test_mixed_when_measured_then_met_and_used_between(void)
+{
+    check_mixed(10);
+    check_mixed(600);
 }
 
 static void test_several_prompts_when_in_one_step_then_less_than_one_long(void)
