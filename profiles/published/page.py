@@ -133,6 +133,34 @@ def left_out_regions_table(rows):
                   "after the engine's scale", "error then: %, mean / max"), lines)
 
 
+def recorded_table(rows):
+    """The published model against steps that our own engine took, which no fit of it saw."""
+    scale, lines = validate.scale_of([(r["model_ms"], r["measured_ms"]) for r in rows]), []
+    for kind in sorted({r["kind"] for r in rows}) + [None]:
+        ratios = [r["model_ms"] / r["measured_ms"] for r in rows if kind in (None, r["kind"])]
+        lines.append((kind or "all", len(ratios), f"{min(ratios):.2f}",
+                      f"{statistics.geometric_mean(ratios):.2f}", f"{max(ratios):.2f}",
+                      f"{100 * statistics.mean(abs(x - 1) for x in ratios):.0f}",
+                      f"{100 * statistics.mean(abs(scale * x - 1) for x in ratios):.0f}"))
+    return table(("steps", "rows", "model over measured, least", "mean", "most", "mean error %",
+                  f"after one scale of {scale:.2f}"), lines)
+
+
+def draw_recorded(folder, rows):
+    figure, axis = plt.subplots(figsize=(5.5, 3.6))
+    for kind, marker in zip(sorted({r["kind"] for r in rows}), "osD^"):
+        of = [r for r in rows if r["kind"] == kind]
+        axis.plot([r["measured_ms"] for r in of], [r["model_ms"] for r in of], marker, markersize=4,
+                  alpha=0.7, label=kind)
+    ends = np.array([4, 200])
+    axis.plot(ends, ends, "k-", linewidth=0.8)
+    axis.fill_between(ends, ends / 1.25, ends * 1.25, color="k", alpha=0.08, linewidth=0)
+    axis.set(xscale="log", yscale="log", xlabel="step of Medley's engine, ms",
+             ylabel="published H100 model, ms (grey: within 25 %)")
+    axis.legend(frameon=False, fontsize=7)
+    save(figure, folder, "recorded")
+
+
 def replay_table(profiles, points):
     rows = []
     back = {pilot: gpu for gpu, pilot in PILOT_NAME.items()}
@@ -311,9 +339,12 @@ def write(path, profiles, models, points, info):
     draw_left_out(folder, models, limits)
     left_out = validate.left_out_rows(models, limits)
     draw_left_out_points(folder, left_out)
+    recorded = validate.recorded_rows(models["H100"], "h100-llama-2-7b-bf16")
+    draw_recorded(folder, recorded)
     draw_all(folder, profiles)
     tables = {"models": model_table(profiles), "windows": fit_table(info),
               "extra": extra_table(info), "left-out": validation_table(models, limits),
+              "recorded": recorded_table(recorded),
               "left-out-rows": left_out_rows_table(left_out),
               "left-out-regions": left_out_regions_table(left_out),
               "replay": replay_table(profiles, points), "ties": tie_table(info)}

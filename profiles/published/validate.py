@@ -15,6 +15,7 @@ context, prompt and from GPU to GPU.
 """
 
 import csv
+import json
 import os
 import statistics
 
@@ -107,6 +108,21 @@ def left_out_rows(models, limits):
                                                             limits[gpu])[0]:
                 rows.append({"set": against, "gpu": gpu, "batch": batch, "tokens": tokens,
                              "model_ms": 1e3 * model, "measured_ms": 1e3 * measured})
+    return rows
+
+
+def recorded_rows(model, name):
+    """Steps of a profile that `medley profile` recorded, and what the published model says of each."""
+    from derive import step_ms
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "..", "recorded", name + ".json"), encoding="utf-8") as file:
+        profile = json.load(file)
+    rows = []
+    for r in profile["steps"]:
+        s, p = r["decode_sequences"], r["prefill_tokens"]
+        kind = "prefill beside decodes" if s and p else "prefill" if p else (
+            "decode, 1 to 16 sequences" if s <= 16 else "decode, 17 to 256 sequences")
+        rows.append({"kind": kind, "model_ms": step_ms(model, r), "measured_ms": r["ms_p50"]})
     return rows
 
 
