@@ -187,8 +187,10 @@ static void say_estimate(const struct verb *v)
         (void)snprintf(budget, sizeof(budget), ", of which %g min may be used",
                        v->options->minutes);
     }
-    (void)fprintf(stderr, "%zu sizes, %" PRId64 " requests a point: about %s%s.\n", v->search.count,
-                  v->requests, whole, budget);
+    (void)fprintf(stderr, "%zu sizes, %" PRId64 " requests a point: about %s%s%s.\n",
+                  v->search.count, v->requests, whole,
+                  isnan(med_search_alone_s(&v->search, 0)) ? " for a server of middling speed" : "",
+                  budget);
 }
 
 static void say_point(struct verb *v, const struct med_search_step *step,
