@@ -49,6 +49,12 @@ static int64_t turns_of(const struct med_measure_sizes *s)
     return (s->prefill_tokens > 0 ? 2 * counted : counted) + SLACK;
 }
 
+/* Sequences that can run at a time. */
+static int64_t lanes_of(const struct med_scheduler_config *c)
+{
+    return min64(c->sequences_max, c->table_max);
+}
+
 static int check_sizes(const struct med_measure_sizes *s, const struct med_scheduler_config *c,
                        struct med_err *err)
 {
@@ -56,7 +62,7 @@ static int check_sizes(const struct med_measure_sizes *s, const struct med_sched
         const char *name;
         int64_t value, max;
     } fields[] = {
-        {"decode_sequences", s->decode_sequences, c->sequences_max - (s->prefill_tokens > 0)},
+        {"decode_sequences", s->decode_sequences, lanes_of(c) - (s->prefill_tokens > 0)},
         {"prefill_tokens", s->prefill_tokens, c->batched_tokens_max - s->decode_sequences},
         {"prefill_context", s->prefill_context, c->model_len_max - s->prefill_tokens - 1},
         {"decode_context_tokens", s->decode_context_tokens, s->decode_sequences * c->model_len_max},
@@ -105,9 +111,10 @@ static void shape_fill(struct med_measure *m, const struct med_scheduler_config 
 {
     int64_t room = c->kv_tokens / c->block_tokens * c->block_tokens;
     int64_t turns = 2 * blocks_of(room, c->batched_tokens_max) + m->decode_count + SLACK;
-    turns = min64(turns, c->model_len_max / 2);
+    int64_t longest = min64(room, c->model_len_max);
+    turns = min64(turns, longest / 2);
     int64_t each = (room / m->decode_count / c->block_tokens - 1) * c->block_tokens;
-    int64_t prompt = max64(min64(each, c->model_len_max) - turns, 1);
+    int64_t prompt = max64(min64(each, longest) - turns, 1);
     for (int64_t i = 0; i < m->decode_count; i++) {
         m->decodes[i].sequence.prompt_tokens = prompt;
         m->decodes[i].output_tokens_max = turns;
@@ -170,11 +177,10 @@ static int allocate(struct med_measure *m, const struct med_scheduler_config *c,
     return 0;
 }
 
-static int fill_sequences(const struct med_scheduler_config *c)
+static int64_t fill_sequences(const struct med_scheduler_config *c)
 {
-    int64_t wanted = blocks_of(c->kv_tokens, c->model_len_max);
-    return (int)max64(min64(min64(wanted, c->sequences_max), c->kv_tokens / c->block_tokens / 2),
-                      1);
+    int64_t wanted = min64(blocks_of(c->kv_tokens, c->model_len_max), lanes_of(c));
+    return max64(min64(wanted, c->kv_tokens / c->block_tokens / 2), 1);
 }
 
 int med_measure_new(const struct med_measure_sizes *sizes,
@@ -182,7 +188,12 @@ int med_measure_new(const struct med_measure_sizes *sizes,
                     const struct med_sampling *sampling, int64_t vocab,
                     struct med_measure **ret_measure, struct med_err *err)
 {
-    int rc = sizes->fill ? 0 : check_sizes(sizes, scheduler, err);
+    int rc = 0;
+    if (!sizes->fill) {
+        rc = check_sizes(sizes, scheduler, err);
+    } else if (min64(scheduler->model_len_max, scheduler->kv_tokens) < 2) {
+        rc = med_err_set(err, MED_E_INVALID, "Measure: the KV cache is too small to be filled");
+    }
     if (rc < 0)
         return rc;
     struct med_measure *m = med_calloc(1, sizeof *m);

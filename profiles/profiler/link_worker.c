@@ -138,7 +138,7 @@ static void send_welcome(struct med_profiled *p, const char *reason)
     send_frame(p, &frame);
 }
 
-/* The first of the sizes that is not within its bounds; NULL: all are. */
+/* A size as it came, and the most that it may be. */
 struct bound {
     const char *name;
     uint64_t value, max;

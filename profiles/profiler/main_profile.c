@@ -32,7 +32,7 @@ enum {
 static const struct med_option option_table[] = {
     {.name = "backend", .type = MED_OPT_CHOICE, .offset = AT(backend), .choices = "emulated|cpu|cuda",
      .group = "What to measure",
-     .help = "What the worker computes with; cuda if --shape is given and this build has it, cpu with --model, "
+     .help = "What the worker computes with; by default cuda with --shape, cpu with --model, "
              "emulated with --profile."},
     {.name = "model", .type = MED_OPT_STRING, .offset = AT(model), .unit = "DIR",
      .help = "Model directory that the worker is started with; with --api the model's name."},

@@ -40,7 +40,6 @@ struct session {
     int64_t begin_ns, end_ns;   /* real time; end INT64_MAX: no budget */
     int64_t said_ns, clocks_ns; /* when progress was told, and clocks were asked for */
     double slowness;            /* measured / guessed, of the last points */
-    double point_s;             /* real seconds per point so far */
     double *samples;            // [repeats_max + GROUP_MAX], ms
     double *contexts;           // likewise
     size_t count;
@@ -137,7 +136,7 @@ static void print_left(double seconds, char out[16])
     (void)snprintf(out, 16, "%" PRId64 ":%02d", whole / 60, (int)(whole % 60));
 }
 
-/* What is left: of the budget, or of the coarse grid if that is less. */
+/* Of the budget. */
 static double left_s(const struct session *s)
 {
     double left = (double)(s->end_ns - now_ns(s)) / 1e9;

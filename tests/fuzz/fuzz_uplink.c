@@ -103,6 +103,7 @@ static void on_measure(void *arg, struct med_uplink *link, const struct med_upli
     for (int64_t i = 0; i < measure->decode_count; i++) {
         const struct med_engine_request *r = &measure->decodes[i];
         MED_ASSERT(r->measured_cached < r->sequence.prompt_tokens);
+        MED_ASSERT(r->output_tokens_max >= 1);
         MED_ASSERT(r->sequence.prompt_tokens + r->output_tokens_max <= TOKENS_MAX);
     }
     med_measure_free(measure);
