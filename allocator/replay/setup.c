@@ -78,6 +78,8 @@ static int start_dispatch(struct sim *sim, const struct med_plan *plan,
         config.queue_wait_ns = options->queue_wait_ns;
     if (options->queue_max > 0)
         config.queue_max = options->queue_max;
+    if (options->requests_max > 0)
+        config.requests_max = options->requests_max;
     struct med_dispatch_ops ops = sim_dispatch_ops(sim);
     rc = med_dispatch_new(&config, &ops, &sim->dispatch, err);
     med_dispatch_config_release(&config);
@@ -130,9 +132,11 @@ int sim_init(struct sim *sim, const struct med_plan *plan, const struct med_sim_
 {
     *sim =
         (struct sim){.arrivals = arrivals, .count = count, .link_delay_ns = options->link_delay_ns};
-    if (options->queue_wait_ns < 0 || options->queue_max < 0 || options->link_delay_ns < 0) {
-        return med_err_set(err, MED_E_INVALID,
-                           "simulation: queue_wait, queue_max and link_delay must be >= 0");
+    if (options->queue_wait_ns < 0 || options->queue_max < 0 || options->link_delay_ns < 0 ||
+        options->requests_max < 0) {
+        return med_err_set(
+            err, MED_E_INVALID,
+            "simulation: queue_wait, queue_max, requests_max and link_delay must be >= 0");
     }
     int rc = check_arrivals(arrivals, count, err);
     if (rc == 0)
@@ -150,21 +154,32 @@ int sim_take_result(struct sim *sim, struct med_sim_result *ret_result, struct m
 {
     if (sim->rc < 0)
         return med_err_set(err, sim->rc, "no memory for the simulation");
-    double *utilization = med_calloc(sim->worker_count + 1, sizeof *utilization);
-    if (!utilization)
+    struct med_sim_worker_result *workers = med_calloc(sim->worker_count + 1, sizeof *workers);
+    if (!workers)
         return no_memory(err);
     int64_t from = sim->count > 0 ? sim->arrivals[0].at_ns : 0;
     double length = (double)(sim->last_end_ns - from);
     for (size_t i = 0; i < sim->worker_count; i++) {
-        med_scheduler_check(sim->workers[i].scheduler);
-        utilization[i] = length > 0 ? (double)sim->workers[i].busy_ns / length : 0;
+        const struct sim_worker *worker = &sim->workers[i];
+        struct med_scheduler_stats stats;
+        med_scheduler_check(worker->scheduler);
+        med_scheduler_get_stats(worker->scheduler, &stats);
+        workers[i] = (struct med_sim_worker_result){
+            .type = worker->profile,
+            .utilization = length > 0 ? (double)worker->busy_ns / length : 0,
+            .iterations = stats.iterations,
+            .preemptions = stats.preemptions,
+            .prompt_tokens = stats.prompt_tokens_total,
+            .generated_tokens = stats.generated_tokens_total,
+        };
     }
     med_dispatch_check(sim->dispatch);
     *ret_result = (struct med_sim_result){.requests = sim->requests,
                                           .count = sim->count,
-                                          .utilization = utilization,
+                                          .workers = workers,
                                           .worker_count = sim->worker_count,
                                           .end_ns = sim->last_end_ns};
+    med_dispatch_get_totals(sim->dispatch, &ret_result->totals);
     sim->requests = NULL;
     return 0;
 }
@@ -204,6 +219,6 @@ int med_simulate(const struct med_plan *plan, const struct med_sim_arrival *arri
 void med_sim_result_release(struct med_sim_result *result)
 {
     med_free(result->requests);
-    med_free(result->utilization);
+    med_free(result->workers);
     *result = (struct med_sim_result){0};
 }

@@ -39,14 +39,24 @@ struct med_sim_options {
     enum med_dispatch_policy policy;  /* 0: the plan's */
     uint64_t policy_seed;
     int64_t link_delay_ns; /* one way, added to sends and tokens */
+    int64_t requests_max;  /* accepted and not ended; 0: the router's limit */
+};
+
+struct med_sim_worker_result {
+    size_t type;                      /* index into plan->profiles */
+    double utilization;               /* share of time busy */
+    uint64_t iterations, preemptions; /* of its scheduler */
+    uint64_t prompt_tokens;           /* prefilled, recomputation included */
+    uint64_t generated_tokens;
 };
 
 struct med_sim_result {
     struct med_sim_request *requests; /* one per arrival, same order */
     size_t count;
-    double *utilization; /* share of time busy, one per worker in plan order */
+    struct med_sim_worker_result *workers; /* in plan order */
     size_t worker_count;
-    int64_t end_ns;
+    struct med_dispatch_totals totals; /* of the whole run */
+    int64_t end_ns;                    /* when the last one ended */
 };
 
 int med_simulate(const struct med_plan *plan, const struct med_sim_arrival *arrivals, size_t count,

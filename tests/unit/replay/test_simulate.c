@@ -63,7 +63,7 @@ static void test_simulate_when_alone_then_times_are_the_models(void)
     CHECK_INT(r.requests[0].outcome, MED_OUTCOME_STOP);
     CHECK_INT(r.requests[0].type, 0);
     CHECK_INT(r.end_ns, MED_NS_PER_S + first + rest + 2 * DELAY_NS);
-    CHECK_DOUBLE(r.utilization[0], (double)(first + rest) / (double)(first + rest + 2 * DELAY_NS),
+    CHECK_DOUBLE(r.workers[0].utilization, (double)(first + rest) / (double)(first + rest + 2 * DELAY_NS),
                  1e-12);
     struct med_sim_summary s = med_sim_summarize(&r, &arrival, 0, 1);
     CHECK_INT(s.finished, 1);
@@ -131,7 +131,7 @@ static void test_simulate_when_repeated_then_same_result(void)
         CHECK_INT(a.requests[i].type, b.requests[i].type);
     }
     for (size_t w = 0; w < a.worker_count; w++)
-        CHECK_DOUBLE(a.utilization[w], b.utilization[w], 0);
+        CHECK_DOUBLE(a.workers[w].utilization, b.workers[w].utilization, 0);
     CHECK_INT(a.end_ns, b.end_ns);
     med_sim_result_release(&a);
     med_sim_result_release(&b);
@@ -154,7 +154,7 @@ static void test_simulate_when_within_capacity_then_all_finish(void)
     }
     CHECK(of_type[0] > 0 && of_type[1] > 0 && of_type[2] > 0);
     for (size_t w = 0; w < r.worker_count; w++)
-        CHECK(r.utilization[w] > 0 && r.utilization[w] <= 1);
+        CHECK(r.workers[w].utilization > 0 && r.workers[w].utilization <= 1);
     med_sim_result_release(&r);
     med_free(arrivals);
 }
@@ -233,7 +233,7 @@ static void check_single_server(bool exponential, double load, double tolerance)
     double factor = exponential ? 1 : 0.5;
     double want_ms = service_ns / 1e6 * (1 + factor * load / (1 - load));
     CHECK_DOUBLE(s.e2e_ms / want_ms, 1, tolerance);
-    CHECK_DOUBLE(r.utilization[0], load, 0.03);
+    CHECK_DOUBLE(r.workers[0].utilization, load, 0.03);
     med_sim_result_release(&r);
 }
 
