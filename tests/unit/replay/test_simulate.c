@@ -63,8 +63,8 @@ static void test_simulate_when_alone_then_times_are_the_models(void)
     CHECK_INT(r.requests[0].outcome, MED_OUTCOME_STOP);
     CHECK_INT(r.requests[0].type, 0);
     CHECK_INT(r.end_ns, MED_NS_PER_S + first + rest + 2 * DELAY_NS);
-    CHECK_DOUBLE(r.workers[0].utilization, (double)(first + rest) / (double)(first + rest + 2 * DELAY_NS),
-                 1e-12);
+    CHECK_DOUBLE(r.workers[0].utilization,
+                 (double)(first + rest) / (double)(first + rest + 2 * DELAY_NS), 1e-12);
     struct med_sim_summary s = med_sim_summarize(&r, &arrival, 0, 1);
     CHECK_INT(s.finished, 1);
     CHECK_DOUBLE(s.tpot_ms, (double)rest / 9e6, 1e-9);
