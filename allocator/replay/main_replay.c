@@ -260,10 +260,11 @@ static int source_read(const struct settings *o, const struct med_plan *plan, st
         return med_err_set(err, MED_E_USAGE,
                            "--trace and --workload both say what arrives, expected one of them");
     }
-    if (o->workload)
+    if (o->workload) {
         rc = read_workload(o->workload, o->data_dir, &s->workload, err);
-    else if (!o->trace)
+    } else if (!o->trace) {
         rc = med_arrivals_workload_from_plan(plan, &s->workload, err);
+    }
     s->has_workload = rc >= 0 && !o->trace;
     const char *trace = o->trace;
     if (s->has_workload && s->workload.arrival == MED_ARRIVAL_TRACE)

@@ -42,15 +42,15 @@ int med_replay_runs_do(struct med_replay_runs *runs, const struct med_sim_arriva
                        size_t count, struct med_err *err) MED_MUST_CHECK;
 void med_replay_runs_release(struct med_replay_runs *runs);
 
-/* One run in full, several side by side.  `about` says what is common to them; its other fields are
+/* One run in full, several side by side.  `common` says what is common to them; its other fields are
  * filled in here.  errors: MED_E_LIMIT, MED_E_NOMEM. */
 int med_replay_runs_text(struct med_buf *out, const struct med_replay_runs *runs,
-                         const struct med_replay_about *about, bool colour) MED_MUST_CHECK;
+                         const struct med_replay_about *common, bool colour) MED_MUST_CHECK;
 /* `medley-replay/1`, or `medley-replay-comparison/1`. */
 int med_replay_runs_json(struct med_buf *out, const struct med_replay_runs *runs,
-                         const struct med_replay_about *about) MED_MUST_CHECK;
+                         const struct med_replay_about *common) MED_MUST_CHECK;
 /* Of the only run. */
 int med_replay_runs_rows(const char *path, const struct med_replay_runs *runs,
-                         const struct med_replay_about *about, struct med_err *err) MED_MUST_CHECK;
+                         const struct med_replay_about *common, struct med_err *err) MED_MUST_CHECK;
 
 #endif

@@ -175,9 +175,10 @@ static int count_types(struct counter *c, struct med_tally *t)
         med_free(ends);
         return MED_E_NOMEM;
     }
-    for (size_t i = c->first; i < result->count; i++)
+    for (size_t i = c->first; i < result->count; i++) {
         c->groups[i] =
             result->requests[i].ttft_ns < 0 ? NO_GROUP : (uint32_t)result->requests[i].type;
+    }
     sort_by_group(c, ends, profiles);
     int rc = 0;
     for (size_t p = 0; rc == 0 && p < profiles; p++) {
