@@ -28,7 +28,7 @@ struct settings {
     int64_t from_ns, duration_ns, requests, max_tokens, seed, warm_up_ns;
     const char *policy, *admission, *slo;
     bool compare;
-    int64_t policy_seed, queue_max, queue_wait_ns, link_delay_ns;
+    int64_t policy_seed, queue_max, queue_wait_ns, link_delay_ns, requests_max;
     bool json;
     const char *rows, *output;
 };
@@ -166,6 +166,15 @@ static const struct med_option options[] = {
      .min = 0.001,
      .max = 86400,
      .help = "As medley router's --queue-wait."},
+    {.name = "in-flight-max",
+     .type = MED_OPT_INTEGER,
+     .offset = AT(requests_max),
+     .unit = "REQUESTS",
+     .default_text = "16384",
+     .min = 1,
+     .max = 1e7,
+     .help = "Requests that are accepted and not ended; a router's own limit is the default, more "
+             "stand for several routers that know of each other."},
     {.name = "link-delay",
      .type = MED_OPT_DURATION,
      .offset = AT(link_delay_ns),
@@ -404,7 +413,8 @@ static int replay(const struct settings *o, const struct med_options *given, str
                                             .admission_off = strcmp(o->admission, "queue") == 0,
                                             .policy = policy,
                                             .policy_seed = (uint64_t)o->policy_seed,
-                                            .link_delay_ns = o->link_delay_ns};
+                                            .link_delay_ns = o->link_delay_ns,
+                                            .requests_max = o->requests_max};
     int rc = med_replay_runs_read(&runs, given->positional, (size_t)given->positional_count,
                                   o->compare, err);
     if (rc >= 0 && o->slo) {
