@@ -13,6 +13,7 @@
 void sim_post(struct sim *sim, struct sim_message message)
 {
     const struct sim_hooks *hooks = sim->hooks;
+    message.connection = sim->workers[message.worker].connection;
     message.at_ns = sim->now_ns + sim->link_delay_ns;
     if (hooks && hooks->route && !hooks->route(hooks->arg, sim, &message, &message.at_ns))
         return;
@@ -31,6 +32,7 @@ static int on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t worke
     sim_post(sim, (struct sim_message){.kind = SIM_GENERATE,
                                        .request = request,
                                        .attempt = attempt,
+                                       .position = sim->requests[request].tokens,
                                        .worker = sim->indices[worker]});
     return sim->rc;
 }
@@ -73,6 +75,8 @@ static void hear_token(struct sim *sim, const struct sim_message *m)
     if (rc < 0)
         return;
     struct med_sim_request *row = &sim->requests[m->request];
+    MED_ASSERT(m->position == row->tokens);
+    row->tokens++;
     if (m->position == 0) {
         struct med_dispatch_lease_view lease;
         bool found = med_dispatch_get_lease(sim->dispatch, m->request, &lease);
@@ -102,6 +106,9 @@ static void deliver_due(struct sim *sim)
     while (sim->rc == 0 && (first = sim_messages_first(&sim->messages)) != NULL &&
            first->at_ns <= sim->now_ns) {
         struct sim_message message = sim_messages_take(&sim->messages);
+        const struct sim_worker *worker = &sim->workers[message.worker];
+        if (worker->away || worker->connection != message.connection)
+            continue;
         switch (message.kind) {
         case SIM_GENERATE:
         case SIM_CANCEL:

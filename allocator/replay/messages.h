@@ -27,9 +27,10 @@ struct sim_message {
     int64_t at_ns;  /* when it arrives */
     uint64_t order; /* set by put */
     uint64_t request;
-    int64_t position; /* SIM_TOKEN: of the token */
+    int64_t position; /* SIM_TOKEN: of the token; SIM_GENERATE: of the first to come */
     uint32_t worker;  /* index into the simulation's workers: receiver or sender */
     uint32_t attempt;
+    uint32_t connection; /* set by post: what was sent over an earlier one is lost */
     enum sim_message_kind kind;
     enum med_sequence_end end; /* SIM_TOKEN: does it end the answer? */
 };

@@ -68,8 +68,10 @@ static int start_dispatch(struct sim *sim, const struct med_plan *plan,
     int rc = med_dispatch_config_from_plan(plan, &config, NULL, err);
     if (rc < 0)
         return rc;
-    config.suspect_after_ns = SIM_NEVER_NS;
-    config.gone_after_ns = SIM_NEVER_NS;
+    config.suspect_after_ns =
+        options->suspect_after_ns > 0 ? options->suspect_after_ns : SIM_NEVER_NS;
+    config.gone_after_ns = options->gone_after_ns > 0 ? options->gone_after_ns : SIM_NEVER_NS;
+    config.resume = options->resume;
     config.workers_max = (int64_t)sim->worker_count;
     config.admission = !options->admission_off;
     config.policy = options->policy;
@@ -86,23 +88,23 @@ static int start_dispatch(struct sim *sim, const struct med_plan *plan,
     return rc;
 }
 
-static int join(struct sim *sim, uint32_t index, const struct med_profile *profile,
-                struct med_err *err)
+int sim_join(struct sim *sim, uint32_t index, const struct med_profile *profile,
+             struct med_err *err)
 {
     struct sim_worker *worker = &sim->workers[index];
     char worker_id[32];
     (void)snprintf(worker_id, sizeof worker_id, "sim-%u", index);
     struct med_dispatch_worker_hello hello = {.type_name = profile->worker_type,
                                               .worker_id = worker_id,
-                                              .incarnation = 1,
+                                              .incarnation = worker->connection + 1,
                                               .model_len_max = worker->latency->model_len_max,
                                               .sequences_max = worker->latency->sequences_max,
                                               .kv_tokens = worker->latency->kv_tokens};
-    int rc = med_dispatch_worker_join(sim->dispatch, 0, &hello, &worker->name, err);
+    int rc = med_dispatch_worker_join(sim->dispatch, sim->now_ns, &hello, &worker->name, err);
     if (rc < 0)
         return rc;
-    const struct med_dispatch_worker_stats stats = {.heartbeat_ns = 0};
-    med_dispatch_worker_stats(sim->dispatch, 0, worker->name, &stats);
+    const struct med_dispatch_worker_stats stats = {.heartbeat_ns = sim->now_ns};
+    med_dispatch_worker_stats(sim->dispatch, sim->now_ns, worker->name, &stats);
     sim->indices[worker->name] = index;
     return 0;
 }
@@ -119,7 +121,7 @@ static int start_workers(struct sim *sim, const struct med_plan *plan, struct me
         for (int64_t i = 0; i < plan->workers[w].count; i++, index++) {
             int rc = sim_worker_init(sim, index, profile, type, err);
             if (rc == 0)
-                rc = join(sim, index, profile, err);
+                rc = sim_join(sim, index, profile, err);
             if (rc < 0)
                 return rc;
         }

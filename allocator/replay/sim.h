@@ -40,8 +40,12 @@ struct sim_worker {
     size_t profile;                    /* index into plan->profiles */
     int64_t ends_ns;                   /* the running iteration */
     int64_t busy_ns;
-    uint32_t name; /* dispatch's */
-    bool listed;   /* in sim->ready */
+    uint32_t name;            /* dispatch's */
+    bool listed;              /* in sim->ready */
+    uint32_t connection;      /* counts them; 0 is the first */
+    bool away;                /* not connected: nothing arrives */
+    double slowness;          /* factor of an iteration's time; 0: as the model says */
+    int64_t stalled_until_ns; /* no iteration ends before */
 };
 
 struct sim {
@@ -88,7 +92,18 @@ void sim_post(struct sim *sim, struct sim_message message);
 /* Until every arrival has come and every request that was accepted has ended, or sim->rc < 0. */
 void sim_run(struct sim *sim);
 
+/* ---- setup.c, again ---- */
+
+/* Says hello and how it is, over a new connection. */
+int sim_join(struct sim *sim, uint32_t index, const struct med_profile *profile,
+             struct med_err *err) MED_MUST_CHECK;
+
 /* ---- workers.c ---- */
+
+/* The process is another: what it held is gone. errors: MED_E_NOMEM, the worker is as it was. */
+int sim_worker_restart(struct sim *sim, uint32_t index, struct med_err *err) MED_MUST_CHECK;
+/* Nothing moves on it until then. */
+void sim_worker_stall(struct sim *sim, uint32_t index, int64_t until_ns);
 
 int sim_worker_init(struct sim *sim, uint32_t index, const struct med_profile *profile,
                     size_t profile_index, struct med_err *err) MED_MUST_CHECK;

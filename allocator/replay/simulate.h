@@ -30,6 +30,7 @@ struct med_sim_request {
     /* What dispatch predicted when it picked the worker (link delay and waiting before the pick not
      * included); 0 without a token. */
     int64_t predicted_ttft_ns, predicted_tpot_ns;
+    int64_t tokens;    /* that came, each once and in order */
     int64_t picked_ns; /* from the arrival to the last pick */
 };
 
@@ -40,6 +41,9 @@ struct med_sim_options {
     uint64_t policy_seed;
     int64_t link_delay_ns; /* one way, added to sends and tokens */
     int64_t requests_max;  /* accepted and not ended; 0: the router's limit */
+    /* Silence; 0: never. Otherwise somebody (sim_hooks) must beat for the workers. */
+    int64_t suspect_after_ns, gone_after_ns;
+    bool resume; /* as dispatch's */
 };
 
 struct med_sim_worker_result {

@@ -87,6 +87,10 @@ static void begin(struct sim *sim, uint32_t index)
         return;
     worker->batch = med_scheduler_plan(worker->scheduler, sim->now_ns);
     int64_t took = llround(med_latency_step_ms(worker->latency, &worker->batch->load) * 1e6);
+    if (worker->slowness > 0)
+        took = llround((double)took * worker->slowness);
+    if (worker->stalled_until_ns > sim->now_ns)
+        took += worker->stalled_until_ns - sim->now_ns;
     worker->ends_ns = sim->now_ns + took;
     worker->busy_ns += took;
     busy_push(sim, index);
@@ -145,7 +149,8 @@ static void accept_request(struct sim *sim, const struct sim_message *m)
     const struct med_sim_arrival *arrival = &sim->arrivals[m->request];
     struct med_sequence_spec spec = {.id = id_of(m->request, m->attempt),
                                      .prompt_tokens = arrival->input_tokens,
-                                     .output_tokens_max = arrival->output_tokens_max};
+                                     .output_tokens_max = arrival->output_tokens_max,
+                                     .output_tokens = m->position};
     if (med_scheduler_add(worker->scheduler, &spec) < 0) {
         sim_post(sim, (struct sim_message){.kind = SIM_FAILED,
                                            .request = m->request,
@@ -168,6 +173,18 @@ void sim_worker_hear(struct sim *sim, const struct sim_message *message)
 
 /* ---- beginning and end ---- */
 
+static int new_scheduler(const struct med_latency *l, struct med_scheduler **ret_scheduler,
+                         struct med_err *err)
+{
+    struct med_scheduler_config config = {.block_tokens = l->block_tokens,
+                                          .kv_tokens = l->kv_tokens,
+                                          .model_len_max = l->model_len_max,
+                                          .sequences_max = l->sequences_max,
+                                          .batched_tokens_max = l->batched_tokens_max,
+                                          .table_max = 2 * l->sequences_max + TABLE_EXTRA};
+    return med_scheduler_new(&config, ret_scheduler, err);
+}
+
 int sim_worker_init(struct sim *sim, uint32_t index, const struct med_profile *profile,
                     size_t profile_index, struct med_err *err)
 {
@@ -178,19 +195,53 @@ int sim_worker_init(struct sim *sim, uint32_t index, const struct med_profile *p
     int rc = l->sequences_max > 0 ? 0 : med_latency_init(l, profile, err);
     if (rc < 0)
         return rc;
-    struct med_scheduler_config config = {.block_tokens = l->block_tokens,
-                                          .kv_tokens = l->kv_tokens,
-                                          .model_len_max = l->model_len_max,
-                                          .sequences_max = l->sequences_max,
-                                          .batched_tokens_max = l->batched_tokens_max,
-                                          .table_max = 2 * l->sequences_max + TABLE_EXTRA};
-    rc = med_scheduler_new(&config, &worker->scheduler, err);
+    rc = new_scheduler(l, &worker->scheduler, err);
     if (rc < 0)
         return rc;
     worker->stops = med_calloc((size_t)l->batched_tokens_max, sizeof *worker->stops);
     if (!worker->stops)
         return med_err_set(err, MED_E_NOMEM, "no memory for the simulation");
     return 0;
+}
+
+/* Takes a busy worker out of the heap. */
+static void busy_remove(struct sim *sim, uint32_t index)
+{
+    size_t count = sim->busy_count;
+    sim->busy_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t other = sim->busy[i]; /* push writes no place beyond those read */
+        if (other != index)
+            busy_push(sim, other);
+    }
+}
+
+int sim_worker_restart(struct sim *sim, uint32_t index, struct med_err *err)
+{
+    struct sim_worker *worker = &sim->workers[index];
+    struct med_scheduler *fresh;
+    int rc = new_scheduler(worker->latency, &fresh, err);
+    if (rc < 0)
+        return rc;
+    if (worker->batch)
+        busy_remove(sim, index);
+    worker->batch = NULL;
+    med_scheduler_free(worker->scheduler);
+    worker->scheduler = fresh;
+    worker->slowness = 0;
+    worker->stalled_until_ns = 0;
+    return 0;
+}
+
+void sim_worker_stall(struct sim *sim, uint32_t index, int64_t until_ns)
+{
+    struct sim_worker *worker = &sim->workers[index];
+    worker->stalled_until_ns = until_ns;
+    if (!worker->batch || worker->ends_ns >= until_ns)
+        return;
+    busy_remove(sim, index);
+    worker->ends_ns = until_ns;
+    busy_push(sim, index);
 }
 
 void sim_worker_release(struct sim_worker *worker)
