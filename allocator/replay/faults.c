@@ -320,7 +320,7 @@ int med_fault_run(const struct med_plan *plan, const struct med_sim_arrival *arr
     struct med_err mine;
     struct faults f = {
         .plan = plan, .trace = trace, .report = ret_report, .err = err ? err : &mine};
-    med_rng_seed(&f.rng, seed);
+    med_rng_init(&f.rng, seed, 0);
     struct med_sim_options options = {.suspect_after_ns = MED_NS_PER_S,
                                       .gone_after_ns = 4 * MED_NS_PER_S,
                                       .link_delay_ns = between(&f, 0, 5),

@@ -46,7 +46,8 @@ static void test_faults_when_seeds_run_then_all_holds(void)
             (void)fprintf(stderr, "seed %" PRIu64 ", at %.3f s: %s%s\n", seed,
                           (double)report.violation_ns * 1e-9, report.violation, err.text);
             (void)fprintf(stderr, "repeat it alone: test_replay_faults 1 %" PRIu64 "\n", seed);
-            (void)med_fault_run(&f.plan, arrivals, ARRIVALS, seed, stderr, &report, &err);
+            rc = med_fault_run(&f.plan, arrivals, ARRIVALS, seed, stderr, &report, &err);
+            CHECK(rc == 0);
             (void)printf("found with %" PRIu64 " seeds\n", seed - first + 1);
             (void)fflush(NULL);
             _Exit(1); /* what a broken dispatch holds cannot be released */
