@@ -103,9 +103,9 @@ int sim_join(struct sim *sim, uint32_t index, const struct med_profile *profile,
     int rc = med_dispatch_worker_join(sim->dispatch, sim->now_ns, &hello, &worker->name, err);
     if (rc < 0)
         return rc;
+    sim->indices[worker->name] = index; /* before stats, which may send it what waits */
     const struct med_dispatch_worker_stats stats = {.heartbeat_ns = sim->now_ns};
     med_dispatch_worker_stats(sim->dispatch, sim->now_ns, worker->name, &stats);
-    sim->indices[worker->name] = index;
     return 0;
 }
 
