@@ -5,7 +5,8 @@
  * One generator, drawn from in the order of the events, so that a seed gives the same run everywhere.
  * A fault strikes each 50 to 400 ms of fleet time until the last arrival has come; each heals by itself, so
  * every request can end.  The ledger counts requests by their leases and workers by their own
- * counters, which dispatch keeps apart.  thread: the caller's.
+ * counters, which dispatch keeps apart.  After a violation the simulation is not released: a dispatch whose
+ * counts are wrong would assert, so the caller ends the process.  thread: the caller's.
  */
 #include "allocator/replay/faults.h"
 
@@ -334,8 +335,12 @@ int med_fault_run(const struct med_plan *plan, const struct med_sim_arrival *arr
         return rc;
     f.victims = med_calloc(sim.worker_count + 1, sizeof *f.victims);
     f.in_flight = med_calloc(sim.worker_count + 1, sizeof *f.in_flight);
-    if (!f.victims || !f.in_flight || count == 0 || sim.worker_count == 0) {
-        rc = med_err_set(f.err, MED_E_INVALID, "faults: expected arrivals, workers and memory");
+    if (!f.victims || !f.in_flight) {
+        rc = med_err_set(f.err, MED_E_NOMEM, "no memory for faults");
+    } else if (count == 0 || sim.worker_count == 0) {
+        rc = med_err_set(f.err, MED_E_INVALID,
+                         "faults: found %zu arrivals and %zu workers, expected some", count,
+                         sim.worker_count);
     } else {
         for (size_t w = 0; w < sim.worker_count; w++)
             f.victims[w].back_ns = SIM_NEVER_NS;

@@ -11,28 +11,14 @@
 #include "base/clock.h"
 #include "tests/check.h"
 #include "tests/unit/allocator/sim_fixture.h"
+#include "tests/unit/replay/fault_fleet.h"
 
-#define ARRIVALS 60
-
-static uint64_t seeds = 200, first = 1;
-
-static void init_fleet(struct fixture *f)
-{
-    static const double small[FIXTURE_TYPES] = {0.6, 0.4, 0};
-    static const double large[FIXTURE_TYPES] = {0, 0.5, 0.5};
-    fixture_init(f);
-    fixture_workers(f, 0, 2);
-    fixture_workers(f, 1, 2);
-    fixture_workers(f, 2, 1);
-    fixture_bucket(f, 60, 8, 6, small);
-    fixture_bucket(f, 400, 60, 6, small);
-    fixture_bucket(f, 1500, 120, 3, large);
-}
+static uint64_t seeds = 30, first = 1;
 
 static void test_faults_when_seeds_run_then_all_holds(void)
 {
     struct fixture f;
-    init_fleet(&f);
+    fault_fleet_init(&f);
     uint64_t struck[MED_FAULT_COUNT] = {0};
     uint64_t ends[MED_OUTCOME_COUNT] = {0};
     uint64_t reroutes = 0;
@@ -40,13 +26,13 @@ static void test_faults_when_seeds_run_then_all_holds(void)
         struct med_sim_arrival *arrivals;
         struct med_fault_report report;
         struct med_err err = {0};
-        REQUIRE(med_sim_arrivals_from_plan(&f.plan, 1, ARRIVALS, 0, seed, &arrivals, &err) == 0);
-        int rc = med_fault_run(&f.plan, arrivals, ARRIVALS, seed, NULL, &report, &err);
+        REQUIRE(med_sim_arrivals_from_plan(&f.plan, 1, FAULT_ARRIVALS, 0, seed, &arrivals, &err) == 0);
+        int rc = med_fault_run(&f.plan, arrivals, FAULT_ARRIVALS, seed, NULL, &report, &err);
         if (rc < 0 || report.violation[0]) {
             (void)fprintf(stderr, "seed %" PRIu64 ", at %.3f s: %s%s\n", seed,
                           (double)report.violation_ns * 1e-9, report.violation, err.text);
             (void)fprintf(stderr, "repeat it alone: test_replay_faults 1 %" PRIu64 "\n", seed);
-            rc = med_fault_run(&f.plan, arrivals, ARRIVALS, seed, stderr, &report, &err);
+            rc = med_fault_run(&f.plan, arrivals, FAULT_ARRIVALS, seed, stderr, &report, &err);
             CHECK(rc == 0);
             (void)printf("found with %" PRIu64 " seeds\n", seed - first + 1);
             (void)fflush(NULL);
@@ -65,9 +51,9 @@ static void test_faults_when_seeds_run_then_all_holds(void)
     (void)printf("; %" PRIu64 " moved from lost workers\n", reroutes);
     for (size_t i = 0; i < MED_OUTCOME_COUNT; i++)
         (void)printf("%s %" PRIu64 "\n", med_outcome_name((enum med_outcome)i), ends[i]);
-    for (size_t i = 0; seeds >= 100 && i < MED_FAULT_COUNT; i++)
+    for (size_t i = 0; seeds >= 30 && i < MED_FAULT_COUNT; i++)
         CHECK(struck[i] > 0);
-    CHECK(seeds < 100 || (reroutes > 0 && ends[MED_OUTCOME_STOP] > 0));
+    CHECK(seeds < 30 || (reroutes > 0 && ends[MED_OUTCOME_STOP] > 0));
 }
 
 int main(int argc, char **argv)
