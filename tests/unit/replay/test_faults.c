@@ -13,7 +13,7 @@
 #include "tests/unit/allocator/sim_fixture.h"
 #include "tests/unit/replay/fault_fleet.h"
 
-static uint64_t seeds = 30, first = 1;
+static uint64_t seeds = 15, first = 1;
 
 static void test_faults_when_seeds_run_then_all_holds(void)
 {
@@ -26,7 +26,8 @@ static void test_faults_when_seeds_run_then_all_holds(void)
         struct med_sim_arrival *arrivals;
         struct med_fault_report report;
         struct med_err err = {0};
-        REQUIRE(med_sim_arrivals_from_plan(&f.plan, 1, FAULT_ARRIVALS, 0, seed, &arrivals, &err) == 0);
+        REQUIRE(med_sim_arrivals_from_plan(&f.plan, 1, FAULT_ARRIVALS, 0, seed, &arrivals, &err) ==
+                0);
         int rc = med_fault_run(&f.plan, arrivals, FAULT_ARRIVALS, seed, NULL, &report, &err);
         if (rc < 0 || report.violation[0]) {
             (void)fprintf(stderr, "seed %" PRIu64 ", at %.3f s: %s%s\n", seed,
@@ -51,9 +52,9 @@ static void test_faults_when_seeds_run_then_all_holds(void)
     (void)printf("; %" PRIu64 " moved from lost workers\n", reroutes);
     for (size_t i = 0; i < MED_OUTCOME_COUNT; i++)
         (void)printf("%s %" PRIu64 "\n", med_outcome_name((enum med_outcome)i), ends[i]);
-    for (size_t i = 0; seeds >= 30 && i < MED_FAULT_COUNT; i++)
+    for (size_t i = 0; seeds >= 15 && i < MED_FAULT_COUNT; i++)
         CHECK(struck[i] > 0);
-    CHECK(seeds < 30 || (reroutes > 0 && ends[MED_OUTCOME_STOP] > 0));
+    CHECK(seeds < 15 || (reroutes > 0 && ends[MED_OUTCOME_STOP] > 0));
 }
 
 int main(int argc, char **argv)
