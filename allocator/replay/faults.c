@@ -78,9 +78,10 @@ static void check_requests(struct faults *f, const struct sim *sim, int64_t *ret
             violate(f, sim, "request %zu: %s", r, found ? "held after its end" : "lost, no end");
         if (!found)
             continue;
-        if (lease.tokens != row->tokens)
+        if (lease.tokens != row->tokens) {
             violate(f, sim, "request %zu: %lld tokens, of which %lld came", r,
                     (long long)lease.tokens, (long long)row->tokens);
+        }
         if (lease.worker == UINT32_MAX) {
             ++*ret_queued;
         } else {
@@ -98,24 +99,28 @@ static void check_all(struct faults *f, const struct sim *sim)
     check_requests(f, sim, &held, &queued);
     struct med_dispatch_totals totals;
     med_dispatch_get_totals(sim->dispatch, &totals);
-    if (totals.in_flight != held || totals.queued != queued)
+    if (totals.in_flight != held || totals.queued != queued) {
         violate(f, sim, "%lld in flight and %lld queued, expected %lld and %lld",
                 (long long)totals.in_flight, (long long)totals.queued, (long long)held,
                 (long long)queued);
+    }
     uint64_t ended = 0;
     for (size_t o = 0; o < MED_OUTCOME_COUNT; o++)
         ended += totals.outcomes[o];
-    if (ended + (uint64_t)(held + queued) != totals.accepted || held + queued != (int64_t)sim->open)
+    if (ended + (uint64_t)(held + queued) != totals.accepted ||
+        held + queued != (int64_t)sim->open) {
         violate(f, sim, "%llu accepted, %llu ended, %zu open", (unsigned long long)totals.accepted,
                 (unsigned long long)ended, sim->open);
+    }
     for (size_t w = 0; w < sim->worker_count; w++) {
         struct med_dispatch_worker_view view = {0};
         if (!sim->workers[w].away &&
             !med_dispatch_get_worker(sim->dispatch, sim->workers[w].name, &view))
             violate(f, sim, "worker %zu is not known", w);
-        if (view.in_flight != f->in_flight[w])
+        if (view.in_flight != f->in_flight[w]) {
             violate(f, sim, "worker %zu: %lld in flight, expected %lld", w,
                     (long long)view.in_flight, (long long)f->in_flight[w]);
+        }
     }
 }
 
@@ -218,9 +223,10 @@ static void strike(struct faults *f, struct sim *sim)
     if (fault < MED_FAULT_REPLAN && sim->workers[w].away)
         return;
     f->report->faults[fault]++;
-    if (f->trace)
+    if (f->trace) {
         (void)fprintf(f->trace, "%10.3f s  %s, worker %u\n", (double)sim->now_ns * 1e-9,
                       med_fault_name(fault), w);
+    }
     if (fault == MED_FAULT_REPLAN) {
         replan(f, sim);
     } else if (fault == MED_FAULT_CANCEL) {
@@ -301,9 +307,10 @@ static bool route(void *arg, struct sim *sim, const struct sim_message *message,
         return false;
     if (message->kind == SIM_GENERATE &&
         (!med_dispatch_get_worker(sim->dispatch, sim->workers[message->worker].name, &view) ||
-         view.state != MED_WORKER_READY))
+         view.state != MED_WORKER_READY)) {
         violate(f, sim, "request %llu: worker %u was picked, which is not ready",
                 (unsigned long long)message->request, message->worker);
+    }
     int64_t *last = &v->last_ns[message->kind == SIM_TOKEN || message->kind == SIM_FAILED];
     if (v->late)
         *at_ns += between(f, 0, 300);
