@@ -539,10 +539,13 @@ static int spawn(struct med_profiled *p, struct med_err *err)
         args[count] = p->config.args[count];
         count++;
     }
-    (void)snprintf(p->folder, sizeof p->folder, "/tmp/medley-profile-XXXXXX");
-    if (!mkdtemp(p->folder)) {
+    const char *top = getenv("TMPDIR");
+    top = top && *top ? top : "/tmp";
+    int length = snprintf(p->folder, sizeof p->folder, "%s/medley-profile-XXXXXX", top);
+    if (length < 0 || (size_t)length >= sizeof p->folder - sizeof "/link" || !mkdtemp(p->folder)) {
         p->folder[0] = '\0';
-        return med_err_set(err, MED_E_IO, "cannot make a folder in /tmp for the worker's socket");
+        return med_err_set(err, MED_E_IO, "cannot make a folder in %s for the worker's socket",
+                           top);
     }
     char path[PATH_BYTES];
     (void)snprintf(path, sizeof path, "%s/link", p->folder);
