@@ -35,6 +35,9 @@ int med_replay_report_text(struct med_buf *out, const struct med_replay_about *a
                            const struct med_tally *tally, bool colour) MED_MUST_CHECK;
 int med_replay_report_json(struct med_buf *out, const struct med_replay_about *about,
                            const struct med_tally *tally) MED_MUST_CHECK;
+/* Parts of that: a number, null if there is none; the members of a group, into the object that is open. */
+void med_replay_put_number(struct med_json_writer *w, const char *key, double value);
+void med_replay_put_group(struct med_json_writer *w, const struct med_tally_group *g);
 /* One row of CSV for each request that counts, and a header. errors: MED_E_IO with a sentence. */
 int med_replay_report_rows(const char *path, const struct med_replay_about *about,
                            const struct med_tally *tally, struct med_err *err) MED_MUST_CHECK;

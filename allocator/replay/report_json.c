@@ -13,7 +13,7 @@
 #include <math.h>
 #include <string.h>
 
-static void put_number(struct med_json_writer *w, const char *key, double value)
+void med_replay_put_number(struct med_json_writer *w, const char *key, double value)
 {
     if (isfinite(value)) {
         med_json_put_number(w, key, value);
@@ -31,23 +31,22 @@ static void put_latency(struct med_json_writer *w, const char *key,
                         const struct med_tally_latency *l)
 {
     med_json_begin_row_object(w, key);
-    put_number(w, "mean", l->mean);
-    put_number(w, "p50", l->p50);
-    put_number(w, "p90", l->p90);
-    put_number(w, "p95", l->p95);
-    put_number(w, "p99", l->p99);
-    put_number(w, "max", l->max);
+    med_replay_put_number(w, "mean", l->mean);
+    med_replay_put_number(w, "p50", l->p50);
+    med_replay_put_number(w, "p90", l->p90);
+    med_replay_put_number(w, "p95", l->p95);
+    med_replay_put_number(w, "p99", l->p99);
+    med_replay_put_number(w, "max", l->max);
     med_json_end_object(w);
 }
 
-/* The members of a group, into the object that is open. */
-static void put_group(struct med_json_writer *w, const struct med_tally_group *g)
+void med_replay_put_group(struct med_json_writer *w, const struct med_tally_group *g)
 {
     put_count(w, "requests", g->requests);
     put_count(w, "finished", g->finished);
     med_json_put_integer(w, "input_tokens", g->input_tokens);
     med_json_put_integer(w, "output_tokens", g->output_tokens);
-    put_number(w, "attainment", g->attainment);
+    med_replay_put_number(w, "attainment", g->attainment);
     for (int m = 0; m < MED_TALLY_METRICS; m++) {
         char key[32];
         (void)snprintf(key, sizeof key, "%s_ms", med_tally_metric_name((enum med_tally_metric)m));
@@ -69,14 +68,14 @@ static void put_about(struct med_json_writer *w, const struct med_replay_about *
     med_json_put_string(w, "from", !a->source ? "plan" : a->source_is_log ? "trace" : "workload");
     med_json_put_string(w, "name", a->source ? a->source : a->plan->workload_name);
     med_json_put_string(w, "process", med_arrivals_process_name(a->process));
-    put_number(w, "burstiness", a->process == MED_ARRIVALS_GAMMA ? a->burstiness : NAN);
-    put_number(w, "speed", a->speed);
+    med_replay_put_number(w, "burstiness", a->process == MED_ARRIVALS_GAMMA ? a->burstiness : NAN);
+    med_replay_put_number(w, "speed", a->speed);
     med_json_put_number(w, "from_s", a->from_s);
     put_count(w, "seed", a->seed);
     put_count(w, "count", a->result->count);
     med_json_put_number(w, "warm_up_s", (double)a->warm_up_ns / 1e9);
     put_count(w, "warm_up_count", t->warm_up);
-    put_number(w, "rate_per_s", t->rate_per_s);
+    med_replay_put_number(w, "rate_per_s", t->rate_per_s);
     med_json_put_number(w, "duration_s", t->duration_s);
     med_json_end_object(w);
     med_json_begin_object(w, "router");
@@ -124,9 +123,9 @@ static void put_objectives(struct med_json_writer *w, const struct med_tally *t)
         med_slo_format(&o->slo, name, sizeof name);
         med_json_begin_row_object(w, NULL);
         med_json_put_string(w, "objective", name);
-        put_number(w, "observed_ms", o->observed_ms);
+        med_replay_put_number(w, "observed_ms", o->observed_ms);
         med_json_put_bool(w, "met", o->met);
-        put_number(w, "share_within", o->share_within);
+        med_replay_put_number(w, "share_within", o->share_within);
         med_json_end_object(w);
     }
     med_json_end_array(w);
@@ -147,7 +146,7 @@ static void put_types(struct med_json_writer *w, const struct med_replay_about *
         med_json_put_number(w, "max", type->utilization_max);
         med_json_end_object(w);
         put_count(w, "preemptions", type->preemptions);
-        put_group(w, &type->group);
+        med_replay_put_group(w, &type->group);
         med_json_end_object(w);
     }
     med_json_end_array(w);
@@ -164,7 +163,7 @@ static void put_buckets(struct med_json_writer *w, const struct med_replay_about
         med_json_put_number(w, "input", grid->input_edges[b->input_row]);
         med_json_put_number(w, "output", grid->output_edges[b->output_row]);
         med_json_put_bool(w, "planned", b->planned);
-        put_group(w, &b->group);
+        med_replay_put_group(w, &b->group);
         med_json_end_object(w);
     }
     med_json_end_array(w);
@@ -173,11 +172,11 @@ static void put_buckets(struct med_json_writer *w, const struct med_replay_about
 static void put_cost(struct med_json_writer *w, const struct med_tally *t)
 {
     med_json_begin_object(w, "cost");
-    put_number(w, "usd_per_hour", t->usd_per_hour);
-    put_number(w, "usd", t->usd);
-    put_number(w, "usd_per_million_output_tokens", t->usd_per_million_output_tokens);
-    put_number(w, "usd_per_million_tokens", t->usd_per_million_tokens);
-    put_number(w, "usd_per_thousand_requests", t->usd_per_thousand_requests);
+    med_replay_put_number(w, "usd_per_hour", t->usd_per_hour);
+    med_replay_put_number(w, "usd", t->usd);
+    med_replay_put_number(w, "usd_per_million_output_tokens", t->usd_per_million_output_tokens);
+    med_replay_put_number(w, "usd_per_million_tokens", t->usd_per_million_tokens);
+    med_replay_put_number(w, "usd_per_thousand_requests", t->usd_per_thousand_requests);
     med_json_end_object(w);
 }
 
@@ -190,7 +189,7 @@ int med_replay_report_json(struct med_buf *out, const struct med_replay_about *a
     med_json_put_string(&w, "format", "medley-replay/1");
     put_about(&w, about, tally);
     med_json_begin_object(&w, "all");
-    put_group(&w, &tally->all);
+    med_replay_put_group(&w, &tally->all);
     med_json_end_object(&w);
     put_objectives(&w, tally);
     put_ends(&w, about, tally);

@@ -154,27 +154,6 @@ int med_replay_runs_text(struct med_buf *out, const struct med_replay_runs *runs
     return rc;
 }
 
-static void put_number(struct med_json_writer *w, const char *key, double value)
-{
-    if (isfinite(value)) {
-        med_json_put_number(w, key, value);
-    } else {
-        med_json_put_null(w, key);
-    }
-}
-
-static void put_summary(struct med_json_writer *w, const char *key,
-                        const struct med_tally_latency *l)
-{
-    med_json_begin_row_object(w, key);
-    put_number(w, "mean", l->mean);
-    put_number(w, "p50", l->p50);
-    put_number(w, "p90", l->p90);
-    put_number(w, "p95", l->p95);
-    put_number(w, "p99", l->p99);
-    med_json_end_object(w);
-}
-
 static void put_run_json(struct med_json_writer *w, const struct med_replay_runs *runs,
                          size_t index)
 {
@@ -183,17 +162,10 @@ static void put_run_json(struct med_json_writer *w, const struct med_replay_runs
     med_json_begin_object(w, NULL);
     med_json_put_string(w, "plan", runs->files[run->plan]);
     med_json_put_string(w, "policy", med_dispatch_policy_name(run->options.policy));
-    med_json_put_integer(w, "requests", (int64_t)t->all.requests);
-    med_json_put_integer(w, "finished", (int64_t)t->all.finished);
-    put_number(w, "attainment", t->all.attainment);
-    for (int m = 0; m < MED_TALLY_METRICS; m++) {
-        char key[32];
-        (void)snprintf(key, sizeof key, "%s_ms", med_tally_metric_name((enum med_tally_metric)m));
-        put_summary(w, key, &t->all.latency[m]);
-    }
-    put_number(w, "utilization", busy(t));
-    put_number(w, "usd_per_hour", t->usd_per_hour);
-    put_number(w, "usd_per_million_output_tokens", t->usd_per_million_output_tokens);
+    med_replay_put_group(w, &t->all);
+    med_replay_put_number(w, "utilization", busy(t));
+    med_replay_put_number(w, "usd_per_hour", t->usd_per_hour);
+    med_replay_put_number(w, "usd_per_million_output_tokens", t->usd_per_million_output_tokens);
     med_json_end_object(w);
 }
 
