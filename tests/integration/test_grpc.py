@@ -33,10 +33,12 @@ CODES = grpc.StatusCode
 
 
 class Client:
-    """medley.v1.Inference over one channel."""
+    """medley.v1.Inference over one channel and a connection of its own: gRPC core shares them otherwise."""
 
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address, credentials=None):
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self.channel = (grpc.secure_channel(address, credentials, options) if credentials
+                        else grpc.insecure_channel(address, options))
         self.generate = self.channel.unary_unary(
             "/medley.v1.Inference/Generate", api.GenerateRequest.SerializeToString,
             api.GenerateResponse.FromString)
@@ -764,7 +766,7 @@ class Draining(RouterTest):
         fresh = Client(self.grpc)
         self.addCleanup(fresh.close)
         self.assert_status(CODES.UNAVAILABLE, lambda: fresh.generate(request(), timeout=60))
-        # The connection that stays open may not have read its GOAWAY: gRPC core cancels what crosses it.
+        # The old connection may not have read its GOAWAY: gRPC core cancels what crosses it.
         with self.assertRaises(grpc.RpcError) as caught:
             self.client.generate(request(), timeout=60)
         self.assertIn(caught.exception.code(), (CODES.UNAVAILABLE, CODES.CANCELLED))

@@ -31,12 +31,7 @@ class SecureClient(Client):
     """As Client, over TLS, with a key."""
 
     def __init__(self, address, ca, key=None):
-        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes()))
-        insecure, grpc.insecure_channel = grpc.insecure_channel, lambda _: channel
-        try:
-            super().__init__(address)
-        finally:
-            grpc.insecure_channel = insecure
+        super().__init__(address, grpc.ssl_channel_credentials(ca.read_bytes()))
         self.metadata = [("authorization", f"Bearer {key}")] if key else None
 
     def ask(self, **fields):

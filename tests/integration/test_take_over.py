@@ -18,23 +18,7 @@ import plans
 from certificates import Authority
 from harness import BIN, PATIENCE_S, Process, http_get, metrics, wait_until
 from steady import Steady
-from test_grpc import LARGE, SMALL, RouterTest, api, request
-
-
-class Client:
-    """A channel with a connection of its own: grpcio's channels share theirs otherwise."""
-
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        self.generate = self.channel.unary_unary(
-            "/medley.v1.Inference/Generate", api.GenerateRequest.SerializeToString,
-            api.GenerateResponse.FromString)
-        self.stream = self.channel.unary_stream(
-            "/medley.v1.Inference/GenerateStream", api.GenerateRequest.SerializeToString,
-            api.GenerateChunk.FromString)
-
-    def close(self):
-        self.channel.close()
+from test_grpc import LARGE, SMALL, Client, RouterTest, request
 
 
 class TakeOver(RouterTest):
@@ -290,14 +274,7 @@ class TakeOverWithTls(TakeOver):
                     if line.startswith("medley_router_accepted_total "))
 
     def secure_client(self, address):
-        client = Client.__new__(Client)
-        client.channel = grpc.secure_channel(
-            address, grpc.ssl_channel_credentials(self.authority.pem.read_bytes()),
-            options=[("grpc.use_local_subchannel_pool", 1)])
-        client.stream = client.channel.unary_stream(
-            "/medley.v1.Inference/GenerateStream", api.GenerateRequest.SerializeToString,
-            api.GenerateChunk.FromString)
-        return client
+        return Client(address, grpc.ssl_channel_credentials(self.authority.pem.read_bytes()))
 
     def test_live_streams_end_in_the_old_one_and_nothing_is_refused(self):
         secrets = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix="medley-tls-")))
