@@ -4,8 +4,9 @@
  *
  * Turn: take all mail; plan; step (the backend blocks); commit; announce.  With a backend that has
  * start, the next batch is planned and started before the oldest one is waited for, if it is one of
- * decodes alone: so the device has something to do while the host is between two steps.  A request
- * that arrives waits for one step of decodes more than it would otherwise, at most.
+ * decodes alone: so the device has something to do while the host is between two steps.  That is done
+ * shortly before the oldest one ends (engine_pace.h), with mail taken until then: a request that
+ * arrives later waits for one step of decodes more than it would otherwise.
  * Without work the thread sleeps in its mailbox.  Work "became available" when the step before ended, or, after idleness,
  * when the request that ended the idleness arrived at the loop: the way from loop to engine is not
  * charged to an emulated device.
@@ -28,6 +29,7 @@
 #include "base/assert.h"
 #include "base/thread.h"
 #include "worker/engine_measure.h"
+#include "worker/engine_pace.h"
 #include "worker/engine_step.h"
 
 #include <math.h>
@@ -37,6 +39,7 @@
 #define STATE_CANCEL_TAKEN (UINT64_C(1) << 41) /* the engine has done with request->cancel */
 
 #define SLEEP_MAX_NS       3.6e12 /* of one timed wait; then it looks again */
+#define WAKE_REAL_NS       150e3  /* a timed wait ends at most so much late, as a rule */
 
 enum {
     END_SHIFT = 32,
@@ -59,8 +62,9 @@ struct med_engine {
     struct med_engine_request *first; /* not ended */
     struct med_engine_step steps[MED_BACKEND_STEPS];
     int oldest, under_way; /* steps[oldest], and the others behind it */
-    int64_t since_ns;      /* fleet time that is not in stats.step_seconds yet */
-    int64_t available_ns;  /* for the next step; 0: since the step before */
+    struct med_engine_pace pace;
+    int64_t since_ns;     /* fleet time that is not in stats.step_seconds yet */
+    int64_t available_ns; /* for the next step; 0: since the step before */
     bool quitting, failed;
     struct med_measure *measure; /* that is under way; NULL: none */
     bool news;                   /* something was announced since the loop was woken */
@@ -301,9 +305,13 @@ static int start_ahead(struct med_engine *engine, struct med_err *err)
     const struct med_engine_step *before = &engine->steps[engine->oldest];
     if (!engine->config.backend.ops->start || before->is_waited_for)
         return 0;
-    const struct med_batch *batch =
-        med_scheduler_plan_ahead(engine->scheduler, med_clock_now_ns(engine->config.clock), true);
-    return batch ? start_step(engine, batch, err) : 0;
+    int64_t begin_ns = med_clock_now_ns(engine->config.clock);
+    const struct med_batch *batch = med_scheduler_plan_ahead(engine->scheduler, begin_ns, true);
+    if (!batch)
+        return 0;
+    int rc = start_step(engine, batch, err);
+    med_engine_pace_prepared(&engine->pace, med_clock_now_ns(engine->config.clock) - begin_ns);
+    return rc;
 }
 
 /* Waits for the oldest step; its out arrays hold until the one after next is started. */
@@ -313,45 +321,55 @@ static int finish_step(struct med_engine *engine, const bool **ret_stops, struct
     int rc = med_engine_step_finish(step, &engine->config.backend, err);
     if (rc < 0)
         return rc;
+    int64_t now_ns = med_clock_now_ns(engine->config.clock);
+    const struct med_step_load *load = &step->given.batch->load;
+    med_engine_pace_step(&engine->pace, load, now_ns - engine->since_ns);
     med_engine_step_keep(step, engine->scheduler);
-    if (engine->measure) {
-        int64_t ended_ns =
-            step->ended_ns > 0 ? step->ended_ns : med_clock_now_ns(engine->config.clock);
-        med_measure_step(engine->measure, &step->given.batch->load, ended_ns);
-    }
+    if (engine->measure)
+        med_measure_step(engine->measure, load, step->ended_ns > 0 ? step->ended_ns : now_ns);
     engine->oldest = (engine->oldest + 1) % MED_BACKEND_STEPS;
     engine->under_way--;
     *ret_stops = step->stops;
     return 0;
 }
 
-/* Plan, step, and maybe the next plan meanwhile. The stops of an empty batch are NULL. */
-static int compute(struct med_engine *engine, const bool **ret_stops, struct med_err *err)
+/* When to plan the step behind the one that runs.  Nobody arrives between a measurement's steps. */
+static int64_t next_ahead_ns(const struct med_engine *engine)
+{
+    if (!engine->config.backend.ops->start || engine->quitting || engine->measure)
+        return INT64_MIN;
+    double wake_ns = WAKE_REAL_NS * engine->config.clock->scale;
+    const struct med_step_load *running = &engine->steps[engine->oldest].given.batch->load;
+    return engine->since_ns + med_engine_pace_wait_ns(&engine->pace, running, (int64_t)wake_ns);
+}
+
+/* Plan and start, unless a step is under way; then maybe the next one, and the end of the oldest.  false:
+ * started alone, there is mail to wait for before the next one.  The stops of an empty batch are NULL. */
+static int compute(struct med_engine *engine, bool *ret_finished, const bool **ret_stops,
+                   struct med_err *err)
 {
     *ret_stops = NULL;
-    int rc = 0;
+    *ret_finished = true;
     if (engine->under_way == 0) {
         engine->since_ns = med_clock_now_ns(engine->config.clock);
         const struct med_batch *batch = med_scheduler_plan(engine->scheduler, engine->since_ns);
         if (batch->count == 0)
             return 0;
-        rc = start_step(engine, batch, err);
+        int rc = start_step(engine, batch, err);
+        if (rc < 0)
+            return rc;
+        if (next_ahead_ns(engine) > med_clock_now_ns(engine->config.clock)) {
+            *ret_finished = false;
+            return 0;
+        }
     }
-    if (rc == 0)
-        rc = start_ahead(engine, err);
+    int rc = start_ahead(engine, err);
     return rc == 0 ? finish_step(engine, ret_stops, err) : rc;
 }
 
-/* Plan, step, commit, announce. */
-static void turn(struct med_engine *engine)
+/* Commits the oldest step and announces what came of it. */
+static void commit(struct med_engine *engine, const bool *stops)
 {
-    struct med_err err = {0};
-    const bool *stops;
-    if (compute(engine, &stops, &err) < 0) {
-        engine->under_way = 0; /* nobody will wait for them */
-        fail_all(engine, &err);
-        return;
-    }
     int64_t now_ns = med_clock_now_ns(engine->config.clock);
     const struct med_sequence_event *events;
     size_t count = med_scheduler_commit(engine->scheduler, stops, &events);
@@ -369,6 +387,19 @@ static void turn(struct med_engine *engine)
     }
 }
 
+static void turn(struct med_engine *engine)
+{
+    struct med_err err = {0};
+    const bool *stops;
+    bool finished;
+    if (compute(engine, &finished, &stops, &err) < 0) {
+        engine->under_way = 0; /* nobody will wait for them */
+        fail_all(engine, &err);
+    } else if (finished) {
+        commit(engine, stops);
+    }
+}
+
 static void report_start(struct med_engine *engine, const struct med_err *failure)
 {
     lock(engine);
@@ -383,7 +414,9 @@ static int64_t next_turn_ns(const struct med_engine *engine)
 {
     if (engine->measure && !engine->first)
         return INT64_MIN; /* it always wants something */
-    return engine->failed ? INT64_MAX : med_scheduler_next_ns(engine->scheduler);
+    if (engine->failed)
+        return INT64_MAX;
+    return engine->under_way > 0 ? next_ahead_ns(engine) : med_scheduler_next_ns(engine->scheduler);
 }
 
 /* Takes the mail, sleeping for it until fleet time next_ns. */
@@ -423,9 +456,10 @@ static void *engine_run(void *arg)
         if (!engine->failed)
             beat(engine, now_ns);
         /* Work that a batch waited for became available when it was due. */
-        if (next_ns != INT64_MIN && next_ns <= now_ns && next_ns > engine->available_ns)
+        bool idle = engine->under_way == 0 && next_ns != INT64_MIN;
+        if (idle && next_ns <= now_ns && next_ns > engine->available_ns)
             engine->available_ns = next_ns;
-        take_mail(engine, mail, next_ns != INT64_MIN);
+        take_mail(engine, mail, idle);
         /* Requests that it found end first. */
         if (engine->measure && !engine->first &&
             med_measure_feed(engine->measure, engine->scheduler))

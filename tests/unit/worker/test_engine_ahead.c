@@ -84,6 +84,7 @@ struct device {
     struct device_batch batches[QUEUE]; /* number k in batches[k % QUEUE] */
     int64_t started, computed, finished;
     int64_t compute_max;                /* it stops before this one: the test holds it */
+    int64_t step_ns;                    /* each takes at least so long */
     int64_t fail_start, fail_finish;    /* this call fails; -1: none */
     int64_t depth_max, after_failure;   /* calls */
     int64_t wrong_awaits, batch_of_new; /* that `new` was first in */
@@ -115,8 +116,11 @@ static void *device_run(void *arg)
             continue;
         }
         uint32_t delay = med_rng_below(&d->rng, 4);
+        int64_t step_ns = d->step_ns;
         (void)pthread_mutex_unlock(&d->lock);
-        if (delay == 3) {
+        if (step_ns > 0) {
+            (void)nanosleep(&(struct timespec){.tv_nsec = step_ns}, NULL);
+        } else if (delay == 3) {
             (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
         } else if (delay > 0) {
             (void)sched_yield();
@@ -269,6 +273,17 @@ static void device_await_started(struct device *d, int64_t count)
     while (d->started < count)
         (void)pthread_cond_wait(&d->changed, &d->lock);
     (void)pthread_mutex_unlock(&d->lock);
+}
+
+/* Waits for a batch to be under way that has none behind it; its number. */
+static int64_t device_await_lone(struct device *d)
+{
+    (void)pthread_mutex_lock(&d->lock);
+    while (d->started - d->computed != 1)
+        (void)pthread_cond_wait(&d->changed, &d->lock);
+    int64_t number = d->computed;
+    (void)pthread_mutex_unlock(&d->lock);
+    return number;
 }
 
 /* ---- the loop's side ------------------------------------------------------------------------ */
@@ -523,6 +538,48 @@ static void test_submit_when_two_steps_are_under_way_then_it_is_in_the_next_one(
     loop_release(&loop);
 }
 
+/* Submits one while a batch of a known length runs; false: this thread came too late. */
+static bool submit_in_mid_step(struct loop *loop)
+{
+    struct device *d = &loop->device;
+    struct request *r = request_long(5, 1, false);
+    int64_t running = device_await_lone(d);
+    (void)nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    (void)pthread_mutex_lock(&d->lock);
+    d->new = &r->engine.sequence;
+    d->batch_of_new = -1;
+    bool in_time = d->computed == running && d->started == running + 1;
+    (void)pthread_mutex_unlock(&d->lock);
+    (void)submit(loop, r);
+    drain(loop, 1);
+    (void)pthread_mutex_lock(&d->lock);
+    in_time = in_time && d->batch_of_new == running + 1;
+    d->new = NULL;
+    (void)pthread_mutex_unlock(&d->lock);
+    return in_time;
+}
+
+/* How this thread is scheduled decides how often; that it happens at all does not. */
+static void test_submit_when_the_step_has_long_to_go_then_it_is_in_the_next_one(void)
+{
+    static struct loop loop;
+    loop_init(&loop, &sizes, false);
+    (void)pthread_mutex_lock(&loop.device.lock);
+    loop.device.step_ns = 20000000;
+    (void)pthread_mutex_unlock(&loop.device.lock);
+    struct request *r = request_long(5, 150, false);
+    (void)submit(&loop, r);
+    device_await_started(&loop.device, 5);
+    bool once = false;
+    for (int i = 0; i < 20 && !once; i++)
+        once = submit_in_mid_step(&loop);
+    CHECK(once);
+    cancel(&loop, r);
+    drain(&loop, 0);
+    CHECK(stats_of(&loop).scheduler.iterations_ahead > 0);
+    loop_release(&loop);
+}
+
 static void test_cancel_when_two_steps_are_under_way_then_no_third_is_started_for_it(void)
 {
     static struct loop loop;
@@ -687,6 +744,7 @@ int main(void)
     RUN(test_steps_when_the_backend_queues_then_one_is_started_behind_the_other);
     RUN(test_steps_when_draws_need_the_token_before_then_they_are_not_queued);
     RUN(test_submit_when_two_steps_are_under_way_then_it_is_in_the_next_one);
+    RUN(test_submit_when_the_step_has_long_to_go_then_it_is_in_the_next_one);
     RUN(test_cancel_when_two_steps_are_under_way_then_no_third_is_started_for_it);
     RUN(test_cancel_when_nothing_can_be_drawn_either_then_ends_once_as_cancelled);
     RUN(test_free_when_a_step_is_under_way_then_waits_for_it);
