@@ -408,6 +408,7 @@ static void fill_sampling(const struct med_grpc_client_request *request,
         sampling->top_p_value_case = MEDLEY__V1__SAMPLING__TOP_P_VALUE_TOP_P;
         sampling->top_p = request->top_p;
     }
+    sampling->ignore_eos = request->ignore_eos;
     sampling->n_stop = request->stop_count;
     sampling->stop = (char **)request->stops;
 }

@@ -42,7 +42,7 @@ struct med_grpc_client_request {
     uint32_t max_tokens;
     uint32_t emulated_output_tokens; /* 0: none */
     const char *request_id;          /* NULL: the router makes one */
-    bool has_seed, has_temperature, has_top_p;
+    bool has_seed, has_temperature, has_top_p, ignore_eos;
     uint64_t seed;
     float temperature, top_p;
     const char *const *stops;

@@ -57,9 +57,13 @@ static int reconnect(struct med_server *s, struct med_err *err)
     if (s->config.grpc_target) {
         const struct med_grpc_client_security security = {.tls_ca = s->config.tls_ca,
                                                           .api_key_file = s->config.api_key_file};
-        return med_bench_grpc_client_new(s->config.grpc_target, s->config.clock,
-                                         s->config.http.connect_timeout_real_ns, &security,
-                                         &s->client, err);
+        const struct med_bench_grpc_config grpc = {
+            .target = s->config.grpc_target,
+            .security = &security,
+            .ignore_eos = true,
+            .connect_timeout_real_ns = s->config.http.connect_timeout_real_ns,
+        };
+        return med_bench_grpc_client_new(&grpc, s->config.clock, &s->client, err);
     }
     struct med_bench_http_config http = s->config.http;
     http.stream = true;

@@ -68,10 +68,14 @@ struct med_bench_client {
 };
 
 /* On the router's gRPC door. */
-int med_bench_grpc_client_new(const char *target, const struct med_clock *clock,
-                              int64_t connect_timeout_real_ns,
-                              const struct med_grpc_client_security *security,
-                              struct med_bench_client **ret_client,
+struct med_bench_grpc_config {
+    const char *target; /* HOST:PORT or unix:PATH */
+    const struct med_grpc_client_security *security;
+    bool ignore_eos;
+    int64_t connect_timeout_real_ns;
+};
+int med_bench_grpc_client_new(const struct med_bench_grpc_config *config,
+                              const struct med_clock *clock, struct med_bench_client **ret_client,
                               struct med_err *err) MED_MUST_CHECK;
 
 struct med_bench_http_config {

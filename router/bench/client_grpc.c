@@ -11,6 +11,7 @@
 struct grpc_bench {
     struct med_bench_client base; /* first */
     struct med_grpc_client *client;
+    bool ignore_eos;
 };
 
 static struct grpc_bench *of(struct med_bench_client *client)
@@ -29,6 +30,7 @@ static int start(struct med_bench_client *client, const struct med_bench_request
         .request_id = request->id,
         .has_seed = true,
         .seed = request->seed,
+        .ignore_eos = of(client)->ignore_eos,
     };
     struct med_grpc_call *call;
     int rc = med_grpc_client_start(of(client)->client, &message, user, &call);
@@ -90,21 +92,21 @@ static void free_client(struct med_bench_client *client)
 
 static const struct med_bench_client_ops ops = {start, cancel, wait_events, free_client};
 
-int med_bench_grpc_client_new(const char *target, const struct med_clock *clock,
-                              int64_t connect_timeout_real_ns,
-                              const struct med_grpc_client_security *security,
-                              struct med_bench_client **ret_client, struct med_err *err)
+int med_bench_grpc_client_new(const struct med_bench_grpc_config *config,
+                              const struct med_clock *clock, struct med_bench_client **ret_client,
+                              struct med_err *err)
 {
     struct grpc_bench *bench = med_calloc(1, sizeof(*bench));
     if (!bench)
         return med_err_set(err, MED_E_NOMEM, "memory is exhausted");
-    int rc = med_grpc_client_new(target, clock, connect_timeout_real_ns, true, security,
-                                 &bench->client, err);
+    int rc = med_grpc_client_new(config->target, clock, config->connect_timeout_real_ns, true,
+                                 config->security, &bench->client, err);
     if (rc < 0) {
         med_free(bench);
         return rc;
     }
     bench->base.ops = &ops;
+    bench->ignore_eos = config->ignore_eos;
     *ret_client = &bench->base;
     return 0;
 }

@@ -212,16 +212,17 @@ static int make_schedule(const struct med_bench_options *o, struct med_bench_inp
         .duration_ns = o->concurrency > 0 ? 0 : o->duration_ns,
         .seed = (uint64_t)o->seed,
         .follow_rate_over_time = o->rate_over_time,
-        .output_tokens_max = o->max_tokens      ? o->max_tokens
-                             : o->output_tokens ? 1
-                                                : MAX_TOKENS_DEFAULT,
+        .output_tokens_max = o->max_tokens                ? o->max_tokens
+                             : med_bench_fixes_lengths(o) ? 1 /* the schedule's */
+                                                          : MAX_TOKENS_DEFAULT,
         .input_tokens = o->input_tokens,
         .output_tokens = o->output_tokens,
         .range_ratio = o->range_ratio,
         .workload = in->has_workload ? &in->workload : NULL,
         .log = in->has_log ? &in->log : NULL,
     };
-    if (!o->max_tokens && !o->output_tokens && in->has_plan && in->plan.grid.output_edge_count) {
+    if (!o->max_tokens && !med_bench_fixes_lengths(o) && in->has_plan &&
+        in->plan.grid.output_edge_count) {
         config.output_tokens_max =
             (int64_t)in->plan.grid.output_edges[in->plan.grid.output_edge_count - 1];
     }

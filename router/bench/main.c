@@ -98,8 +98,13 @@ static int grpc_client(const struct med_bench_options *o, const struct med_clock
 {
     const struct med_grpc_client_security security = {.tls_ca = o->tls_ca,
                                                       .api_key_file = o->api_key_file};
-    return med_bench_grpc_client_new(o->target, clock, o->connect_timeout_ns, &security, ret_client,
-                                     err);
+    const struct med_bench_grpc_config config = {
+        .target = o->target,
+        .security = &security,
+        .ignore_eos = med_bench_fixes_lengths(o),
+        .connect_timeout_real_ns = o->connect_timeout_ns,
+    };
+    return med_bench_grpc_client_new(&config, clock, ret_client, err);
 }
 
 static int make_client(const struct med_bench_options *o, const struct med_clock *clock,
@@ -121,7 +126,7 @@ static int make_client(const struct med_bench_options *o, const struct med_clock
         .chat = strcmp(o->api, "openai-chat") == 0,
         .stream = o->stream,
         .words = strcmp(o->prompt, "text") == 0,
-        .ignore_eos = o->ignore_eos || o->output_tokens > 0,
+        .ignore_eos = med_bench_fixes_lengths(o),
         .timeout_real_ns = o->timeout_ns,
         .connect_timeout_real_ns = o->connect_timeout_ns,
     };

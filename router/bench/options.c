@@ -72,8 +72,8 @@ static const struct med_option option_table[] = {
     {.name = "ignore-eos",
      .type = MED_OPT_FLAG,
      .offset = AT(ignore_eos),
-     .help = "Asks servers to go on until --max-tokens or the schedule's length (openai, "
-             "openai-chat)."},
+     .help = "Each request asks for the schedule's length (at least --max-tokens, if that is "
+             "given), and for end of sequence to be ignored."},
     {.name = "plan",
      .type = MED_OPT_STRING,
      .offset = AT(plan),
@@ -384,6 +384,11 @@ const struct med_program med_bench_program = {
     .positional_min = 0,
     .positional_max = 0,
 };
+
+bool med_bench_fixes_lengths(const struct med_bench_options *values)
+{
+    return values->ignore_eos || values->output_tokens > 0;
+}
 
 void med_bench_options_set_load(struct med_bench_options *values, const struct med_sweep *sweep,
                                 double load)

@@ -25,6 +25,9 @@ struct med_bench_options {
 
 extern const struct med_program med_bench_program;
 
+/* Answers are to be as long as the schedule says, wherever they would have ended. */
+bool med_bench_fixes_lengths(const struct med_bench_options *values);
+
 /* One load of a sweep. */
 void med_bench_options_set_load(struct med_bench_options *values, const struct med_sweep *sweep,
                                 double load);

@@ -110,6 +110,7 @@ class Counting(unittest.TestCase):
             self.assertEqual(len(request.tokens.ids), int(prompt))
             self.assertEqual(request.emulated_output_tokens, int(output))
             self.assertGreaterEqual(request.max_tokens, 2000)
+            self.assertFalse(request.sampling.ignore_eos)
             self.assertLess(max(request.tokens.ids), 32000)
         self.assertEqual(report["completed"], 200)
         self.assertEqual(report["failed"], 0)
@@ -117,6 +118,20 @@ class Counting(unittest.TestCase):
         self.assertEqual(report["total_output_tokens"], sum(int(r[2]) for r in rows))
         self.assertEqual(report["other_length"], 0)
         self.assertLessEqual(report["mean_ttft_ms"], report["mean_e2el_ms"])
+
+    def test_lengths_are_the_schedule_s_where_end_of_sequence_is_ignored(self):
+        """Real workers know no recorded lengths: each request asks for its own."""
+        sizes = ("--input-tokens", 4, "--output-tokens", 20, "--range-ratio", 0.5)
+        with Server(whole) as server:
+            for args, least in ((sizes, 0), (("--ignore-eos", *sizes), 0), (("--ignore-eos",), 0),
+                                (("--ignore-eos", "--max-tokens", 25, *sizes), 25)):
+                server.requests.clear()
+                bench(server, "--requests", 40, "--rate", 2000, *args)
+                got = [r for _, r in server.requests]
+                self.assertEqual({r.sampling.ignore_eos for r in got}, {True})
+                self.assertEqual([r.max_tokens for r in got],
+                                 [max(least, r.emulated_output_tokens) for r in got])
+                self.assertGreater(len({r.max_tokens for r in got}), 3)
 
     def test_report_is_written_to_a_file_as_well(self):
         for name in ("-o", "--output"):
