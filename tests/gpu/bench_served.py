@@ -13,32 +13,11 @@ import json
 import pathlib
 import sys
 import tempfile
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-import harness  # noqa: E402
+import one_worker
+from one_worker import ROOT, harness
 
 PROFILE = ROOT / "profiles" / "published" / "h100-llama-2-7b-fp16.json"
-PATIENCE_S = 300
-
-
-def run(*arguments):
-    status, out, err = harness.run(*arguments)
-    if status != 0:
-        sys.exit(f"{arguments[0]} ended with {status}: {err}")
-    return out
-
-
-def make_plan(folder, arguments):
-    log = folder / "log.csv"
-    lines = [f"{i * 0.1:.1f},{arguments.input},{arguments.output}" for i in range(arguments.requests)]
-    log.write_text("arrival_s,input_tokens,output_tokens\n" + "\n".join(lines) + "\n")
-    run("medley-workload", log, "--output", folder / "workload.json")
-    run("medley-plan", folder / "workload.json", "--data-dir", ROOT, "--profiles", PROFILE,
-        "--model", "llama-2-7b", "--slo", "tpot.mean=200ms,ttft.mean=30s", "--instances", "h100",
-        "--catalogue", "melange-paper", "--rate", 1, "--output", folder / "plan.json")
-    return folder / "plan.json", log
 
 
 def measure(folder, plan, log, address, concurrency, arguments):
@@ -48,7 +27,7 @@ def measure(folder, plan, log, address, concurrency, arguments):
                             "--arrival", "all-at-once", "--max-concurrency", concurrency,
                             "--requests", requests, "--max-tokens", arguments.output, "--no-predict",
                             "--no-progress", "--json", "--output", out)
-    bench.popen.wait(PATIENCE_S)
+    bench.popen.wait(one_worker.PATIENCE_S)
     if bench.wait() != 0:
         sys.exit(bench.output())
     return json.loads(out.read_text())
@@ -67,31 +46,21 @@ def main():
     parser.add_argument("--worker-argument", action="append", default=[])
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    harness.BIN = arguments.bin.resolve()
-    harness.PATIENCE_S = PATIENCE_S
+    one_worker.use(arguments.bin)
     results = {}
     with tempfile.TemporaryDirectory() as top:
         folder = pathlib.Path(top)
-        plan, log = make_plan(folder, arguments)
-        with harness.Process("medley-router", plan, "--grpc-listen", "127.0.0.1:0", "--http-listen",
-                             "127.0.0.1:0", "--link-listen", "127.0.0.1:0") as router:
-            doors = router.wait_ready()
-            address, link = doors["grpc"], doors["link"]
-            begin = time.monotonic()
-            model = ["--model", arguments.model] if arguments.backend != "emulated" else []
-            with harness.Process("medley-worker", "--backend", arguments.backend, "--plan", plan,
-                                 "--router", link, "--metrics-listen", "127.0.0.1:0", *model,
-                                 *arguments.worker_argument) as worker:
-                ready = worker.wait_ready()
-                print(f"READY after {time.monotonic() - begin:.2f} s: "
-                      + " ".join(f"{k}={v}" for k, v in ready.items()), flush=True)
-                for concurrency in map(int, arguments.concurrency.split(",")):
-                    report = measure(folder, plan, log, address, concurrency, arguments)
-                    results[concurrency] = report
-                    print(f"concurrency {concurrency}: {summary(report)}", flush=True)
-                results["metrics"] = harness.metrics(ready["metrics"])
-                worker.stop()
-            router.stop()
+        log = folder / "log.csv"
+        one_worker.write_log(log, [(i * 0.1, arguments.input, arguments.output) for i in range(arguments.requests)])
+        plan = one_worker.make_plan(folder, log, PROFILE, "melange-paper")
+        model = ["--model", arguments.model] if arguments.backend != "emulated" else []
+        with one_worker.serving(plan, arguments.backend, [*model, *arguments.worker_argument]) as (address, ready, took):
+            print(f"READY after {took:.2f} s: " + " ".join(f"{k}={v}" for k, v in ready.items()), flush=True)
+            for concurrency in map(int, arguments.concurrency.split(",")):
+                report = measure(folder, plan, log, address, concurrency, arguments)
+                results[concurrency] = report
+                print(f"concurrency {concurrency}: {summary(report)}", flush=True)
+            results["metrics"] = harness.metrics(ready["metrics"])
     if arguments.json:
         arguments.json.write_text(json.dumps(results))
     return 0
