@@ -263,7 +263,8 @@ bool dispatch_start(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
         decisions_add(d, now_ns, row, &pick);
         row->cached = pick.cached_tokens;
         prefixes_sent(&d->prefixes, lease, row->prefix_count, pick.worker);
-        worker_attach(worker, &d->leases, lease, now_ns, pick.prediction.added_ms);
+        workers_attach(&d->workers, pick.worker, &d->leases, lease, now_ns,
+                       pick.prediction.added_ms);
         count_pick(d, row, &pick);
         admission_started(d, now_ns, pick.type);
         (void)queue_remove(&d->deadlines, lease); /* not there: it did not wait */
@@ -293,7 +294,7 @@ static void detach(struct med_dispatch *d, int64_t now_ns, uint32_t lease)
             admission_leave(d, now_ns, row);
         return;
     }
-    worker_detach(&d->workers.rows[row->worker], &d->leases, lease, now_ns);
+    workers_detach(&d->workers, row->worker, &d->leases, lease, now_ns);
     row->worker = NONE;
     d->totals.in_flight--;
     MED_ASSERT(d->totals.in_flight >= 0);
@@ -496,7 +497,7 @@ int med_dispatch_cancel(struct med_dispatch *d, int64_t now_ns, uint64_t request
         return MED_E_NOT_FOUND;
     uint32_t worker = d->leases.rows[lease].worker;
     if (worker != NONE && outcome == MED_OUTCOME_STOP)
-        breaker_success(&d->workers.rows[worker].breaker, lease);
+        workers_success(&d->workers, worker, lease);
     tell_cancel(d, &d->leases.rows[lease]);
     dispatch_end(d, now_ns, lease, outcome, codes[outcome]);
     if (worker != NONE)
@@ -536,14 +537,12 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
     struct lease *row = &d->leases.rows[lease];
     if (position != row->tokens || count < 1 || count > row->output_tokens_max - row->tokens)
         return MED_E_PROTO;
-    struct worker *sender = &d->workers.rows[worker];
     bool first = row->tokens == row->base;
+    int64_t expected = row->remaining;
     if (first)
-        worker_first_token(sender, &d->leases, lease, now_ns);
+        workers_first_token(&d->workers, worker, &d->leases, lease, now_ns);
     row->tokens += count;
     row->whole = false;
-    sender->context_tokens += count;
-    sender->remaining_tokens -= row->remaining;
     row->remaining -= count;
     if (row->remaining < 1) {
         row->remaining = 1; /* all came that may: only the finish is to come */
@@ -555,7 +554,7 @@ int med_dispatch_tokens(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
         if (row->remaining < 1)
             row->remaining = 1;
     }
-    sender->remaining_tokens += row->remaining;
+    workers_tokens(&d->workers, worker, count, row->remaining - expected);
     if (first)
         waiting_start_at(d, now_ns, worker);
     return 0;
@@ -570,7 +569,7 @@ int med_dispatch_finish(struct med_dispatch *d, int64_t now_ns, uint32_t worker,
         return rc;
     const struct lease *row = &d->leases.rows[lease];
     if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0))
-        breaker_success(&d->workers.rows[worker].breaker, lease);
+        workers_success(&d->workers, worker, lease);
     if (outcome == MED_OUTCOME_ERROR) {
         dispatch_again(d, now_ns, lease, MED_REROUTE_WORKER_ERROR, false);
     } else if (outcome == MED_OUTCOME_STOP || (outcome == MED_OUTCOME_LENGTH && row->tokens > 0)) {

@@ -129,7 +129,8 @@ static void fault(struct med_dispatch *d, int64_t now_ns, struct worker *worker,
     uint64_t opened = worker->breaker.opened_total;
     if (worker->draining)
         return;
-    breaker_fault(&worker->breaker, d->config.breaker_faults, now_ns);
+    workers_fault(&d->workers, (uint32_t)(worker - d->workers.rows), d->config.breaker_faults,
+                  now_ns);
     worker->breaker.last_fault = cause;
     opened = worker->breaker.opened_total - opened;
     d->totals.breaker_opened += opened;

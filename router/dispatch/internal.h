@@ -201,21 +201,23 @@ void breaker_left(struct breaker *b, uint32_t lease);
 void breaker_first_token(struct breaker *b, uint32_t lease);
 void breaker_success(struct breaker *b, uint32_t lease);
 
+/* What predictions at a worker have in common, in ms. */
+struct worker_ahead {
+    bool is_known;
+    double prefill; /* of all that it was sent and has not begun to answer */
+    double decode;  /* an iteration of its decodes alone */
+};
+
 struct worker {
-    char worker_id[MED_LIMIT_NAME_BYTES + 1];
-    uint64_t incarnation;
-    bool connected, draining;
-    bool has_beaten;        /* since it joined */
-    bool turned;            /* its state got worse, and nothing has been done about it yet */
-    int64_t silent_ns;      /* the last beat before the silence that was last a fault */
-    uint32_t prefix_misses; /* believed prefixes in a row that it did not have */
-    struct breaker breaker; /* outlives the connection, for as long as the row is free */
+    /* What a pick reads comes first: it reads it of many. */
     enum med_worker_state state;
+    bool connected, draining;
+    bool has_beaten; /* since it joined */
+    bool turned;     /* its state got worse, and nothing has been done about it yet */
     size_t type;
     int64_t fit_tokens; /* prompt + output that it can hold */
     int64_t sequences_max, kv_tokens;
-    int64_t blocked_until_ns; /* after a refused send */
-    struct med_dispatch_worker_stats stats;
+    int64_t blocked_until_ns;     /* after a refused send */
     struct lease_list prefilling; /* in the order of sending: no token yet */
     struct lease_list decoding;
     int64_t prefill_tokens;   /* prompt tokens of prefilling */
@@ -223,17 +225,44 @@ struct worker {
     int64_t prefill_since_ns; /* when the first of prefilling became the first */
     int64_t context_tokens;   /* prompt and delivered tokens of decoding */
     int64_t remaining_tokens; /* predicted, of both */
-    double prefill_duty;      /* share of its time that prompts take from decodes, aged */
-    int64_t prefill_duty_ns;  /* when that was reckoned */
-    uint32_t next, previous;  /* of the same type */
+    struct worker_ahead ahead;
+    double prefill_duty;     /* share of its time that prompts take from decodes, aged */
+    int64_t prefill_duty_ns; /* when that was reckoned */
+    uint32_t prefix_misses;  /* believed prefixes in a row that it did not have */
+    struct breaker breaker;  /* outlives the connection, for as long as the row is free */
+    uint32_t next, previous; /* of the same type */
+    int64_t silent_ns;       /* the last beat before the silence that was last a fault */
+    struct med_dispatch_worker_stats stats;
+    uint64_t incarnation;
+    char worker_id[MED_LIMIT_NAME_BYTES + 1];
 };
+
+/* floors.c: what predictions are at least */
+struct floors {
+    double *ms;                // [worker] milliseconds per token, or the score itself
+    uint8_t *types;            // [worker] above all types: not connected
+    uint32_t *stale;           // [stale_count] touched since the last refresh
+    bool *is_stale, *is_sound; // [worker]
+    size_t stale_count;
+    uint32_t top;                              /* rows from here on were never used */
+    int64_t until_ns;                          /* they hold until then, unless touched */
+    int64_t sound[MED_LIMIT_WORKER_TYPES];     /* ready, with a closed breaker */
+    int64_t fit_least[MED_LIMIT_WORKER_TYPES]; /* that each worker holds */
+    bool fit_is_known[MED_LIMIT_WORKER_TYPES];
+};
+int floors_init(struct floors *f, size_t workers_max);
+void floors_release(struct floors *f);
+/* A worker has changed, whatever of it. O(1). */
+void floors_touch(struct floors *f, uint32_t worker);
+void floors_touch_all(struct floors *f);
 
 struct workers {
     struct worker *rows;
     size_t count, count_max;               /* connected; all */
     uint32_t *type_first;                  /* [type] list of connected workers */
     int64_t ready[MED_LIMIT_WORKER_TYPES]; /* in that state */
-    uint32_t free, free_last;              /* the one longest free is used first */
+    struct floors floors;
+    uint32_t free, free_last; /* the one longest free is used first */
     int64_t suspect_after_ns, gone_after_ns;
     int64_t check_at_ns; /* no worker's health can change for the worse before */
 };
@@ -251,13 +280,20 @@ void workers_release(struct workers *w);
 uint32_t workers_add(struct workers *w, size_t type); /* NONE when full */
 void workers_remove(struct workers *w, uint32_t index);
 int64_t worker_in_flight(const struct worker *worker);
+bool worker_is_sound(const struct worker *worker); /* ready, with a closed breaker */
 /* added_ms: of the prediction that the pick rests on. */
-void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns,
-                   double added_ms);
-void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns);
+void workers_attach(struct workers *w, uint32_t index, struct leases *leases, uint32_t lease,
+                    int64_t now_ns, double added_ms);
+void workers_detach(struct workers *w, uint32_t index, struct leases *leases, uint32_t lease,
+                    int64_t now_ns);
 /* The lease's first token: from prefilling to decoding. */
-void worker_first_token(struct worker *worker, struct leases *leases, uint32_t lease,
-                        int64_t now_ns);
+void workers_first_token(struct workers *w, uint32_t index, struct leases *leases, uint32_t lease,
+                         int64_t now_ns);
+/* It delivered so many tokens of a lease; remaining: by how much the prediction of the rest has changed. */
+void workers_tokens(struct workers *w, uint32_t index, int64_t count, int64_t remaining);
+/* For the breaker: a lease ended well, or failed (limit as in breaker_fault). */
+void workers_success(struct workers *w, uint32_t index, uint32_t lease);
+void workers_fault(struct workers *w, uint32_t index, int64_t limit, int64_t now_ns);
 struct prediction_input {
     const struct med_latency *latency; /* NULL: none */
     const struct leases *leases;
@@ -265,9 +301,15 @@ struct prediction_input {
     int64_t prompt_tokens;
     int64_t cached_tokens; /* of them, < all */
     double output_tokens;
+    double finish_max_ms; /* 0: none */
 };
-/* Units: milliseconds from now. */
+/* Units: milliseconds from now.  Of one that finishes later than finish_max_ms no more may be told than that. */
 struct prediction worker_predict(const struct worker *worker, const struct prediction_input *input);
+/* What lies ahead of it, and of that what floors.c says: it holds until then, if nothing changes. */
+struct worker_ahead worker_look_ahead(const struct worker *worker,
+                                      const struct med_latency *latency);
+double worker_floor(const struct worker *worker, const struct med_latency *latency,
+                    int64_t until_ns);
 /* Of the next iteration; 0: nothing to do. */
 double worker_step_ms(const struct worker *worker, const struct med_latency *latency);
 /* The most that one of a type holds: of those in the list, and of those that the plan knows; INT64_MAX:
@@ -448,6 +490,17 @@ enum {
 bool dispatch_may_use_retired(const struct med_dispatch *d);
 void dispatch_release_before(struct med_dispatch *d);
 
+/* ---- floors.c, of the whole ---- */
+
+/* Reckons what was touched; before the functions below. */
+void floors_refresh(struct med_dispatch *d, int64_t now_ns);
+/* The worker with the least floor of each type; NONE: it has none. */
+void floors_least(const struct floors *f, uint32_t ret_least[MED_LIMIT_WORKER_TYPES]);
+/* A worker of the type whose floor is above has a greater score for so many output tokens. */
+double floors_limit(const struct med_dispatch *d, size_t type, double score, int64_t output_tokens);
+/* A floor as it should be. */
+double floors_of(const struct med_dispatch *d, const struct worker *worker);
+
 /* ---- pick.c: which worker ---- */
 
 struct candidate {
@@ -481,6 +534,6 @@ bool pick_is_open(const struct med_dispatch *d, uint32_t worker, int64_t now_ns)
 /* ... this request, in time? Without what its prefix cache may save. */
 bool pick_can_take(const struct med_dispatch *d, const struct lease *lease, uint32_t worker,
                    int64_t now_ns);
-struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns);
+struct pick pick_worker(struct med_dispatch *d, const struct lease *lease, int64_t now_ns);
 
 #endif

@@ -18,9 +18,15 @@
  * By another policy: the least score over the workers of all types that have a place (policy.c).
  *
  * Types that a replan has left out are asked last, and only until the plan is complete.
- * A worker that failed this request before is the last choice. O(workers). thread: loop.
+ * A worker that failed this request before is the last choice.
+ *
+ * Not every worker of a large fleet is predicted: none whose floor (floors.c) is above what the best of its
+ * type, and the last of those that are shown, is predicted to take.  So the choice is the same.
+ * Two sweeps over an array of all workers, some predictions. thread: loop.
  */
 #include "router/dispatch/internal.h"
+
+#include <math.h>
 
 #define TPOT_PART 0.97 /* of the objective: predictions of it are that good */
 
@@ -86,7 +92,8 @@ static void note(struct pick *pick, const struct candidate *it)
 
 /* Of a prompt of which it->cached_tokens need not be computed. */
 static struct prediction predict_at(const struct med_dispatch *d, const struct lease *lease,
-                                    int64_t now_ns, const struct candidate *it)
+                                    int64_t now_ns, const struct candidate *it,
+                                    double finish_max_ms)
 {
     const struct worker *worker = &d->workers.rows[it->worker];
     const struct med_dispatch_type *plan = &d->types[worker->type].plan;
@@ -95,18 +102,19 @@ static struct prediction predict_at(const struct med_dispatch *d, const struct l
                                      .now_ns = now_ns,
                                      .prompt_tokens = lease->prompt_tokens + lease->tokens,
                                      .cached_tokens = it->cached_tokens,
-                                     .output_tokens = (double)lease->remaining};
+                                     .output_tokens = (double)lease->remaining,
+                                     .finish_max_ms = finish_max_ms};
     return worker_predict(worker, &input);
 }
 
 static void predict(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
-                    struct candidate *it)
+                    struct candidate *it, double finish_max_ms)
 {
     if (prefix_is_trusted(&d->workers.rows[it->worker])) {
         it->cached_tokens =
             (int64_t)(prefixes_blocks(&d->prefixes, it->worker) * MED_DISPATCH_PREFIX_TOKENS);
     }
-    it->prediction = predict_at(d, lease, now_ns, it);
+    it->prediction = predict_at(d, lease, now_ns, it, finish_max_ms);
 }
 
 /* What the cache saves, for those that are shown. */
@@ -118,10 +126,22 @@ static void predict_saved(const struct med_dispatch *d, const struct lease *leas
         struct candidate without = {.worker = it->worker};
         if (it->cached_tokens > 0) {
             it->prediction.saved_ms =
-                predict_at(d, lease, now_ns, &without).ttft_ms - it->prediction.ttft_ms;
+                predict_at(d, lease, now_ns, &without, 0).ttft_ms - it->prediction.ttft_ms;
         }
     }
 }
+
+/* One look at the fleet. */
+struct survey {
+    const struct med_dispatch *dispatch;
+    const struct lease *lease;
+    int64_t now_ns;
+    struct pick *pick;
+    bool may_use[MED_LIMIT_WORKER_TYPES];
+    struct candidate best[MED_LIMIT_WORKER_TYPES]; /* worker NONE: none so far */
+    double
+        limits[MED_LIMIT_WORKER_TYPES]; /* a worker of a greater score is neither best nor shown */
+};
 
 bool pick_is_open(const struct med_dispatch *d, uint32_t worker, int64_t now_ns)
 {
@@ -139,42 +159,94 @@ bool pick_can_take(const struct med_dispatch *d, const struct lease *lease, uint
         return false;
     if (d->config.policy != MED_POLICY_PLAN)
         return true;
-    it.prediction = predict_at(d, lease, now_ns, &it);
+    it.prediction = predict_at(d, lease, now_ns, &it, 0);
     return is_in_time(d, lease, &it.prediction, it.in_flight, now_ns);
 }
 
-static struct candidate best_of_type(const struct med_dispatch *d, const struct lease *lease,
-                                     size_t type, int64_t now_ns, struct pick *pick)
+/* Looks at one worker for a request. */
+static void consider(struct survey *s, uint32_t index)
 {
-    struct candidate best = {.worker = NONE};
-    for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
-        const struct worker *worker = &d->workers.rows[i];
-        if (!has_room_for(worker, lease) || !is_open(worker, now_ns))
-            continue;
-        struct candidate it = {
-            .worker = i, .avoided = i == lease->avoid, .in_flight = worker_in_flight(worker)};
-        if (d->config.policy == MED_POLICY_PLAN) {
-            predict(d, lease, now_ns, &it);
-            it.in_time = is_in_time(d, lease, &it.prediction, it.in_flight, now_ns);
-            it.score = it.prediction.finish_ms;
-        } else {
-            it.in_time = true;
-            it.score = policy_score(d, lease, i);
-        }
-        note(pick, &it);
-        if (best.worker == NONE || is_better(&it, &best))
-            best = it;
+    const struct med_dispatch *d = s->dispatch;
+    const struct worker *worker = &d->workers.rows[index];
+    if (!has_room_for(worker, s->lease) || !is_open(worker, s->now_ns))
+        return;
+    struct candidate it = {.worker = index,
+                           .avoided = index == s->lease->avoid,
+                           .in_flight = worker_in_flight(worker)};
+    if (d->config.policy == MED_POLICY_PLAN) {
+        predict(d, s->lease, s->now_ns, &it, s->limits[worker->type]);
+        if (it.prediction.finish_ms > s->limits[worker->type])
+            return;
+        it.in_time = is_in_time(d, s->lease, &it.prediction, it.in_flight, s->now_ns);
+        it.score = it.prediction.finish_ms;
+    } else {
+        it.in_time = true;
+        it.score = policy_score(d, s->lease, index);
     }
-    return best;
+    note(s->pick, &it);
+    struct candidate *best = &s->best[worker->type];
+    if (best->worker == NONE || is_better(&it, best))
+        *best = it;
+}
+
+/* The score beyond which no more of a type need be looked at. */
+static double limit_of(const struct survey *s, size_t type)
+{
+    const struct candidate *best = &s->best[type];
+    const struct candidate *last = &s->pick->candidates[MED_DISPATCH_CANDIDATES - 1];
+    if (best->worker == NONE || !best->in_time || best->avoided ||
+        s->pick->candidate_count < MED_DISPATCH_CANDIDATES || !last->in_time || last->avoided)
+        return INFINITY;
+    return best->score > last->score ? best->score : last->score;
+}
+
+/* The best by prediction: first the workers with the least floors, then all that those do not rule out. */
+static void survey_predicted(struct survey *s)
+{
+    const struct floors *floors = &s->dispatch->workers.floors;
+    uint32_t least[MED_LIMIT_WORKER_TYPES];
+    double highest[UINT8_MAX + 1]; /* floors that need be looked at; none of those not connected */
+    for (size_t t = 0; t <= UINT8_MAX; t++)
+        highest[t] = -INFINITY;
+    floors_least(floors, least);
+    for (size_t t = 0; t < s->dispatch->config.type_count; t++) {
+        if (s->may_use[t] && least[t] != NONE) {
+            consider(s, least[t]);
+            highest[t] = INFINITY;
+        }
+    }
+    for (uint32_t i = 0; i < floors->top; i++) {
+        size_t type = floors->types[i];
+        if (floors->ms[i] > highest[type] || i == least[type])
+            continue;
+        consider(s, i);
+        double limit = limit_of(s, type);
+        if (limit != s->limits[type]) {
+            s->limits[type] = limit;
+            highest[type] = floors_limit(s->dispatch, type, limit, s->lease->remaining);
+        }
+    }
+}
+
+static void survey_all(struct survey *s)
+{
+    const struct workers *w = &s->dispatch->workers;
+    for (size_t t = 0; t < s->dispatch->config.type_count; t++) {
+        for (uint32_t i = s->may_use[t] ? w->type_first[t] : NONE; i != NONE; i = w->rows[i].next)
+            consider(s, i);
+    }
 }
 
 /* How much of a type is there for the request, busy or not, relative to what was planned. */
 static double available_of(const struct med_dispatch *d, const struct lease *lease, size_t type)
 {
+    const struct workers *w = &d->workers;
     double count = 0;
-    for (uint32_t i = d->workers.type_first[type]; i != NONE; i = d->workers.rows[i].next) {
-        if (has_room_for(&d->workers.rows[i], lease) && !d->workers.rows[i].breaker.open)
-            count++;
+    if (lease->prompt_tokens + lease->output_tokens_max <= w->floors.fit_least[type]) {
+        count = (double)w->floors.sound[type];
+    } else {
+        for (uint32_t i = w->type_first[type]; i != NONE; i = w->rows[i].next)
+            count += has_room_for(&w->rows[i], lease) && worker_is_sound(&w->rows[i]);
     }
     int64_t planned = d->types[type].plan.workers_planned;
     return planned > 0 ? count / (double)planned : count > 0;
@@ -214,21 +286,30 @@ static bool goes_before(const struct med_dispatch *d, const struct pick *pick, s
 static void choose(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns,
                    struct pick *pick)
 {
+    struct survey survey = {.dispatch = d, .lease = lease, .now_ns = now_ns, .pick = pick};
     struct candidate best = {.worker = NONE};
     bool retired_too = dispatch_may_use_retired(d);
     for (size_t t = 0; t < d->config.type_count; t++) {
-        if (d->types[t].plan.retired && !retired_too)
-            continue;
-        struct candidate it = best_of_type(d, lease, t, now_ns, pick);
-        if (it.worker != NONE && it.in_time && goes_before(d, pick, t, &it, &best)) {
-            best = it;
+        survey.may_use[t] = !d->types[t].plan.retired || retired_too;
+        survey.best[t].worker = NONE;
+        survey.limits[t] = INFINITY;
+    }
+    if (d->config.policy == MED_POLICY_PLAN) {
+        survey_predicted(&survey);
+    } else {
+        survey_all(&survey);
+    }
+    for (size_t t = 0; t < d->config.type_count; t++) {
+        const struct candidate *it = &survey.best[t];
+        if (it->worker != NONE && it->in_time && goes_before(d, pick, t, it, &best)) {
+            best = *it;
             pick->type = t;
         }
     }
     if (best.worker == NONE)
         return;
     if (d->config.policy != MED_POLICY_PLAN)
-        predict(d, lease, now_ns, &best); /* for what is shown */
+        predict(d, lease, now_ns, &best, 0); /* for what is shown */
     pick->worker = best.worker;
     pick->prediction = best.prediction;
     pick->cached_tokens = best.cached_tokens;
@@ -239,9 +320,10 @@ static void choose(const struct med_dispatch *d, const struct lease *lease, int6
     predict_saved(d, lease, now_ns, pick);
 }
 
-struct pick pick_worker(const struct med_dispatch *d, const struct lease *lease, int64_t now_ns)
+struct pick pick_worker(struct med_dispatch *d, const struct lease *lease, int64_t now_ns)
 {
     struct pick pick = {.worker = NONE};
+    floors_refresh(d, now_ns);
     if (d->config.policy == MED_POLICY_PLAN) {
         double chances[MED_LIMIT_EDGES];
         double available[MED_LIMIT_WORKER_TYPES];

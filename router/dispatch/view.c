@@ -285,8 +285,46 @@ static int64_t check_workers(const struct med_dispatch *d)
     return in_flight;
 }
 
+/* What a floor promises, for a small and a large request; as it is now, touched or not. */
+static void check_promise(const struct med_dispatch *d, const struct worker *worker)
+{
+    const struct med_dispatch_type *plan = &d->types[worker->type].plan;
+    double floor = floors_of(d, worker);
+    for (int64_t prompt = 1; prompt < 10000; prompt += 1999) {
+        struct prediction_input input = {.latency = plan->has_latency ? &plan->latency : NULL,
+                                         .leases = &d->leases,
+                                         .now_ns = d->workers.floors.until_ns,
+                                         .prompt_tokens = prompt,
+                                         .output_tokens = 100};
+        double score = worker_predict(worker, &input).finish_ms;
+        MED_ASSERT(floor <= floors_limit(d, worker->type, score, 100));
+    }
+}
+
+static void check_floors(const struct med_dispatch *d)
+{
+    const struct floors *f = &d->workers.floors;
+    int64_t sound[MED_LIMIT_WORKER_TYPES] = {0};
+    for (uint32_t i = 0; i < d->workers.count_max; i++) {
+        const struct worker *worker = &d->workers.rows[i];
+        MED_ASSERT(!worker->connected || i < f->top);
+        if (worker->connected)
+            check_promise(d, worker);
+        if (i < f->top)
+            sound[f->is_sound[i] ? f->types[i] : 0] += f->is_sound[i];
+        if (i >= f->top || f->is_stale[i])
+            continue;
+        MED_ASSERT(f->ms[i] == floors_of(d, worker));
+        MED_ASSERT(f->is_sound[i] == (worker->connected && worker_is_sound(worker)));
+        MED_ASSERT(!worker->connected || f->types[i] == worker->type);
+    }
+    for (size_t t = 0; t < d->config.type_count; t++)
+        MED_ASSERT(f->sound[t] == sound[t]);
+}
+
 void med_dispatch_check(const struct med_dispatch *d)
 {
+    check_floors(d);
     int64_t in_flight = check_workers(d);
     size_t used = 0;
     for (uint32_t i = 0; i < d->leases.count_max; i++) {

@@ -26,7 +26,7 @@ int workers_init(struct workers *w, const struct med_dispatch_config *config)
     w->count_max = (size_t)config->workers_max;
     w->rows = med_calloc(w->count_max, sizeof *w->rows);
     w->type_first = med_calloc(config->type_count, sizeof *w->type_first);
-    if (!w->rows || !w->type_first)
+    if (!w->rows || !w->type_first || floors_init(&w->floors, w->count_max) < 0)
         return MED_E_NOMEM;
     for (size_t t = 0; t < config->type_count; t++)
         w->type_first[t] = NONE;
@@ -43,6 +43,13 @@ void workers_release(struct workers *w)
 {
     med_free(w->rows);
     med_free(w->type_first);
+    floors_release(&w->floors);
+}
+
+static void touch(struct workers *w, uint32_t index)
+{
+    w->rows[index].ahead.is_known = false;
+    floors_touch(&w->floors, index);
 }
 
 uint32_t workers_add(struct workers *w, size_t type)
@@ -68,6 +75,8 @@ uint32_t workers_add(struct workers *w, size_t type)
         w->rows[first].previous = index;
     w->type_first[type] = index;
     w->count++;
+    w->floors.fit_is_known[type] = false;
+    touch(w, index);
     return index;
 }
 
@@ -89,6 +98,7 @@ void workers_remove(struct workers *w, uint32_t index)
     *(w->free_last != NONE ? &w->rows[w->free_last].next : &w->free) = index;
     w->free_last = index;
     w->count--;
+    w->floors.fit_is_known[worker->type] = false;
 }
 
 int64_t workers_fit_tokens(const struct workers *w, const struct med_dispatch_type *plan,
@@ -108,6 +118,12 @@ void workers_set_state(struct workers *w, struct worker *worker, enum med_worker
     w->ready[worker->type] -= worker->state == MED_WORKER_READY;
     w->ready[worker->type] += state == MED_WORKER_READY;
     worker->state = state;
+    touch(w, (uint32_t)(worker - w->rows));
+}
+
+bool worker_is_sound(const struct worker *worker)
+{
+    return worker->state == MED_WORKER_READY && !worker->breaker.open;
 }
 
 int64_t worker_in_flight(const struct worker *worker)
@@ -170,10 +186,12 @@ static double prefill_pairs_of(const struct lease *row)
     return pairs_of(row->prompt_tokens + row->base) - pairs_of(row->cached);
 }
 
-void worker_attach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns,
-                   double added_ms)
+void workers_attach(struct workers *w, uint32_t index, struct leases *leases, uint32_t lease,
+                    int64_t now_ns, double added_ms)
 {
+    struct worker *worker = &w->rows[index];
     struct lease *row = &leases->rows[lease];
+    touch(w, index);
     row->base = row->tokens;
     if (worker->prefilling.count == 0)
         worker->prefill_since_ns = now_ns;
@@ -200,18 +218,42 @@ static void leave_prefill(struct worker *worker, struct leases *leases, uint32_t
         worker->prefill_pairs = 0; /* no rounding is carried over */
 }
 
-void worker_first_token(struct worker *worker, struct leases *leases, uint32_t lease,
-                        int64_t now_ns)
+void workers_first_token(struct workers *w, uint32_t index, struct leases *leases, uint32_t lease,
+                         int64_t now_ns)
 {
+    struct worker *worker = &w->rows[index];
+    touch(w, index);
     breaker_first_token(&worker->breaker, lease);
     leave_prefill(worker, leases, lease, now_ns);
     list_append(&worker->decoding, leases, lease);
     worker->context_tokens += leases->rows[lease].prompt_tokens + leases->rows[lease].base;
 }
 
-void worker_detach(struct worker *worker, struct leases *leases, uint32_t lease, int64_t now_ns)
+void workers_tokens(struct workers *w, uint32_t index, int64_t count, int64_t remaining)
 {
+    w->rows[index].context_tokens += count;
+    w->rows[index].remaining_tokens += remaining;
+    touch(w, index);
+}
+
+void workers_success(struct workers *w, uint32_t index, uint32_t lease)
+{
+    breaker_success(&w->rows[index].breaker, lease);
+    touch(w, index);
+}
+
+void workers_fault(struct workers *w, uint32_t index, int64_t limit, int64_t now_ns)
+{
+    breaker_fault(&w->rows[index].breaker, limit, now_ns);
+    touch(w, index);
+}
+
+void workers_detach(struct workers *w, uint32_t index, struct leases *leases, uint32_t lease,
+                    int64_t now_ns)
+{
+    struct worker *worker = &w->rows[index];
     struct lease *row = &leases->rows[lease];
+    touch(w, index);
     breaker_left(&worker->breaker, lease);
     worker->remaining_tokens -= row->remaining;
     if (row->tokens == row->base) {
@@ -284,10 +326,44 @@ double worker_step_ms(const struct worker *worker, const struct med_latency *lat
     return step_ms(latency, tokens, pairs, worker->decoding.count, (double)worker->context_tokens);
 }
 
+double worker_floor(const struct worker *worker, const struct med_latency *latency,
+                    int64_t until_ns)
+{
+    if (!latency)
+        return (double)(worker->prefill_tokens + worker->remaining_tokens);
+    double context = (double)(worker->context_tokens + worker->prefill_tokens);
+    context = fmin(context, (double)worker->kv_tokens);
+    double duty = fmin(duty_at(worker, until_ns), DUTY_MAX);
+    return step_ms(latency, 0, 0, worker_in_flight(worker) + 1, context) / (1 - duty);
+}
+
+struct worker_ahead worker_look_ahead(const struct worker *worker,
+                                      const struct med_latency *latency)
+{
+    return (struct worker_ahead){
+        .is_known = true,
+        .prefill =
+            prefill_ms(worker, latency, (double)worker->prefill_tokens, worker->prefill_pairs),
+        .decode = step_ms(latency, 0, 0, worker->decoding.count, (double)worker->context_tokens),
+    };
+}
+
+/* Milliseconds until a new prompt is begun, by what is computed before it. */
+static double turn_ms(const struct worker *worker, const struct worker_ahead *ahead,
+                      const struct prediction_input *input)
+{
+    if (worker->prefilling.count == 0)
+        return ahead->decode / 2; /* half an iteration; 0 without any */
+    /* Part of the first prompt is done by now; no more than all of it. */
+    const struct lease *first = &input->leases->rows[worker->prefilling.first];
+    double part = (double)prefill_of(first) / (double)worker->prefill_tokens;
+    double elapsed = (double)(input->now_ns - worker->prefill_since_ns) / 1e6;
+    return ahead->prefill - fmin(fmax(elapsed, 0), ahead->prefill * part);
+}
+
 struct prediction worker_predict(const struct worker *worker, const struct prediction_input *input)
 {
     const struct med_latency *latency = input->latency;
-    int64_t now_ns = input->now_ns;
     int64_t prompt_tokens = input->prompt_tokens;
     int64_t own_tokens = prompt_tokens - input->cached_tokens;
     MED_ASSERT(own_tokens > 0);
@@ -295,35 +371,28 @@ struct prediction worker_predict(const struct worker *worker, const struct predi
         int64_t tokens = worker->prefill_tokens + worker->remaining_tokens;
         return (struct prediction){.finish_ms = (double)tokens};
     }
+    struct worker_ahead ahead =
+        worker->ahead.is_known ? worker->ahead : worker_look_ahead(worker, latency);
     struct prediction p = {0};
-    int64_t held = worker_in_flight(worker);
     /* What does not fit is not in the iterations. */
     double context = (double)(worker->context_tokens + worker->prefill_tokens + prompt_tokens);
     context = fmin(context, (double)worker->kv_tokens);
     /* Its decodes share iterations with the prompts of those that come later. */
-    double duty = fmin(duty_at(worker, now_ns), DUTY_MAX);
-    p.tpot_ms = step_ms(latency, 0, 0, held + 1, context) / (1 - duty);
+    double duty = fmin(duty_at(worker, input->now_ns), DUTY_MAX);
+    p.tpot_ms = step_ms(latency, 0, 0, worker_in_flight(worker) + 1, context) / (1 - duty);
+    p.room_ms = room_ms(worker, p.tpot_ms, prompt_tokens);
+    p.wait_ms = fmax(turn_ms(worker, &ahead, input), p.room_ms);
+    double decodes_ms = (input->output_tokens - 1) * p.tpot_ms;
+    p.ttft_ms = p.wait_ms;
+    p.finish_ms = p.ttft_ms + decodes_ms;
+    if (input->finish_max_ms > 0 && p.finish_ms > input->finish_max_ms)
+        return p;
     double own_pairs = pairs_of(prompt_tokens) - pairs_of(input->cached_tokens);
-    double before =
-        prefill_ms(worker, latency, (double)worker->prefill_tokens, worker->prefill_pairs);
     double with = prefill_ms(worker, latency, (double)(worker->prefill_tokens + own_tokens),
                              worker->prefill_pairs + own_pairs);
     double chunks = ceil((double)own_tokens / chunk_of(worker, latency));
-    double decode = step_ms(latency, 0, 0, worker->decoding.count, (double)worker->context_tokens);
-    p.added_ms = fmax(0, with - before - chunks * decode);
-    double wait = before;
-    if (worker->prefilling.count > 0) {
-        /* Part of the first prompt is done by now; no more than all of it. */
-        const struct lease *first = &input->leases->rows[worker->prefilling.first];
-        double part = (double)prefill_of(first) / (double)worker->prefill_tokens;
-        double elapsed = (double)(now_ns - worker->prefill_since_ns) / 1e6;
-        wait -= fmin(fmax(elapsed, 0), before * part);
-    } else if (held > 0) {
-        wait = step_ms(latency, 0, 0, held, (double)worker->context_tokens) / 2;
-    }
-    p.room_ms = room_ms(worker, p.tpot_ms, prompt_tokens);
-    p.wait_ms = fmax(wait, p.room_ms);
-    p.ttft_ms = p.wait_ms + (with - before);
-    p.finish_ms = p.ttft_ms + (input->output_tokens - 1) * p.tpot_ms;
+    p.added_ms = fmax(0, with - ahead.prefill - chunks * ahead.decode);
+    p.ttft_ms = p.wait_ms + fmax(0, with - ahead.prefill);
+    p.finish_ms = p.ttft_ms + decodes_ms;
     return p;
 }
