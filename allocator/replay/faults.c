@@ -1,188 +1,155 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Faults by seed: hooks of the simulation that break it, and the ledger that watches.
+ * What a fault does to the fleet: hooks of the simulation that break it and heal it again.
  *
- * One generator, drawn from in the order of the events, so that a seed gives the same run everywhere.
- * A fault strikes each 50 to 400 ms of fleet time until the last arrival has come; each heals by itself, so
- * every request can end.  The ledger counts requests by their leases and workers by their own
- * counters, which dispatch keeps apart.  After a violation the simulation is not released: a dispatch whose
- * counts are wrong would assert, so the caller ends the process.  thread: the caller's.
+ * Each worker has, for each kind, the time until which it has that fault, so faults overlap freely.  Beats
+ * come every 250 ms from every worker that is not hung or cut off; at the same times the router's side acts: it closes
+ * the link of a worker that it gave up or that has drained, and drains those that the plan in force does not count once the
+ * fleet is complete.  A worker that was given up connects again when it can, up to 2 s later.  Chance (how late a
+ * message is, what a liar says) comes from one generator, drawn from in the order of the events, so that a seed
+ * gives the same run everywhere.  thread: the caller's.
  */
-#include "allocator/replay/faults.h"
+#include "allocator/replay/faults_inside.h"
 
-#include "allocator/dispatch_config.h"
-#include "allocator/replay/sim.h"
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "base/rng.h"
 
-#include <stdarg.h>
 #include <string.h>
 
-#define BEAT_NS     (250 * MED_NS_PER_MS)
-#define PATIENCE_NS (600 * MED_NS_PER_S) /* after the last arrival everything has ended */
+#define BEAT_NS      (250 * MED_NS_PER_MS)
+#define RECONNECT_NS MED_NS_PER_S
 
-struct victim {
-    int64_t back_ns;  /* joins again; SIM_NEVER_NS: it is there */
-    int64_t quiet_ns; /* does not beat before */
-    int64_t heal_ns;  /* slow, lying or late until then */
-    bool lies, late, restarts;
-    int64_t last_ns[2]; /* arrival of the last message, by direction: links keep their order */
-};
-
-struct faults {
-    const struct med_plan *plan;
-    struct med_rng rng;
-    struct victim *victims;
-    int64_t *in_flight; /* [worker] of the ledger */
-    int64_t beat_ns, fault_ns;
-    FILE *trace;
-    struct med_fault_report *report;
-    struct med_err *err;
-};
+static const char *const fault_names[MED_FAULT_COUNT] = {"crash", "hang", "stall", "slow",
+                                                         "lie",   "drop", "delay", "partition",
+                                                         "drain", "plan", "cancel"};
 
 const char *med_fault_name(enum med_fault fault)
 {
-    static const char *const names[] = {"crash", "hang",  "stall", "slow",   "lie",
-                                        "drop",  "delay", "drain", "replan", "cancel"};
-    return names[fault];
+    return fault_names[fault];
 }
 
-static int64_t between(struct faults *f, int64_t from_ms, int64_t to_ms)
+int64_t fault_between_ms(struct fault_engine *f, int64_t from_ms, int64_t to_ms)
 {
     return (from_ms + med_rng_below(&f->rng, (uint32_t)(to_ms - from_ms))) * MED_NS_PER_MS;
 }
 
-__attribute__((format(printf, 3, 4))) static void violate(struct faults *f, const struct sim *sim,
-                                                          const char *format, ...)
+static bool has(const struct fault_victim *v, const struct sim *sim, enum med_fault kind)
 {
-    if (f->report->violation[0])
-        return;
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(f->report->violation, sizeof f->report->violation, format, args);
-    va_end(args);
-    f->report->violation_ns = sim->now_ns;
+    return v->until_ns[kind] > sim->now_ns;
 }
 
-/* ---- the ledger ---- */
+/* ---- names ---- */
 
-static void check_requests(struct faults *f, const struct sim *sim, int64_t *ret_held,
-                           int64_t *ret_queued)
+void fault_worker_name(const struct fault_engine *f, const struct sim *sim, uint32_t worker,
+                       char ret_name[MED_FAULT_TARGET_BYTES])
 {
-    for (size_t r = 0; r < sim->next; r++) {
-        struct med_dispatch_lease_view lease;
-        bool found = med_dispatch_get_lease(sim->dispatch, r, &lease);
-        const struct med_sim_request *row = &sim->requests[r];
-        if (found != (row->outcome == SIM_OUTCOME_UNSET))
-            violate(f, sim, "request %zu: %s", r, found ? "held after its end" : "lost, no end");
-        if (!found)
-            continue;
-        if (lease.tokens != row->tokens) {
-            violate(f, sim, "request %zu: %lld tokens, of which %lld came", r,
-                    (long long)lease.tokens, (long long)row->tokens);
-        }
-        if (lease.worker == UINT32_MAX) {
-            ++*ret_queued;
-        } else {
-            ++*ret_held;
-            f->in_flight[sim->indices[lease.worker]]++;
-        }
-    }
+    (void)snprintf(ret_name, MED_FAULT_TARGET_BYTES, "%s-%lld",
+                   f->plan->profiles[sim->workers[worker].profile].worker_type,
+                   (long long)f->numbers[worker]);
 }
 
-static void check_all(struct faults *f, const struct sim *sim)
+size_t fault_target_find(const struct fault_engine *f, const struct sim *sim, const char *target,
+                         bool *ret_hit)
 {
-    int64_t held = 0;
-    int64_t queued = 0;
-    memset(f->in_flight, 0, sim->worker_count * sizeof *f->in_flight);
-    check_requests(f, sim, &held, &queued);
-    struct med_dispatch_totals totals;
-    med_dispatch_get_totals(sim->dispatch, &totals);
-    if (totals.in_flight != held || totals.queued != queued) {
-        violate(f, sim, "%lld in flight and %lld queued, expected %lld and %lld",
-                (long long)totals.in_flight, (long long)totals.queued, (long long)held,
-                (long long)queued);
+    size_t count = 0;
+    for (uint32_t w = 0; w < f->worker_count; w++) {
+        char name[MED_FAULT_TARGET_BYTES];
+        fault_worker_name(f, sim, w, name);
+        const char *type = f->plan->profiles[sim->workers[w].profile].worker_type;
+        ret_hit[w] =
+            strcmp(target, "all") == 0 || strcmp(target, type) == 0 || strcmp(target, name) == 0;
+        count += ret_hit[w];
     }
-    uint64_t ended = 0;
-    for (size_t o = 0; o < MED_OUTCOME_COUNT; o++)
-        ended += totals.outcomes[o];
-    if (ended + (uint64_t)(held + queued) != totals.accepted ||
-        held + queued != (int64_t)sim->open) {
-        violate(f, sim, "%llu accepted, %llu ended, %zu open", (unsigned long long)totals.accepted,
-                (unsigned long long)ended, sim->open);
-    }
-    for (size_t w = 0; w < sim->worker_count; w++) {
-        struct med_dispatch_worker_view view = {0};
-        if (!sim->workers[w].away &&
-            !med_dispatch_get_worker(sim->dispatch, sim->workers[w].name, &view))
-            violate(f, sim, "worker %zu is not known", w);
-        if (view.in_flight != f->in_flight[w]) {
-            violate(f, sim, "worker %zu: %lld in flight, expected %lld", w,
-                    (long long)view.in_flight, (long long)f->in_flight[w]);
-        }
-    }
+    return count;
 }
 
-static void observe(void *arg, const struct sim *sim)
+void fault_counts_get(const struct sim *sim, struct med_fault_counts *ret_counts)
 {
-    struct faults *f = arg;
-    if (f->report->violation[0])
-        return;
-    check_all(f, sim);
-    if (sim->next == sim->count && sim->now_ns > sim->arrivals[sim->count - 1].at_ns + PATIENCE_NS)
-        violate(f, sim, "%zu requests have not ended", sim->open);
-    if (!f->report->violation[0])
-        med_dispatch_check(sim->dispatch);
+    struct med_dispatch_totals t;
+    med_dispatch_get_totals(sim->dispatch, &t);
+    *ret_counts = (struct med_fault_counts){.retried = sim->retried,
+                                            .resumed = sim->resumed,
+                                            .lost = t.outcomes[MED_OUTCOME_WORKER_LOST],
+                                            .refused = t.refused_overload + t.refused_no_worker +
+                                                       t.refused_invalid,
+                                            .expired = t.outcomes[MED_OUTCOME_REJECTED],
+                                            .stale_messages = t.stale_messages};
 }
 
-/* ---- what breaks ---- */
+/* ---- leaving and coming back ---- */
 
-static void leave(struct faults *f, struct sim *sim, uint32_t w, bool restarts, int64_t for_ns)
+static struct med_fault_strike *strike_of(struct fault_engine *f, uint32_t w)
+{
+    size_t strike = f->victims[w].strike;
+    return strike < f->log->count ? &f->log->strikes[strike] : NULL;
+}
+
+/* The link is closed, by either side. */
+static void leave(struct fault_engine *f, struct sim *sim, uint32_t w, int64_t back_ns)
 {
     struct sim_worker *worker = &sim->workers[w];
+    struct fault_victim *v = &f->victims[w];
+    struct med_fault_strike *strike = strike_of(f, w);
     worker->away = true;
     worker->connection++;
-    f->victims[w].back_ns = sim->now_ns + for_ns;
-    f->victims[w].restarts = restarts;
-    f->victims[w].last_ns[0] = f->victims[w].last_ns[1] = 0;
+    v->back_ns = v->wanted ? back_ns : SIM_NEVER_NS;
+    v->last_ns[0] = v->last_ns[1] = 0;
+    if (strike && strike->gone_ns < 0)
+        strike->gone_ns = sim->now_ns;
     med_dispatch_worker_gone(sim->dispatch, sim->now_ns, worker->name);
 }
 
-static void come_back(struct faults *f, struct sim *sim, uint32_t w)
+/* What ran is gone with the process, and what ailed it. */
+static void restart(struct fault_engine *f, struct sim *sim, uint32_t w)
+{
+    struct fault_victim *v = &f->victims[w];
+    v->until_ns[MED_FAULT_HANG] = v->until_ns[MED_FAULT_STALL] = 0;
+    v->until_ns[MED_FAULT_SLOW] = v->until_ns[MED_FAULT_LIE] = 0;
+    int rc = sim_worker_restart(sim, w, f->err);
+    if (rc < 0)
+        sim->rc = rc;
+}
+
+static void come_back(struct fault_engine *f, struct sim *sim, uint32_t w)
 {
     struct sim_worker *worker = &sim->workers[w];
+    struct med_err refused;
+    worker->away = false;
+    int rc = sim_join(sim, w, &f->plan->profiles[worker->profile], &refused);
     f->victims[w].back_ns = SIM_NEVER_NS;
-    int rc = f->victims[w].restarts ? sim_worker_restart(sim, w, f->err) : 0;
-    if (rc == 0) {
-        worker->away = false;
-        rc = sim_join(sim, w, &f->plan->profiles[worker->profile], f->err);
-    }
-    if (rc < 0)
+    if (rc == MED_E_NOT_FOUND) { /* the plan in force has no such type: it tries again */
+        worker->away = true;
+        f->victims[w].back_ns = sim->now_ns + RECONNECT_NS;
+    } else if (rc < 0) {
+        *f->err = refused;
         sim->rc = rc;
+    }
 }
 
-static void replan(struct faults *f, struct sim *sim)
+/* ---- strikes ---- */
+
+static int log_add(struct med_fault_log *log, const struct med_fault_strike *strike)
 {
-    struct med_dispatch_config config;
-    int rc = med_dispatch_config_from_plan(f->plan, &config, NULL, f->err);
-    if (rc < 0) {
-        sim->rc = rc;
-        return;
+    if (log->count == log->room) {
+        size_t room = log->room > 0 ? 2 * log->room : 16;
+        struct med_fault_strike *grown =
+            med_realloc_array(log->strikes, room, sizeof *log->strikes);
+        if (!grown)
+            return MED_E_NOMEM;
+        log->strikes = grown;
+        log->room = room;
     }
-    config.workers_max = (int64_t)sim->worker_count;
-    config.suspect_after_ns = MED_NS_PER_S;
-    config.gone_after_ns = 4 * MED_NS_PER_S;
-    config.policy = (enum med_dispatch_policy)med_rng_below(&f->rng, MED_POLICY_COUNT);
-    config.queue_max = 1 + med_rng_below(&f->rng, 40);
-    config.resume = med_rng_below(&f->rng, 2) > 0;
-    rc = med_dispatch_replan(sim->dispatch, sim->now_ns, &config, f->err);
-    med_dispatch_config_release(&config);
-    if (rc < 0)
-        violate(f, sim, "replan: %s", f->err->text);
+    log->strikes[log->count++] = *strike;
+    return 0;
 }
 
-static void cancel_one(struct faults *f, struct sim *sim)
+void med_fault_log_release(struct med_fault_log *log)
+{
+    med_free(log->strikes);
+    *log = (struct med_fault_log){0};
+}
+
+static void cancel_one(struct fault_engine *f, struct sim *sim)
 {
     size_t first = sim->next > 0 ? med_rng_below(&f->rng, (uint32_t)sim->next) : 0;
     for (size_t r = first; r < sim->next; r++) {
@@ -193,175 +160,281 @@ static void cancel_one(struct faults *f, struct sim *sim)
     }
 }
 
-static void strike_worker(struct faults *f, struct sim *sim, enum med_fault fault, uint32_t w)
+/* Of one that is not connected only the return can be put off. False: nothing is left to break. */
+static bool strike_away(struct fault_engine *f, struct sim *sim, uint32_t w, enum med_fault kind,
+                        int64_t until_ns)
 {
-    struct victim *v = &f->victims[w];
-    int64_t heal_ns = sim->now_ns + between(f, 200, 8000);
-    if (fault == MED_FAULT_CRASH) {
-        leave(f, sim, w, true, between(f, 100, 5000));
-    } else if (fault == MED_FAULT_DROP) {
-        leave(f, sim, w, false, between(f, 1, 500));
-    } else if (fault == MED_FAULT_DRAIN) {
+    struct fault_victim *v = &f->victims[w];
+    if (kind != MED_FAULT_CRASH && kind != MED_FAULT_DROP)
+        return false;
+    if (kind == MED_FAULT_CRASH)
+        restart(f, sim, w);
+    if (until_ns > v->back_ns || until_ns == SIM_NEVER_NS)
+        v->back_ns = until_ns;
+    return true;
+}
+
+static bool strike_worker(struct fault_engine *f, struct sim *sim, uint32_t w,
+                          const struct med_fault_event *event, int64_t until_ns)
+{
+    struct fault_victim *v = &f->victims[w];
+    enum med_fault kind = event->kind;
+    if (!v->wanted)
+        return false;
+    if (sim->workers[w].away)
+        return strike_away(f, sim, w, kind, until_ns);
+    v->strike = f->log->count - 1;
+    if (until_ns > v->until_ns[kind])
+        v->until_ns[kind] = until_ns;
+    if (kind == MED_FAULT_CRASH)
+        restart(f, sim, w);
+    if (kind == MED_FAULT_CRASH || kind == MED_FAULT_DROP)
+        leave(f, sim, w, until_ns);
+    if (kind == MED_FAULT_DRAIN)
         med_dispatch_worker_drain(sim->dispatch, sim->now_ns, sim->workers[w].name);
-    } else if (fault == MED_FAULT_HANG || fault == MED_FAULT_STALL) {
-        sim_worker_stall(sim, w, heal_ns);
-        if (fault == MED_FAULT_HANG)
-            v->quiet_ns = heal_ns;
-    } else {
-        v->heal_ns = heal_ns;
-        v->lies |= fault == MED_FAULT_LIE;
-        v->late |= fault == MED_FAULT_DELAY;
-        if (fault == MED_FAULT_SLOW)
-            sim->workers[w].slowness = 2 + (double)med_rng_below(&f->rng, 8);
-    }
+    if (kind == MED_FAULT_HANG || kind == MED_FAULT_STALL)
+        sim_worker_stall(sim, w, v->until_ns[kind]);
+    if (kind == MED_FAULT_SLOW)
+        sim->workers[w].slowness = event->factor;
+    if (kind == MED_FAULT_DELAY)
+        v->by_ns = event->by_ns;
+    return true;
 }
 
-static void strike(struct faults *f, struct sim *sim)
+static void strike(struct fault_engine *f, struct sim *sim, const struct med_fault_event *event)
 {
-    enum med_fault fault = (enum med_fault)med_rng_below(&f->rng, MED_FAULT_COUNT);
-    uint32_t w = med_rng_below(&f->rng, (uint32_t)sim->worker_count);
-    if (fault < MED_FAULT_REPLAN && sim->workers[w].away)
+    struct med_fault_strike strike = {
+        .event = *event, .suspect_ns = -1, .gone_ns = -1, .over = false};
+    strike.event.at_ns = sim->now_ns;
+    fault_counts_get(sim, &strike.before);
+    if (log_add(f->log, &strike) < 0) {
+        sim->rc = MED_E_NOMEM;
         return;
-    f->report->faults[fault]++;
-    if (f->trace) {
-        (void)fprintf(f->trace, "%10.3f s  %s, worker %u\n", (double)sim->now_ns * 1e-9,
-                      med_fault_name(fault), w);
     }
-    if (fault == MED_FAULT_REPLAN) {
-        replan(f, sim);
-    } else if (fault == MED_FAULT_CANCEL) {
+    if (f->ledger)
+        fault_ledger_strike(f->ledger, sim, event);
+    size_t hit = 0;
+    if (event->kind == MED_FAULT_CANCEL) {
         cancel_one(f, sim);
+    } else if (event->kind == MED_FAULT_PLAN && f->schedule) {
+        fault_plan_strike(f, sim, &f->schedule->plans[event->plan], event->for_ns);
+    } else if (event->kind == MED_FAULT_PLAN) {
+        fault_draw_replan(f, sim);
     } else {
-        strike_worker(f, sim, fault, w);
+        int64_t until_ns = event->for_ns > 0 ? sim->now_ns + event->for_ns : SIM_NEVER_NS;
+        (void)fault_target_find(f, sim, event->target, f->hit);
+        for (uint32_t w = 0; w < f->worker_count && sim->rc == 0; w++)
+            hit += f->hit[w] && strike_worker(f, sim, w, event, until_ns);
     }
+    f->log->strikes[f->log->count - 1].workers = hit;
 }
 
-/* It beats, tells how it is, or leaves because it is drained or was given up. */
-static void beat(struct faults *f, struct sim *sim, uint32_t w)
+/* ---- time ---- */
+
+static bool is_silent(const struct fault_victim *v, const struct sim *sim)
 {
-    struct victim *v = &f->victims[w];
-    struct sim_worker *worker = &sim->workers[w];
-    struct med_dispatch_worker_view view;
-    if (v->heal_ns <= sim->now_ns) {
-        v->lies = v->late = false;
-        worker->slowness = 0;
-    }
-    if (!med_dispatch_get_worker(sim->dispatch, worker->name, &view))
-        return;
-    if (view.drained || view.state == MED_WORKER_GONE) {
-        leave(f, sim, w, view.drained, between(f, 100, 2000));
-        return;
-    }
-    if (v->quiet_ns > sim->now_ns)
-        return;
+    return has(v, sim, MED_FAULT_HANG) || has(v, sim, MED_FAULT_PARTITION);
+}
+
+/* When one that the router closed is there again. */
+static int64_t reconnects_ns(struct fault_engine *f, const struct sim *sim,
+                             const struct fault_victim *v)
+{
+    static const enum med_fault kinds[] = {MED_FAULT_HANG, MED_FAULT_PARTITION, MED_FAULT_DRAIN};
+    int64_t at = sim->now_ns + fault_between_ms(f, 100, 2000);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        at = v->until_ns[kinds[i]] > at ? v->until_ns[kinds[i]] : at;
+    return at;
+}
+
+/* It beats and tells how it is. */
+static void tell_stats(struct fault_engine *f, struct sim *sim, uint32_t w)
+{
     struct med_dispatch_worker_stats stats = {.heartbeat_ns = sim->now_ns};
-    if (v->lies) {
-        stats.heartbeat_ns += between(f, -5000, 5000);
+    if (has(&f->victims[w], sim, MED_FAULT_LIE)) {
+        stats.heartbeat_ns += fault_between_ms(f, -5000, 5000);
         stats.running = med_rng_below(&f->rng, 1000);
         stats.waiting = med_rng_below(&f->rng, 1000);
         stats.kv_blocks_free = med_rng_below(&f->rng, 5000);
         stats.kv_blocks_total = med_rng_below(&f->rng, 5000);
     }
-    med_dispatch_worker_stats(sim->dispatch, sim->now_ns, worker->name, &stats);
+    med_dispatch_worker_stats(sim->dispatch, sim->now_ns, sim->workers[w].name, &stats);
 }
+
+static void beat(struct fault_engine *f, struct sim *sim, uint32_t w)
+{
+    struct fault_victim *v = &f->victims[w];
+    struct med_fault_strike *strike = strike_of(f, w);
+    struct med_dispatch_worker_view view;
+    if (!med_dispatch_get_worker(sim->dispatch, sim->workers[w].name, &view))
+        return;
+    if (strike && strike->suspect_ns < 0 &&
+        (view.state == MED_WORKER_SUSPECT || view.state == MED_WORKER_GONE))
+        strike->suspect_ns = sim->now_ns;
+    if (view.drained || view.state == MED_WORKER_GONE) {
+        if (view.drained)
+            restart(f, sim, w);
+        leave(f, sim, w, reconnects_ns(f, sim, v));
+        return;
+    }
+    if (!v->wanted && view.state != MED_WORKER_DRAINING && med_dispatch_is_complete(sim->dispatch))
+        med_dispatch_worker_drain(sim->dispatch, sim->now_ns, sim->workers[w].name);
+    if (!is_silent(v, sim))
+        tell_stats(f, sim, w);
+}
+
+/* When a strike is over; SIM_NEVER_NS: not. */
+static int64_t over_ns(const struct med_fault_strike *strike)
+{
+    return strike->event.for_ns > 0 ? strike->event.at_ns + strike->event.for_ns : SIM_NEVER_NS;
+}
+
+static void heal(struct fault_engine *f, struct sim *sim)
+{
+    for (size_t i = f->healed; i < f->log->count; i++) {
+        struct med_fault_strike *strike = &f->log->strikes[i];
+        if (strike->over || over_ns(strike) > sim->now_ns)
+            continue;
+        strike->over = true;
+        fault_counts_get(sim, &strike->after);
+    }
+    while (f->healed < f->log->count && f->log->strikes[f->healed].over)
+        f->healed++;
+    for (uint32_t w = 0; w < f->worker_count; w++) {
+        if (!has(&f->victims[w], sim, MED_FAULT_SLOW))
+            sim->workers[w].slowness = 0;
+        if (f->victims[w].back_ns <= sim->now_ns && sim->rc == 0)
+            come_back(f, sim, w);
+    }
+}
+
+static int64_t lesser(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static const struct med_fault_event *next_given(const struct fault_engine *f)
+{
+    bool any = f->schedule && f->schedule_next < f->schedule->count;
+    return any ? &f->schedule->events[f->schedule_next] : NULL;
+}
+
+/* Everything that comes in time is changed by act alone. */
+static void plan_next(struct fault_engine *f)
+{
+    const struct med_fault_event *given = next_given(f);
+    int64_t at = lesser(f->beat_ns, f->draw_ns);
+    if (given)
+        at = lesser(at, given->at_ns);
+    for (size_t i = f->healed; i < f->log->count; i++) {
+        if (!f->log->strikes[i].over)
+            at = lesser(at, over_ns(&f->log->strikes[i]));
+    }
+    for (size_t w = 0; w < f->worker_count; w++)
+        at = lesser(at, f->victims[w].back_ns);
+    f->next_ns = at;
+}
+
+/* ---- hooks ---- */
 
 static int64_t next_ns(void *arg, const struct sim *sim)
 {
-    const struct faults *f = arg;
-    int64_t at = f->beat_ns < f->fault_ns ? f->beat_ns : f->fault_ns;
-    for (size_t w = 0; w < sim->worker_count; w++)
-        at = f->victims[w].back_ns < at ? f->victims[w].back_ns : at;
-    return at;
+    (void)sim;
+    const struct fault_engine *f = arg;
+    return f->next_ns;
+}
+
+static void strike_due(struct fault_engine *f, struct sim *sim)
+{
+    const struct med_fault_event *given;
+    while (sim->rc == 0 && (given = next_given(f)) && given->at_ns <= sim->now_ns) {
+        f->schedule_next++;
+        strike(f, sim, given);
+    }
+    struct med_fault_event drawn = {.at_ns = sim->now_ns};
+    if (f->draw && f->draw_ns <= sim->now_ns && sim->rc == 0 && f->draw(f, sim, &drawn))
+        strike(f, sim, &drawn);
 }
 
 static void act(void *arg, struct sim *sim)
 {
-    struct faults *f = arg;
-    if (f->report->violation[0]) {
+    struct fault_engine *f = arg;
+    if (f->ledger && f->ledger->report->violation[0]) {
         sim->rc = MED_E_INTERNAL;
         return;
     }
-    for (uint32_t w = 0; w < sim->worker_count && sim->rc == 0; w++) {
-        if (f->victims[w].back_ns <= sim->now_ns)
-            come_back(f, sim, w);
-    }
+    heal(f, sim);
     if (f->beat_ns <= sim->now_ns) {
         f->beat_ns = sim->now_ns + BEAT_NS;
-        for (uint32_t w = 0; w < sim->worker_count; w++) {
+        for (uint32_t w = 0; w < f->worker_count; w++) {
             if (!sim->workers[w].away)
                 beat(f, sim, w);
         }
     }
-    if (f->fault_ns <= sim->now_ns && sim->rc == 0) {
-        strike(f, sim);
-        f->fault_ns = sim->next < sim->count ? sim->now_ns + between(f, 50, 400) : SIM_NEVER_NS;
-    }
+    strike_due(f, sim);
+    plan_next(f);
 }
 
 static bool route(void *arg, struct sim *sim, const struct sim_message *message, int64_t *at_ns)
 {
-    struct faults *f = arg;
-    struct victim *v = &f->victims[message->worker];
-    struct med_dispatch_worker_view view;
+    struct fault_engine *f = arg;
+    struct fault_victim *v = &f->victims[message->worker];
     if (sim->workers[message->worker].away)
         return false;
-    if (message->kind == SIM_GENERATE &&
-        (!med_dispatch_get_worker(sim->dispatch, sim->workers[message->worker].name, &view) ||
-         view.state != MED_WORKER_READY)) {
-        violate(f, sim, "request %llu: worker %u was picked, which is not ready",
-                (unsigned long long)message->request, message->worker);
-    }
+    if (f->ledger)
+        fault_ledger_send(f->ledger, sim, message);
     int64_t *last = &v->last_ns[message->kind == SIM_TOKEN || message->kind == SIM_FAILED];
-    if (v->late)
-        *at_ns += between(f, 0, 300);
+    if (has(v, sim, MED_FAULT_DELAY))
+        *at_ns += (int64_t)(med_rng_uniform(&f->rng) * (double)v->by_ns);
+    if (has(v, sim, MED_FAULT_PARTITION) && *at_ns < v->until_ns[MED_FAULT_PARTITION])
+        *at_ns = v->until_ns[MED_FAULT_PARTITION];
     if (*at_ns < *last)
         *at_ns = *last;
     *last = *at_ns;
-    return true;
+    return *at_ns < SIM_NEVER_NS;
 }
 
-int med_fault_run(const struct med_plan *plan, const struct med_sim_arrival *arrivals, size_t count,
-                  uint64_t seed, FILE *trace, struct med_fault_report *ret_report,
-                  struct med_err *err)
+static void observe(void *arg, const struct sim *sim)
 {
-    *ret_report = (struct med_fault_report){0};
-    struct med_err mine;
-    struct faults f = {
-        .plan = plan, .trace = trace, .report = ret_report, .err = err ? err : &mine};
-    med_rng_init(&f.rng, seed, 0);
-    struct med_sim_options options = {.suspect_after_ns = MED_NS_PER_S,
-                                      .gone_after_ns = 4 * MED_NS_PER_S,
-                                      .link_delay_ns = between(&f, 0, 5),
-                                      .queue_max = 1 + med_rng_below(&f.rng, 40),
-                                      .admission_off = med_rng_below(&f.rng, 2) > 0,
-                                      .resume = med_rng_below(&f.rng, 2) > 0};
-    const struct sim_hooks hooks = {next_ns, act, route, observe, &f};
-    struct sim sim;
-    int rc = sim_init(&sim, plan, arrivals, count, &options, f.err);
-    if (rc < 0)
-        return rc;
-    f.victims = med_calloc(sim.worker_count + 1, sizeof *f.victims);
-    f.in_flight = med_calloc(sim.worker_count + 1, sizeof *f.in_flight);
-    if (!f.victims || !f.in_flight) {
-        rc = med_err_set(f.err, MED_E_NOMEM, "no memory for faults");
-    } else if (count == 0 || sim.worker_count == 0) {
-        rc = med_err_set(f.err, MED_E_INVALID,
-                         "faults: found %zu arrivals and %zu workers, expected some", count,
-                         sim.worker_count);
-    } else {
-        for (size_t w = 0; w < sim.worker_count; w++)
-            f.victims[w].back_ns = SIM_NEVER_NS;
-        sim.hooks = &hooks;
-        sim_run(&sim);
-        if (!ret_report->violation[0])
-            check_all(&f, &sim);
-        med_dispatch_get_totals(sim.dispatch, &ret_report->totals);
-        rc = ret_report->violation[0] ? 0 : sim.rc;
+    struct fault_engine *f = arg;
+    fault_ledger_observe(f->ledger, sim);
+}
+
+struct sim_hooks fault_engine_hooks(struct fault_engine *f)
+{
+    return (struct sim_hooks){next_ns, act, route, f->ledger ? observe : NULL, f};
+}
+
+/* ---- beginning and end ---- */
+
+static void number_workers(struct fault_engine *f, const struct sim *sim)
+{
+    for (size_t w = 0; w < f->worker_count; w++) {
+        for (size_t other = 0; other < w; other++)
+            f->numbers[w] += sim->workers[other].profile == sim->workers[w].profile;
+        f->victims[w].wanted = !sim->workers[w].away;
+        f->victims[w].back_ns = SIM_NEVER_NS;
+        f->victims[w].strike = SIZE_MAX;
     }
-    sim.hooks = NULL; /* what is left is cancelled without faults */
-    if (!ret_report->violation[0])
-        sim_release(&sim);
-    med_free(f.victims);
-    med_free(f.in_flight);
-    return rc;
+}
+
+int fault_engine_init(struct fault_engine *f, const struct sim *sim, struct med_err *err)
+{
+    size_t count = sim->worker_count;
+    f->worker_count = count;
+    f->victims = med_calloc(count + 1, sizeof *f->victims);
+    f->numbers = med_calloc(count + 1, sizeof *f->numbers);
+    f->hit = med_calloc(count + 1, sizeof *f->hit);
+    if (!f->victims || !f->numbers || !f->hit)
+        return med_err_set(err, MED_E_NOMEM, "no memory for faults");
+    number_workers(f, sim);
+    plan_next(f);
+    return 0;
+}
+
+void fault_engine_release(struct fault_engine *f)
+{
+    med_free(f->victims);
+    med_free(f->numbers);
+    med_free(f->hit);
 }

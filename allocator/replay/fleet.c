@@ -28,6 +28,8 @@ void sim_post(struct sim *sim, struct sim_message message)
 static int on_send(void *arg, uint64_t request, uint32_t attempt, uint32_t worker)
 {
     struct sim *sim = arg;
+    sim->retried += attempt > 1;
+    sim->resumed += attempt > 1 && sim->requests[request].tokens > 0;
     sim->requests[request].picked_ns = sim->now_ns - sim->arrivals[request].at_ns;
     sim_post(sim, (struct sim_message){.kind = SIM_GENERATE,
                                        .request = request,
@@ -53,8 +55,9 @@ static void on_end(void *arg, uint64_t request, enum med_outcome outcome, int co
     struct med_sim_request *row = &sim->requests[request];
     MED_ASSERT(row->outcome == SIM_OUTCOME_UNSET);
     row->outcome = (int)outcome;
+    row->ended_ns = sim->now_ns - sim->arrivals[request].at_ns;
     if (outcome == MED_OUTCOME_STOP || outcome == MED_OUTCOME_LENGTH)
-        row->e2e_ns = sim->now_ns - sim->arrivals[request].at_ns;
+        row->e2e_ns = row->ended_ns;
     sim->last_end_ns = sim->now_ns;
     MED_ASSERT(sim->open > 0);
     sim->open--;
@@ -132,6 +135,8 @@ static void arrive(struct sim *sim, size_t index)
     struct med_dispatch_request request = {.request = index,
                                            .prompt_tokens = arrival->input_tokens,
                                            .output_tokens_max = arrival->output_tokens_max};
+    if (arrival->deadline_ns > 0)
+        request.deadline_ns = arrival->at_ns + arrival->deadline_ns;
     sim->open++;
     int rc = med_dispatch_submit(sim->dispatch, sim->now_ns, &request);
     if (rc < 0) {

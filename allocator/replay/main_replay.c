@@ -28,6 +28,8 @@ struct settings {
     int64_t from_ns, duration_ns, requests, max_tokens, seed, warm_up_ns;
     const char *policy, *admission, *slo;
     bool compare;
+    const char *faults, *resume;
+    int64_t fault_seed, suspect_after_ns, gone_after_ns;
     int64_t policy_seed, queue_max, queue_wait_ns, link_delay_ns, requests_max;
     bool json;
     const char *rows, *output;
@@ -183,6 +185,43 @@ static const struct med_option options[] = {
      .min = 0,
      .max = 10,
      .help = "One way between router and worker."},
+    {.name = "faults",
+     .type = MED_OPT_STRING,
+     .offset = AT(faults),
+     .unit = "FAULTS",
+     .group = "What breaks",
+     .help =
+         "Faults, separated by ';': KIND@TIME:TARGET,for=TIME or random,every=TIME; see below."},
+    {.name = "fault-seed",
+     .type = MED_OPT_INTEGER,
+     .offset = AT(fault_seed),
+     .unit = "NUMBER",
+     .default_text = "1",
+     .min = 0,
+     .max = 9007199254740992.0,
+     .help = "Of what faults draw."},
+    {.name = "suspect-after",
+     .type = MED_OPT_DURATION,
+     .offset = AT(suspect_after_ns),
+     .unit = "TIME",
+     .default_text = "2s",
+     .min = 0.6,
+     .max = 3600,
+     .help = "As medley router's --suspect-after; with --faults."},
+    {.name = "gone-after",
+     .type = MED_OPT_DURATION,
+     .offset = AT(gone_after_ns),
+     .unit = "TIME",
+     .default_text = "10s",
+     .min = 0.6,
+     .max = 3600,
+     .help = "As medley router's --gone-after; with --faults."},
+    {.name = "resume",
+     .type = MED_OPT_CHOICE,
+     .offset = AT(resume),
+     .default_text = "on",
+     .choices = "on|off",
+     .help = "As medley router's --resume; with --faults."},
     {.name = "slo",
      .type = MED_OPT_STRING,
      .offset = AT(slo),
@@ -214,11 +253,26 @@ static const struct med_program program = {
         "same input gives the same result, bit for bit. Several plans, or --compare, are\n"
         "printed side by side for the same arrivals.\n"
         "\n"
+        "Faults: crash, hang (no heartbeat), stall (heartbeats go on), slow (factor=2), lie "
+        "(wrong\n"
+        "load reports), drop (the connection), delay (by=100ms: messages are late by up to that),\n"
+        "partition (nothing passes until it heals), drain, plan (TARGET is a plan file, "
+        "start=TIME\n"
+        "until its new workers are there). TIME counts from the start of the arrivals; TARGET is "
+        "a\n"
+        "worker (its type and number, such as h100-0), a worker type, or all; without for=TIME a\n"
+        "fault lasts to the end. random,every=30s,kinds=crash+slow strikes one worker at a time,\n"
+        "drawn by --fault-seed, so far apart on average. The report sets each fault\n"
+        "beside what was before and after, and beside the same replay without faults.\n"
+        "\n"
         "Examples:\n"
         "  medley replay plan.json --trace requests.csv\n"
         "  medley replay plan.json --workload azure-conversation --requests 20000 --speed 1.5\n"
         "  medley replay plan.json --trace requests.csv --from 10m --duration 5m --compare\n"
         "  medley replay mixed.json a100-only.json --trace requests.csv --json\n"
+        "  medley replay plan.json --faults "
+        "'crash@10m:h100-0,for=5m;slow@20m:a100,factor=2,for=2m'\n"
+        "  medley replay plan.json --faults random,every=1m --fault-seed 7\n"
         "\n"
         "Exit status: 0 done, 1 failed, 2 wrong usage or a file that is not valid, 3 an "
         "infeasible\n"
@@ -402,8 +456,26 @@ static int report(const struct settings *o, const struct med_replay_runs *runs,
     return rc;
 }
 
+static int read_faults(const struct settings *o, struct med_fault_schedule *schedule,
+                       struct med_replay_runs *runs, struct med_err *err)
+{
+    if (o->gone_after_ns < o->suspect_after_ns) {
+        return med_err_set(err, MED_E_USAGE,
+                           "--gone-after: found %.3g s, expected at least --suspect-after, %.3g s",
+                           (double)o->gone_after_ns / 1e9, (double)o->suspect_after_ns / 1e9);
+    }
+    if (!o->faults)
+        return 0;
+    runs->faults = schedule;
+    runs->options.resume = strcmp(o->resume, "on") == 0;
+    runs->options.suspect_after_ns = o->suspect_after_ns;
+    runs->options.gone_after_ns = o->gone_after_ns;
+    return med_fault_schedule_parse(o->faults, (uint64_t)o->fault_seed, schedule, err);
+}
+
 static int replay(const struct settings *o, const struct med_options *given, struct med_err *err)
 {
+    struct med_fault_schedule faults = {0};
     struct med_replay_runs runs = {.warm_up_ns = o->warm_up_ns};
     struct source source = {0};
     enum med_dispatch_policy policy = MED_POLICY_PLAN;
@@ -415,8 +487,11 @@ static int replay(const struct settings *o, const struct med_options *given, str
                                             .policy_seed = (uint64_t)o->policy_seed,
                                             .link_delay_ns = o->link_delay_ns,
                                             .requests_max = o->requests_max};
-    int rc = med_replay_runs_read(&runs, given->positional, (size_t)given->positional_count,
+    int rc = read_faults(o, &faults, &runs, err);
+    if (rc >= 0) {
+        rc = med_replay_runs_read(&runs, given->positional, (size_t)given->positional_count,
                                   o->compare, err);
+    }
     if (rc >= 0 && o->slo) {
         rc = med_slos_parse(o->slo, &runs.slos, err);
         runs.has_slos = true;
@@ -435,6 +510,7 @@ static int replay(const struct settings *o, const struct med_options *given, str
         rc = report(o, &runs, &source, err);
     source_release(&source);
     med_replay_runs_release(&runs);
+    med_fault_schedule_release(&faults);
     return rc;
 }
 

@@ -8,6 +8,7 @@
 #define MED_ALLOCATOR_REPLAY_REPORT_H
 
 #include "allocator/replay/arrivals.h"
+#include "allocator/replay/fault_study.h"
 #include "allocator/replay/tally.h"
 #include "base/json.h"
 
@@ -28,6 +29,8 @@ struct med_replay_about {
     const struct med_sim_options *options;
     const struct med_sim_arrival *arrivals;
     const struct med_sim_result *result;
+    const struct med_fault_log *faults; /* NULL: none were asked for */
+    const struct med_fault_study *study;
 };
 
 /* Appends to out. errors: MED_E_LIMIT, MED_E_NOMEM. */

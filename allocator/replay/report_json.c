@@ -196,6 +196,8 @@ int med_replay_report_json(struct med_buf *out, const struct med_replay_about *a
     put_types(&w, about, tally);
     put_buckets(&w, about, tally);
     put_cost(&w, tally);
+    if (about->faults)
+        med_fault_study_json(&w, about->faults, about->study);
     med_json_end_object(&w);
     return med_json_writer_finish(&w);
 }

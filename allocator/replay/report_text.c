@@ -258,6 +258,8 @@ int med_replay_report_text(struct med_buf *out, const struct med_replay_about *a
     put_latencies(&r);
     put_objectives(&r);
     put_ends(&r);
+    if (about->faults && r.rc >= 0)
+        r.rc = med_fault_study_text(out, about->faults, about->study, colour);
     put_types(&r);
     put_buckets(&r);
     put_cost(&r);

@@ -37,19 +37,59 @@ int med_replay_runs_read(struct med_replay_runs *runs, const char *const *files,
     return 0;
 }
 
+/* The same run without faults, and what they made of it. */
+static int study_faults(struct med_replay_runs *runs, struct med_replay_run *run,
+                        const struct med_sim_arrival *arrivals, size_t count, struct med_err *err)
+{
+    const struct med_plan *plan = &runs->plans[run->plan];
+    const struct med_slos *slos = runs->has_slos ? &runs->slos : &plan->slos;
+    struct med_sim_options options = run->options;
+    struct med_sim_result calm;
+    options.suspect_after_ns = options.gone_after_ns = 0; /* nobody beats, and nobody is silent */
+    int rc = med_simulate(plan, arrivals, count, &options, &calm, err);
+    if (rc < 0)
+        return rc;
+    const struct med_fault_study_input input = {.slos = slos,
+                                                .arrivals = arrivals,
+                                                .result = &run->result,
+                                                .calm = &calm,
+                                                .log = &run->faults,
+                                                .first = run->tally.warm_up};
+    rc = med_fault_study_make(&input, &run->study, err);
+    med_sim_result_release(&calm);
+    return rc;
+}
+
+static int simulate(struct med_replay_runs *runs, struct med_replay_run *run,
+                    const struct med_sim_arrival *arrivals, size_t count, struct med_err *err)
+{
+    const struct med_plan *plan = &runs->plans[run->plan];
+    if (!runs->faults)
+        return med_simulate(plan, arrivals, count, &run->options, &run->result, err);
+    struct med_fault_outcome outcome;
+    int rc = med_fault_simulate(plan, arrivals, count, &run->options, runs->faults, &outcome, err);
+    if (rc >= 0) {
+        run->result = outcome.result;
+        run->faults = outcome.log;
+    }
+    return rc;
+}
+
 int med_replay_runs_do(struct med_replay_runs *runs, const struct med_sim_arrival *arrivals,
                        size_t count, struct med_err *err)
 {
     for (size_t i = 0; i < runs->count; i++) {
         struct med_replay_run *run = &runs->items[i];
         const struct med_plan *plan = &runs->plans[run->plan];
-        int rc = med_simulate(plan, arrivals, count, &run->options, &run->result, err);
+        int rc = simulate(runs, run, arrivals, count, err);
         run->has_result = rc >= 0;
         if (rc >= 0) {
             rc = med_tally_make(plan, runs->has_slos ? &runs->slos : &plan->slos, arrivals,
                                 &run->result, runs->warm_up_ns, &run->tally, err);
             run->has_tally = rc >= 0;
         }
+        if (rc >= 0 && runs->faults && runs->count == 1)
+            rc = study_faults(runs, run, arrivals, count, err);
         if (rc < 0)
             return rc;
         if (runs->count > 1) {
@@ -67,6 +107,8 @@ void med_replay_runs_release(struct med_replay_runs *runs)
             med_sim_result_release(&runs->items[i].result);
         if (runs->items[i].has_tally)
             med_tally_release(&runs->items[i].tally);
+        med_fault_log_release(&runs->items[i].faults);
+        med_fault_study_release(&runs->items[i].study);
     }
     for (size_t p = 0; p < runs->plan_count; p++)
         med_plan_release(&runs->plans[p]);
@@ -82,6 +124,8 @@ static struct med_replay_about about_of(const struct med_replay_runs *runs,
     about.plan_file = runs->files[run->plan];
     about.options = &run->options;
     about.result = &run->result;
+    about.faults = runs->faults ? &run->faults : NULL;
+    about.study = &run->study;
     return about;
 }
 

@@ -18,6 +18,8 @@ struct med_replay_run {
     struct med_sim_options options;
     struct med_sim_result result;
     struct med_tally tally;
+    struct med_fault_log faults; /* of one run alone, if any were asked for */
+    struct med_fault_study study;
     bool has_result, has_tally;
 };
 
@@ -27,6 +29,7 @@ struct med_replay_runs {
     struct med_slos slos;           /* to judge by instead of each plan's own */
     bool has_slos;
     int64_t warm_up_ns;
+    const struct med_fault_schedule *faults; /* of every run; borrowed; NULL: none */
     const char *files[MED_REPLAY_PLANS_MAX]; /* borrowed */
     struct med_plan plans[MED_REPLAY_PLANS_MAX];
     size_t plan_count;

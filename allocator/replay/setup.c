@@ -27,7 +27,7 @@ static int check_arrivals(const struct med_sim_arrival *arrivals, size_t count, 
                                (long long)a->at_ns);
         }
         if (a->input_tokens < 1 || a->output_tokens < 1 ||
-            a->output_tokens_max < a->output_tokens) {
+            a->output_tokens_max < a->output_tokens || a->deadline_ns < 0) {
             return med_err_set(err, MED_E_INVALID,
                                "arrival %zu: %lld input tokens, %lld output tokens of at most "
                                "%lld, expected at least 1 and no more than the maximum",
@@ -38,14 +38,24 @@ static int check_arrivals(const struct med_sim_arrival *arrivals, size_t count, 
     return 0;
 }
 
-static int allocate(struct sim *sim, const struct med_plan *plan, struct med_err *err)
+static int count_workers(struct sim *sim, int64_t count, struct med_err *err)
 {
-    for (size_t w = 0; w < plan->worker_count; w++) {
-        int64_t count = plan->workers[w].count;
-        if (count < 0 || count > MED_LIMIT_WORKERS - (int64_t)sim->worker_count)
-            return med_err_set(err, MED_E_LIMIT, "the plan has over %d workers", MED_LIMIT_WORKERS);
-        sim->worker_count += (size_t)count;
-    }
+    if (count < 0 || count > MED_LIMIT_WORKERS - (int64_t)sim->worker_count)
+        return med_err_set(err, MED_E_LIMIT, "the plan has over %d workers", MED_LIMIT_WORKERS);
+    sim->worker_count += (size_t)count;
+    return 0;
+}
+
+static int allocate(struct sim *sim, const struct med_plan *plan, const int64_t *spares,
+                    struct med_err *err)
+{
+    int rc = 0;
+    for (size_t w = 0; rc == 0 && w < plan->worker_count; w++)
+        rc = count_workers(sim, plan->workers[w].count, err);
+    for (size_t p = 0; rc == 0 && spares && p < plan->profile_count; p++)
+        rc = count_workers(sim, spares[p], err);
+    if (rc < 0)
+        return rc;
     size_t workers = sim->worker_count + 1;
     sim->requests = med_calloc(sim->count + 1, sizeof *sim->requests);
     sim->workers = med_calloc(workers, sizeof *sim->workers);
@@ -61,8 +71,9 @@ static int allocate(struct sim *sim, const struct med_plan *plan, struct med_err
     return 0;
 }
 
-static int start_dispatch(struct sim *sim, const struct med_plan *plan,
-                          const struct med_sim_options *options, struct med_err *err)
+int sim_dispatch_config(const struct sim *sim, const struct med_plan *plan,
+                        const struct med_sim_options *options,
+                        struct med_dispatch_config *ret_config, struct med_err *err)
 {
     struct med_dispatch_config config;
     int rc = med_dispatch_config_from_plan(plan, &config, NULL, err);
@@ -82,6 +93,17 @@ static int start_dispatch(struct sim *sim, const struct med_plan *plan,
         config.queue_max = options->queue_max;
     if (options->requests_max > 0)
         config.requests_max = options->requests_max;
+    *ret_config = config;
+    return 0;
+}
+
+static int start_dispatch(struct sim *sim, const struct med_plan *plan,
+                          const struct med_sim_options *options, struct med_err *err)
+{
+    struct med_dispatch_config config;
+    int rc = sim_dispatch_config(sim, plan, options, &config, err);
+    if (rc < 0)
+        return rc;
     struct med_dispatch_ops ops = sim_dispatch_ops(sim);
     rc = med_dispatch_new(&config, &ops, &sim->dispatch, err);
     med_dispatch_config_release(&config);
@@ -109,24 +131,36 @@ int sim_join(struct sim *sim, uint32_t index, const struct med_profile *profile,
     return 0;
 }
 
-static int start_workers(struct sim *sim, const struct med_plan *plan, struct med_err *err)
+/* Some of one type; away: they have not connected. */
+static int start_some(struct sim *sim, const struct med_plan *plan, size_t type, int64_t count,
+                      bool away, uint32_t *index, struct med_err *err)
+{
+    const struct med_profile *profile = &plan->profiles[type];
+    int rc = 0;
+    for (int64_t i = 0; rc == 0 && i < count; i++, ++*index) {
+        rc = sim_worker_init(sim, *index, profile, type, err);
+        sim->workers[*index].away = away;
+        if (rc == 0 && !away)
+            rc = sim_join(sim, *index, profile, err);
+    }
+    return rc;
+}
+
+static int start_workers(struct sim *sim, const struct med_plan *plan, const int64_t *spares,
+                         struct med_err *err)
 {
     uint32_t index = 0;
     sim->latencies = med_calloc(plan->profile_count, sizeof *sim->latencies);
     if (!sim->latencies)
         return no_memory(err);
-    for (size_t w = 0; w < plan->worker_count; w++) {
-        size_t type = plan->workers[w].worker_type;
-        const struct med_profile *profile = &plan->profiles[type];
-        for (int64_t i = 0; i < plan->workers[w].count; i++, index++) {
-            int rc = sim_worker_init(sim, index, profile, type, err);
-            if (rc == 0)
-                rc = sim_join(sim, index, profile, err);
-            if (rc < 0)
-                return rc;
-        }
+    int rc = 0;
+    for (size_t w = 0; rc == 0 && w < plan->worker_count; w++) {
+        const struct med_plan_workers *row = &plan->workers[w];
+        rc = start_some(sim, plan, row->worker_type, row->count, false, &index, err);
     }
-    return 0;
+    for (size_t p = 0; rc == 0 && spares && p < plan->profile_count; p++)
+        rc = start_some(sim, plan, p, spares[p], true, &index, err);
+    return rc;
 }
 
 int sim_init(struct sim *sim, const struct med_plan *plan, const struct med_sim_arrival *arrivals,
@@ -142,14 +176,14 @@ int sim_init(struct sim *sim, const struct med_plan *plan, const struct med_sim_
     }
     int rc = check_arrivals(arrivals, count, err);
     if (rc == 0)
-        rc = allocate(sim, plan, err);
+        rc = allocate(sim, plan, options->spares, err);
     if (rc == 0)
         rc = start_dispatch(sim, plan, options, err);
     if (rc == 0)
-        rc = start_workers(sim, plan, err);
+        rc = start_workers(sim, plan, options->spares, err);
     if (rc < 0)
         sim_release(sim);
-    return rc;
+    return rc == MED_E_NOMEM ? no_memory(err) : rc;
 }
 
 int sim_take_result(struct sim *sim, struct med_sim_result *ret_result, struct med_err *err)

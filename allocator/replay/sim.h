@@ -65,8 +65,9 @@ struct sim {
     const struct sim_hooks *hooks; /* NULL: none */
     int64_t link_delay_ns;
     int64_t now_ns, last_end_ns;
-    size_t open; /* accepted and not ended */
-    int rc;      /* the first failure inside a callback */
+    size_t open;               /* accepted and not ended */
+    uint64_t retried, resumed; /* sent again; of these, with tokens delivered */
+    int rc;                    /* the first failure inside a callback */
 };
 
 #define SIM_OUTCOME_UNSET INT32_MAX /* of a request that has not ended */
@@ -77,6 +78,10 @@ struct sim {
 int sim_init(struct sim *sim, const struct med_plan *plan, const struct med_sim_arrival *arrivals,
              size_t count, const struct med_sim_options *options,
              struct med_err *err) MED_MUST_CHECK;
+/* Dispatch's configuration for a plan under these options; release with med_dispatch_config_release. */
+int sim_dispatch_config(const struct sim *sim, const struct med_plan *plan,
+                        const struct med_sim_options *options,
+                        struct med_dispatch_config *ret_config, struct med_err *err) MED_MUST_CHECK;
 /* After a run: checks what must hold, and moves the result out. */
 int sim_take_result(struct sim *sim, struct med_sim_result *ret_result,
                     struct med_err *err) MED_MUST_CHECK;

@@ -20,6 +20,7 @@ struct med_sim_arrival {
     int64_t input_tokens;
     int64_t output_tokens;     /* what the request will produce; dispatch does not see it */
     int64_t output_tokens_max; /* what it asks for; >= output_tokens */
+    int64_t deadline_ns;       /* after its arrival; 0: none */
 };
 
 struct med_sim_request {
@@ -32,6 +33,7 @@ struct med_sim_request {
     int64_t predicted_ttft_ns, predicted_tpot_ns;
     int64_t tokens;    /* that came, each once and in order */
     int64_t picked_ns; /* from the arrival to the last pick */
+    int64_t ended_ns;  /* from the arrival to the end, whatever it was; 0: refused */
 };
 
 struct med_sim_options {
@@ -44,6 +46,8 @@ struct med_sim_options {
     /* Silence; 0: never. Otherwise somebody (sim_hooks) must beat for the workers. */
     int64_t suspect_after_ns, gone_after_ns;
     bool resume; /* as dispatch's */
+    /* Workers that are there besides the plan's, not connected: [plan->profile_count]; NULL: none. */
+    const int64_t *spares;
 };
 
 struct med_sim_worker_result {

@@ -133,6 +133,24 @@ static int count_group(struct counter *c, const uint32_t *indices, size_t count,
     return 0;
 }
 
+int med_tally_group_of(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
+                       const struct med_sim_result *result, const uint32_t *indices, size_t count,
+                       struct med_tally_group *ret_group)
+{
+    struct counter c = {.slos = slos, .arrivals = arrivals, .result = result};
+    med_sample_init(&c.sample);
+    int rc = count_group(&c, indices, count, ret_group);
+    med_sample_release(&c.sample);
+    return rc;
+}
+
+bool med_tally_is_within(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
+                         const struct med_sim_result *result, size_t request)
+{
+    const struct counter c = {.slos = slos, .arrivals = arrivals, .result = result};
+    return is_within_all(&c, request);
+}
+
 /* Puts the counted requests into c->indices by c->groups; ends[g] is where group g ends. */
 static void sort_by_group(struct counter *c, size_t *ends, size_t group_count)
 {

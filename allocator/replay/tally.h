@@ -90,6 +90,13 @@ int med_tally_make(const struct med_plan *plan, const struct med_slos *slos,
 void med_tally_release(struct med_tally *tally);
 
 const char *med_tally_metric_name(enum med_tally_metric metric); /* "e2e_per_token" */
+/* Of some requests by themselves. errors: MED_E_NOMEM. */
+int med_tally_group_of(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
+                       const struct med_sim_result *result, const uint32_t *indices, size_t count,
+                       struct med_tally_group *ret_group) MED_MUST_CHECK;
+/* Has the request kept every objective? */
+bool med_tally_is_within(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
+                         const struct med_sim_result *result, size_t request);
 /* Milliseconds of one request; NAN: it has none. */
 double med_tally_value_ms(const struct med_sim_arrival *arrival, const struct med_sim_request *row,
                           enum med_tally_metric metric);

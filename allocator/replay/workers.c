@@ -89,10 +89,10 @@ static void begin(struct sim *sim, uint32_t index)
     int64_t took = llround(med_latency_step_ms(worker->latency, &worker->batch->load) * 1e6);
     if (worker->slowness > 0)
         took = llround((double)took * worker->slowness);
+    worker->busy_ns += took;
     if (worker->stalled_until_ns > sim->now_ns)
         took += worker->stalled_until_ns - sim->now_ns;
     worker->ends_ns = sim->now_ns + took;
-    worker->busy_ns += took;
     busy_push(sim, index);
 }
 

@@ -49,7 +49,7 @@ static void test_simulate_when_alone_then_times_are_the_models(void)
 {
     struct fixture f;
     init_single(&f);
-    struct med_sim_arrival arrival = {MED_NS_PER_S, 1000, 10, 200};
+    struct med_sim_arrival arrival = {MED_NS_PER_S, 1000, 10, 200, 0};
     struct med_sim_options options = {.link_delay_ns = DELAY_NS};
     struct med_sim_result r = simulate(&f.plan, &arrival, 1, &options);
     /* Two chunks under the budget of 512, then nine decodes over a cache that grows by one. */
@@ -76,7 +76,7 @@ static void test_simulate_when_output_reaches_maximum_then_length(void)
 {
     struct fixture f;
     init_single(&f);
-    struct med_sim_arrival arrivals[] = {{0, 10, 1, 1}, {MED_NS_PER_S, 10, 5, 5}};
+    struct med_sim_arrival arrivals[] = {{0, 10, 1, 1, 0}, {MED_NS_PER_S, 10, 5, 5, 0}};
     struct med_sim_result r = simulate(&f.plan, arrivals, 2, &plain);
     CHECK_INT(r.requests[0].outcome, MED_OUTCOME_LENGTH);
     CHECK_INT(r.requests[0].ttft_ns, r.requests[0].e2e_ns);
@@ -88,7 +88,7 @@ static void test_simulate_when_two_arrive_together_then_batched(void)
 {
     struct fixture f;
     init_single(&f);
-    struct med_sim_arrival arrivals[] = {{0, 100, 2, 50}, {0, 200, 3, 50}};
+    struct med_sim_arrival arrivals[] = {{0, 100, 2, 50, 0}, {0, 200, 3, 50, 0}};
     struct med_sim_result r = simulate(&f.plan, arrivals, 2, &plain);
     int64_t first = step_ns(&f, 300, med_step_pairs(100, 0) + med_step_pairs(200, 0), 0, 0);
     int64_t second = step_ns(&f, 0, 0, 2, 300);
@@ -169,7 +169,7 @@ static void test_simulate_when_overloaded_then_refused_and_bounded(void)
     };
     static struct med_sim_arrival arrivals[COUNT];
     for (size_t i = 0; i < COUNT; i++)
-        arrivals[i] = (struct med_sim_arrival){(int64_t)i * 20 * MED_NS_PER_MS, 300, 60, 100};
+        arrivals[i] = (struct med_sim_arrival){(int64_t)i * 20 * MED_NS_PER_MS, 300, 60, 100, 0};
     struct med_sim_options options = {.queue_max = 5, .queue_wait_ns = MED_NS_PER_S / 2};
     struct med_sim_result r = simulate(&f.plan, arrivals, COUNT, &options);
     size_t finished = 0;
@@ -214,7 +214,7 @@ static void check_single_server(bool exponential, double load, double tolerance)
         if (exponential)
             output = 1 + (int64_t)floor(med_rng_exponential(&rng, 40));
         output = output > 1000 ? 1000 : output;
-        arrivals[i] = (struct med_sim_arrival){0, 1, output, 1001};
+        arrivals[i] = (struct med_sim_arrival){0, 1, output, 1001, 0};
         for (int64_t t = 0; t + 1 < output; t++)
             service_ns += 12.01e6 + (double)(1 + t) * 100;
         service_ns += 12e6;
@@ -249,12 +249,12 @@ static void test_simulate_when_input_is_wrong_then_sentence(void)
     init_single(&f);
     struct med_sim_result r;
     struct med_err err;
-    struct med_sim_arrival falling[] = {{5, 1, 1, 1}, {4, 1, 1, 1}};
+    struct med_sim_arrival falling[] = {{5, 1, 1, 1, 0}, {4, 1, 1, 1, 0}};
     CHECK_INT(med_simulate(&f.plan, falling, 2, &plain, &r, &err), MED_E_INVALID);
     CHECK_CONTAINS(err.text, "arrival 1");
-    struct med_sim_arrival empty = {0, 0, 1, 1};
+    struct med_sim_arrival empty = {0, 0, 1, 1, 0};
     CHECK_INT(med_simulate(&f.plan, &empty, 1, &plain, &r, &err), MED_E_INVALID);
-    struct med_sim_arrival beyond = {0, 1, 2, 1};
+    struct med_sim_arrival beyond = {0, 1, 2, 1, 0};
     CHECK_INT(med_simulate(&f.plan, &beyond, 1, &plain, &r, &err), MED_E_INVALID);
     struct med_sim_options negative = {.link_delay_ns = -1};
     CHECK_INT(med_simulate(&f.plan, NULL, 0, &negative, &r, &err), MED_E_INVALID);
@@ -271,7 +271,7 @@ static void test_simulate_when_too_long_for_any_type_then_invalid(void)
 {
     struct fixture f;
     init_single(&f);
-    struct med_sim_arrival arrivals[] = {{0, 4000, 90, 97}, {1, 4000, 90, 96}};
+    struct med_sim_arrival arrivals[] = {{0, 4000, 90, 97, 0}, {1, 4000, 90, 96, 0}};
     struct med_sim_result r = simulate(&f.plan, arrivals, 2, &plain);
     CHECK_INT(r.requests[0].outcome, MED_E_INVALID);
     CHECK_INT(r.requests[0].ttft_ns, -1);
@@ -350,7 +350,7 @@ static void test_simulate_when_hooked_then_acts_delays_and_sees_every_instant(vo
 {
     struct fixture f;
     init_single(&f);
-    struct med_sim_arrival arrival = {0, 100, 10, 200};
+    struct med_sim_arrival arrival = {0, 100, 10, 200, 0};
     struct med_sim_options options = {.link_delay_ns = DELAY_NS};
     struct med_sim_result plain_result = simulate(&f.plan, &arrival, 1, &options);
     struct seen seen = {.act_at_ns = 12345,
