@@ -25,7 +25,7 @@ MED_PACKAGES_build=(
 )
 # What the tests need besides.
 MED_PACKAGES_check=(
-    git clang clang-tidy clang-format libclang-rt-14-dev openssl
+    git clang clang-tidy clang-format libclang-rt-14-dev openssl chromium
 )
 
 # say TEXT: one line of progress.

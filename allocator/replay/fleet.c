@@ -80,6 +80,7 @@ static void hear_token(struct sim *sim, const struct sim_message *m)
     struct med_sim_request *row = &sim->requests[m->request];
     MED_ASSERT(m->position == row->tokens);
     row->tokens++;
+    sim_sampler_token(&sim->sampler, sim->workers[m->worker].profile);
     if (m->position == 0) {
         struct med_dispatch_lease_view lease;
         bool found = med_dispatch_get_lease(sim->dispatch, m->request, &lease);
@@ -178,6 +179,7 @@ void sim_run(struct sim *sim)
         int64_t at = next_ns(sim, tick_at_ns, hook_at_ns);
         MED_ASSERT(at >= sim->now_ns);
         MED_ASSERT(at < SIM_NEVER_NS); /* something is open, so something must happen */
+        sim_sampler_advance(sim, at);
         sim->now_ns = at;
         if (hook_at_ns <= at)
             hooks->act(hooks->arg, sim);

@@ -32,7 +32,7 @@ struct settings {
     int64_t fault_seed, suspect_after_ns, gone_after_ns;
     int64_t policy_seed, queue_max, queue_wait_ns, link_delay_ns, requests_max;
     bool json;
-    const char *rows, *output;
+    const char *rows, *output, *html;
 };
 
 #define AT(field) offsetof(struct settings, field)
@@ -234,6 +234,11 @@ static const struct med_option options[] = {
      .offset = AT(rows),
      .unit = "FILE",
      .help = "Write a row of CSV for each request that counts (one plan, one policy)."},
+    {.name = "html",
+     .type = MED_OPT_STRING,
+     .offset = AT(html),
+     .unit = "FILE",
+     .help = "Write the report as a page with timelines, that needs nothing but a browser."},
     {.name = "output",
      .short_name = 'o',
      .type = MED_OPT_STRING,
@@ -416,10 +421,23 @@ static int source_schedule(const struct settings *o, const struct med_options *g
 
 /* ---- results ---- */
 
+static int write_page(const char *path, const struct med_buf *json, struct med_err *err)
+{
+    struct med_buf page;
+    med_buf_init(&page, 2 * MED_LIMIT_JSON_BYTES);
+    int rc = med_replay_report_html(&page, json);
+    rc = rc < 0 ? med_err_set(err, rc, "--html %s: %s", path, med_err_text(rc))
+                : med_output_write_file(path, &page, err);
+    med_buf_release(&page);
+    return rc;
+}
+
 static int print_and_write(const struct settings *o, struct med_buf *text, struct med_buf *json,
                            struct med_err *err)
 {
     int rc = o->output ? med_output_write_file(o->output, json, err) : 0;
+    if (rc >= 0 && o->html)
+        rc = write_page(o->html, json, err);
     return rc < 0 ? rc : med_output_print(o->json ? json : text, err);
 }
 

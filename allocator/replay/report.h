@@ -10,6 +10,7 @@
 #include "allocator/replay/arrivals.h"
 #include "allocator/replay/fault_study.h"
 #include "allocator/replay/tally.h"
+#include "allocator/replay/timeline.h"
 #include "base/json.h"
 
 #include <stdio.h>
@@ -37,10 +38,15 @@ struct med_replay_about {
 int med_replay_report_text(struct med_buf *out, const struct med_replay_about *about,
                            const struct med_tally *tally, bool colour) MED_MUST_CHECK;
 int med_replay_report_json(struct med_buf *out, const struct med_replay_about *about,
-                           const struct med_tally *tally) MED_MUST_CHECK;
+                           const struct med_tally *tally,
+                           const struct med_timeline *timeline) MED_MUST_CHECK;
+/* A page with either kind of JSON report in it. */
+int med_replay_report_html(struct med_buf *out, const struct med_buf *json) MED_MUST_CHECK;
 /* Parts of that: a number, null if there is none; the members of a group, into the object that is open. */
 void med_replay_put_number(struct med_json_writer *w, const char *key, double value);
 void med_replay_put_group(struct med_json_writer *w, const struct med_tally_group *g);
+void med_replay_put_timeline(struct med_json_writer *w, const struct med_replay_about *about,
+                             const struct med_tally *tally, const struct med_timeline *t);
 /* One row of CSV for each request that counts, and a header. errors: MED_E_IO with a sentence. */
 int med_replay_report_rows(const char *path, const struct med_replay_about *about,
                            const struct med_tally *tally, struct med_err *err) MED_MUST_CHECK;

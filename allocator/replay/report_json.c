@@ -180,8 +180,17 @@ static void put_cost(struct med_json_writer *w, const struct med_tally *t)
     med_json_end_object(w);
 }
 
+static void put_curve(struct med_json_writer *w, const char *key,
+                      const double curve[MED_TALLY_CURVE])
+{
+    med_json_begin_row_array(w, key);
+    for (int i = 0; i < MED_TALLY_CURVE; i++)
+        med_replay_put_number(w, NULL, curve[i]);
+    med_json_end_array(w);
+}
+
 int med_replay_report_json(struct med_buf *out, const struct med_replay_about *about,
-                           const struct med_tally *tally)
+                           const struct med_tally *tally, const struct med_timeline *timeline)
 {
     struct med_json_writer w;
     med_json_writer_init(&w, out, true);
@@ -196,6 +205,11 @@ int med_replay_report_json(struct med_buf *out, const struct med_replay_about *a
     put_types(&w, about, tally);
     put_buckets(&w, about, tally);
     put_cost(&w, tally);
+    med_json_begin_object(&w, "percentiles");
+    put_curve(&w, "ttft_ms", tally->ttft_curve);
+    put_curve(&w, "tpot_ms", tally->tpot_curve);
+    med_json_end_object(&w);
+    med_replay_put_timeline(&w, about, tally, timeline);
     if (about->faults)
         med_fault_study_json(&w, about->faults, about->study);
     med_json_end_object(&w);

@@ -45,6 +45,7 @@ static int study_faults(struct med_replay_runs *runs, struct med_replay_run *run
     const struct med_slos *slos = runs->has_slos ? &runs->slos : &plan->slos;
     struct med_sim_options options = run->options;
     struct med_sim_result calm;
+    options.samples = 0;
     options.suspect_after_ns = options.gone_after_ns = 0; /* nobody beats, and nobody is silent */
     int rc = med_simulate(plan, arrivals, count, &options, &calm, err);
     if (rc < 0)
@@ -81,13 +82,17 @@ int med_replay_runs_do(struct med_replay_runs *runs, const struct med_sim_arriva
     for (size_t i = 0; i < runs->count; i++) {
         struct med_replay_run *run = &runs->items[i];
         const struct med_plan *plan = &runs->plans[run->plan];
+        const struct med_slos *slos = runs->has_slos ? &runs->slos : &plan->slos;
+        run->options.samples = runs->count == 1 ? MED_TIMELINE_SPANS : 0;
         int rc = simulate(runs, run, arrivals, count, err);
         run->has_result = rc >= 0;
         if (rc >= 0) {
-            rc = med_tally_make(plan, runs->has_slos ? &runs->slos : &plan->slos, arrivals,
-                                &run->result, runs->warm_up_ns, &run->tally, err);
+            rc = med_tally_make(plan, slos, arrivals, &run->result, runs->warm_up_ns, &run->tally,
+                                err);
             run->has_tally = rc >= 0;
         }
+        if (rc >= 0 && runs->count == 1)
+            rc = med_timeline_make(slos, arrivals, &run->result, &run->timeline, err);
         if (rc >= 0 && runs->faults && runs->count == 1)
             rc = study_faults(runs, run, arrivals, count, err);
         if (rc < 0)
@@ -107,6 +112,7 @@ void med_replay_runs_release(struct med_replay_runs *runs)
             med_sim_result_release(&runs->items[i].result);
         if (runs->items[i].has_tally)
             med_tally_release(&runs->items[i].tally);
+        med_timeline_release(&runs->items[i].timeline);
         med_fault_log_release(&runs->items[i].faults);
         med_fault_study_release(&runs->items[i].study);
     }
@@ -218,7 +224,7 @@ int med_replay_runs_json(struct med_buf *out, const struct med_replay_runs *runs
 {
     struct med_replay_about about = about_of(runs, common, 0);
     if (runs->count == 1)
-        return med_replay_report_json(out, &about, &runs->items[0].tally);
+        return med_replay_report_json(out, &about, &runs->items[0].tally, &runs->items[0].timeline);
     struct med_json_writer w;
     med_json_writer_init(&w, out, true);
     med_json_begin_object(&w, NULL);

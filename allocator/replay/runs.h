@@ -20,6 +20,7 @@ struct med_replay_run {
     struct med_tally tally;
     struct med_fault_log faults; /* of one run alone, if any were asked for */
     struct med_fault_study study;
+    struct med_timeline timeline; /* of an only run */
     bool has_result, has_tally;
 };
 

@@ -177,6 +177,12 @@ int sim_init(struct sim *sim, const struct med_plan *plan, const struct med_sim_
     int rc = check_arrivals(arrivals, count, err);
     if (rc == 0)
         rc = allocate(sim, plan, options->spares, err);
+    if (rc == 0) {
+        rc =
+            sim_sampler_init(&sim->sampler, options->samples, plan->profile_count, arrivals, count);
+        if (rc < 0)
+            (void)no_memory(err);
+    }
     if (rc == 0)
         rc = start_dispatch(sim, plan, options, err);
     if (rc == 0)
@@ -210,13 +216,16 @@ int sim_take_result(struct sim *sim, struct med_sim_result *ret_result, struct m
         };
     }
     med_dispatch_check(sim->dispatch);
+    sim_sampler_finish(sim);
     *ret_result = (struct med_sim_result){.requests = sim->requests,
                                           .count = sim->count,
                                           .workers = workers,
                                           .worker_count = sim->worker_count,
-                                          .end_ns = sim->last_end_ns};
+                                          .end_ns = sim->last_end_ns,
+                                          .samples = sim->sampler.samples};
     med_dispatch_get_totals(sim->dispatch, &ret_result->totals);
     sim->requests = NULL;
+    sim->sampler.samples = (struct med_sim_samples){0};
     return 0;
 }
 
@@ -229,6 +238,7 @@ void sim_release(struct sim *sim)
         sim_worker_release(&sim->workers[i]);
     med_dispatch_free(sim->dispatch);
     sim_messages_release(&sim->messages);
+    sim_sampler_release(&sim->sampler);
     med_free(sim->requests);
     med_free(sim->workers);
     med_free(sim->latencies);
@@ -256,5 +266,6 @@ void med_sim_result_release(struct med_sim_result *result)
 {
     med_free(result->requests);
     med_free(result->workers);
+    med_sim_samples_release(&result->samples);
     *result = (struct med_sim_result){0};
 }

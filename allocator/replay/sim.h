@@ -10,6 +10,7 @@
 #define MED_ALLOCATOR_REPLAY_SIM_H
 
 #include "allocator/replay/messages.h"
+#include "allocator/replay/samples.h"
 #include "allocator/replay/simulate.h"
 #include "profiles/latency.h"
 #include "router/dispatch/dispatch.h"
@@ -63,6 +64,7 @@ struct sim {
     size_t ready_count;
     struct sim_messages messages;
     const struct sim_hooks *hooks; /* NULL: none */
+    struct sim_sampler sampler;
     int64_t link_delay_ns;
     int64_t now_ns, last_end_ns;
     size_t open;               /* accepted and not ended */

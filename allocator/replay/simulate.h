@@ -48,6 +48,28 @@ struct med_sim_options {
     bool resume; /* as dispatch's */
     /* Workers that are there besides the plan's, not connected: [plan->profile_count]; NULL: none. */
     const int64_t *spares;
+    size_t samples; /* spans of time at most, even; 0: none are wanted */
+};
+
+/* What the fleet did in a span of time; `mean` is over the span. */
+struct med_sim_sample {
+    double queued, in_flight; /* mean; in flight: sent and not ended */
+    int64_t queued_most;
+};
+
+struct med_sim_type_sample {
+    double busy;     /* share of the time of its workers that are connected at the end */
+    double running;  /* sequences per worker, at the end of the span */
+    double kv;       /* share of the KV cache in use, at the end */
+    uint64_t tokens; /* that came */
+};
+
+/* Span i begins at from_ns + i * step_ns. */
+struct med_sim_samples {
+    int64_t from_ns, step_ns;
+    size_t count, type_count;
+    struct med_sim_sample *all;        // [count]
+    struct med_sim_type_sample *types; // [count][type_count], by plan->profiles
 };
 
 struct med_sim_worker_result {
@@ -65,12 +87,14 @@ struct med_sim_result {
     size_t worker_count;
     struct med_dispatch_totals totals; /* of the whole run */
     int64_t end_ns;                    /* when the last one ended */
+    struct med_sim_samples samples;
 };
 
 int med_simulate(const struct med_plan *plan, const struct med_sim_arrival *arrivals, size_t count,
                  const struct med_sim_options *options, struct med_sim_result *ret_result,
                  struct med_err *err) MED_MUST_CHECK;
 void med_sim_result_release(struct med_sim_result *result);
+void med_sim_samples_release(struct med_sim_samples *samples);
 
 /* ---- arrivals and figures, for whoever has no trace and asks for means ---- */
 

@@ -68,17 +68,18 @@ static enum med_tally_metric metric_of(enum med_slo_metric metric)
 }
 
 /* One token has no time per token: it keeps any limit of it, once it has come. */
-static bool is_within(const struct counter *c, size_t request, const struct med_slo *slo)
+static bool is_within(const struct med_sim_arrival *arrival, const struct med_sim_request *row,
+                      const struct med_slo *slo)
 {
-    const struct med_sim_request *row = &c->result->requests[request];
-    double value = med_tally_value_ms(&c->arrivals[request], row, metric_of(slo->metric));
+    double value = med_tally_value_ms(arrival, row, metric_of(slo->metric));
     return row->e2e_ns >= 0 && !(value > slo->limit_ms);
 }
 
-static bool is_within_all(const struct counter *c, size_t request)
+bool med_tally_is_within(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
+                         const struct med_sim_result *result, size_t request)
 {
-    for (size_t i = 0; i < c->slos->count; i++) {
-        if (!is_within(c, request, &c->slos->items[i]))
+    for (size_t i = 0; i < slos->count; i++) {
+        if (!is_within(&arrivals[request], &result->requests[request], &slos->items[i]))
             return false;
     }
     return true;
@@ -108,7 +109,7 @@ static int count_group(struct counter *c, const uint32_t *indices, size_t count,
     struct med_tally_group g = {.requests = count, .attainment = NAN};
     size_t within = 0;
     for (size_t i = 0; i < count; i++) {
-        within += is_within_all(c, indices[i]);
+        within += med_tally_is_within(c->slos, c->arrivals, c->result, indices[i]);
         if (c->result->requests[indices[i]].e2e_ns < 0)
             continue;
         g.finished++;
@@ -142,13 +143,6 @@ int med_tally_group_of(const struct med_slos *slos, const struct med_sim_arrival
     int rc = count_group(&c, indices, count, ret_group);
     med_sample_release(&c.sample);
     return rc;
-}
-
-bool med_tally_is_within(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
-                         const struct med_sim_result *result, size_t request)
-{
-    const struct counter c = {.slos = slos, .arrivals = arrivals, .result = result};
-    return is_within_all(&c, request);
 }
 
 /* Puts the counted requests into c->indices by c->groups; ends[g] is where group g ends. */
@@ -329,7 +323,7 @@ static void count_objectives(const struct counter *c, struct med_tally *t)
         size_t within = 0;
         o->slo = c->slos->items[k];
         for (size_t i = c->first; i < c->result->count; i++)
-            within += is_within(c, i, &o->slo);
+            within += is_within(&c->arrivals[i], &c->result->requests[i], &o->slo);
         o->observed_ms = t->all.latency[metric_of(o->slo.metric)].mean;
         o->met = o->observed_ms <= o->slo.limit_ms;
         o->share_within = (double)within / (double)t->all.requests;
@@ -355,6 +349,22 @@ static void count_cost(const struct counter *c, struct med_tally *t)
     t->usd_per_thousand_requests = ratio(t->usd, (double)t->all.finished / 1e3);
 }
 
+/* Of those that finished: the k-th of a hundred parts. */
+static int count_curve(struct counter *c, enum med_tally_metric metric,
+                       double ret_curve[MED_TALLY_CURVE])
+{
+    empty(&c->sample);
+    for (size_t i = c->first; i < c->result->count; i++) {
+        double value = med_tally_value_ms(&c->arrivals[i], &c->result->requests[i], metric);
+        int rc = isnan(value) ? 0 : med_sample_add(&c->sample, value);
+        if (rc < 0)
+            return rc;
+    }
+    for (int k = 0; k < MED_TALLY_CURVE; k++)
+        ret_curve[k] = med_sample_quantile(&c->sample, (double)k / (MED_TALLY_CURVE - 1));
+    return 0;
+}
+
 static int count_all(struct counter *c, struct med_tally *t)
 {
     size_t count = c->result->count - c->first;
@@ -367,6 +377,10 @@ static int count_all(struct counter *c, struct med_tally *t)
     count_objectives(c, t);
     count_cost(c, t);
     rc = count_waits(c, t);
+    if (rc == 0)
+        rc = count_curve(c, MED_TALLY_TTFT, t->ttft_curve);
+    if (rc == 0)
+        rc = count_curve(c, MED_TALLY_TPOT, t->tpot_curve);
     if (rc == 0)
         rc = count_types(c, t);
     if (rc == 0)

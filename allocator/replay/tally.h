@@ -22,6 +22,10 @@ enum med_tally_metric {
     MED_TALLY_METRICS
 };
 
+enum {
+    MED_TALLY_CURVE = 101
+};
+
 /* Percentiles as numpy's default (linear between ranks). */
 struct med_tally_latency {
     double mean, p50, p90, p95, p99, max; /* ms */
@@ -73,11 +77,12 @@ struct med_tally {
     size_t rejected;                          /* waited, and found no place in time */
     size_t lost, failed;                      /* worker lost; any other end */
     /* From the arrival to the pick, of those that were sent: */
-    size_t picked, waited;         /* waited: longer than 0 */
-    struct med_tally_latency wait; /* of those that waited */
-    double duration_s;             /* from the first arrival that counts to the last end */
-    double rate_per_s;             /* of counted arrivals */
-    double usd_per_hour, usd;      /* usd: for the duration */
+    size_t picked, waited;                                           /* waited: longer than 0 */
+    struct med_tally_latency wait;                                   /* of those that waited */
+    double ttft_curve[MED_TALLY_CURVE], tpot_curve[MED_TALLY_CURVE]; /* ms: percentiles 0 to 100 */
+    double duration_s;        /* from the first arrival that counts to the last end */
+    double rate_per_s;        /* of counted arrivals */
+    double usd_per_hour, usd; /* usd: for the duration */
     double usd_per_million_output_tokens, usd_per_million_tokens, usd_per_thousand_requests;
 };
 
@@ -94,7 +99,7 @@ const char *med_tally_metric_name(enum med_tally_metric metric); /* "e2e_per_tok
 int med_tally_group_of(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
                        const struct med_sim_result *result, const uint32_t *indices, size_t count,
                        struct med_tally_group *ret_group) MED_MUST_CHECK;
-/* Has the request kept every objective? */
+/* Has the request finished, and kept every objective by itself? */
 bool med_tally_is_within(const struct med_slos *slos, const struct med_sim_arrival *arrivals,
                          const struct med_sim_result *result, size_t request);
 /* Milliseconds of one request; NAN: it has none. */

@@ -268,6 +268,7 @@ struct med_dispatch_totals {
     uint64_t stale_messages;
     int64_t in_flight, queued;
 };
+int64_t med_dispatch_queued(const struct med_dispatch *d); /* as in the totals */
 void med_dispatch_get_totals(const struct med_dispatch *d, struct med_dispatch_totals *ret_totals);
 
 struct med_dispatch_worker_view {

@@ -60,6 +60,11 @@ void med_dispatch_get_totals(const struct med_dispatch *d, struct med_dispatch_t
     *ret_totals = d->totals;
 }
 
+int64_t med_dispatch_queued(const struct med_dispatch *d)
+{
+    return d->totals.queued;
+}
+
 bool med_dispatch_get_worker(const struct med_dispatch *d, uint32_t index,
                              struct med_dispatch_worker_view *ret_view)
 {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake -DINPUT=file -DOUTPUT=file.c -DHEADER=router/x.h -DNAME=MED_X -P embed.cmake: the bytes of a
+# cmake -DINPUT=file -DOUTPUT=file.c -DHEADER=part/x.h -DNAME=MED_X -P embed.cmake: the bytes of a
 # file as the C array MED_X_DATA of MED_X_BYTES, which HEADER declares.
 file(READ ${INPUT} hex HEX)
 string(LENGTH "${hex}" digits)
