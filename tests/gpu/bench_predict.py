@@ -29,7 +29,7 @@ import tempfile
 import time
 
 import one_worker
-from one_worker import ROOT, harness, run
+from one_worker import harness, run
 
 MEAN, P95, BUSY_TPOT, CAPACITY, BUSY = 0.07, 0.12, 0.10, 0.05, 0.8
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -102,13 +102,10 @@ def replay(folder, plan, log, arrival, given):
 
 
 def measure(folder, plan, log, arrival, address, *more):
-    saved, out = folder / "live.jsonl", folder / "bench.json"
-    bench = harness.Process("medley-bench", "--target", address, "--plan", plan, "--trace", log, "--arrival", arrival,
-                            "--requests", sum(1 for _ in open(log)) - 1, "--ignore-eos", "--save", saved,
-                            "--no-predict", "--no-progress", "--json", "--output", out, *more)
-    bench.popen.wait(PATIENCE_S)
-    if bench.wait() != 0:
-        sys.exit(bench.output())
+    saved = folder / "live.jsonl"
+    report = one_worker.bench(folder / "bench.json", "--target", address, "--plan", plan, "--trace", log, "--arrival",
+                              arrival, "--requests", sum(1 for _ in open(log)) - 1, "--ignore-eos", "--save", saved,
+                              *more)
     requests, last = [], 0
     for line in saved.read_text().splitlines():
         r = json.loads(line)
@@ -117,7 +114,6 @@ def measure(folder, plan, log, arrival, address, *more):
             requests.append((1e3 * (first_s - r["sent_s"]),
                              1e3 * (last_s - first_s) / (tokens - 1) if tokens > 1 else None))
             last = max(last, last_s)
-    report = json.loads(out.read_text())
     return {**result_of(requests, last), "failed": report["failed"], "other_length": report["other_length"]}
 
 

@@ -22,15 +22,9 @@ PROFILE = ROOT / "profiles" / "published" / "h100-llama-2-7b-fp16.json"
 
 def measure(folder, plan, log, address, concurrency, arguments):
     requests = max(min(arguments.requests, concurrency * arguments.rounds), 8)
-    out = folder / f"bench-{concurrency}.json"
-    bench = harness.Process("medley-bench", "--target", address, "--plan", plan, "--trace", log,
-                            "--arrival", "all-at-once", "--max-concurrency", concurrency,
-                            "--requests", requests, "--max-tokens", arguments.output, "--no-predict",
-                            "--no-progress", "--json", "--output", out)
-    bench.popen.wait(one_worker.PATIENCE_S)
-    if bench.wait() != 0:
-        sys.exit(bench.output())
-    return json.loads(out.read_text())
+    return one_worker.bench(folder / f"bench-{concurrency}.json", "--target", address, "--plan", plan, "--trace", log,
+                            "--arrival", "all-at-once", "--max-concurrency", concurrency, "--requests", requests,
+                            "--max-tokens", arguments.output)
 
 
 def main():

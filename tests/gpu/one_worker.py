@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A router and one worker on this machine, for what is measured through them."""
 import contextlib
+import json
 import pathlib
 import sys
 import time
@@ -40,6 +41,15 @@ def make_plan(folder, log, profile, catalogue="cloud-2026"):
     run("medley-plan", folder / f"{log.stem}.json", "--data-dir", ROOT, "--profiles", profile, "--slo",
         "tpot.mean=10s,ttft.mean=100s", "--catalogue", catalogue, "--rate", 0.01, "--output", plan)
     return plan
+
+
+def bench(out, *arguments):
+    """What `medley bench` reports of a load; its report stays in the file."""
+    with harness.Process("medley-bench", *arguments, "--no-predict", "--no-progress", "--json", "--output", out) as it:
+        it.popen.wait(harness.PATIENCE_S)
+        if it.wait() != 0:
+            sys.exit(it.output())
+    return json.loads(out.read_text())
 
 
 @contextlib.contextmanager

@@ -105,4 +105,19 @@ CHECK_UNUSED static void fixture_bucket(struct fixture *f, double input, double 
     f->plan.rate_per_s += rate_per_s;
 }
 
+/* Six workers of all types, and buckets of small and large requests that they share. */
+CHECK_UNUSED static void fixture_mixed(struct fixture *f)
+{
+    static const double small[FIXTURE_TYPES] = {0.8, 0.2, 0};
+    static const double large[FIXTURE_TYPES] = {0, 0.5, 0.5};
+    fixture_init(f);
+    fixture_workers(f, 0, 3);
+    fixture_workers(f, 1, 2);
+    fixture_workers(f, 2, 1);
+    fixture_bucket(f, 60, 8, 4, small);
+    fixture_bucket(f, 400, 80, 6, small);
+    fixture_bucket(f, 500, 400, 3, large);
+    fixture_bucket(f, 2500, 60, 2, large);
+}
+
 #endif

@@ -102,16 +102,7 @@ static void test_simulate_when_two_arrive_together_then_batched(void)
 
 static void init_mixed(struct fixture *f)
 {
-    static const double small[FIXTURE_TYPES] = {0.8, 0.2, 0};
-    static const double large[FIXTURE_TYPES] = {0, 0.5, 0.5};
-    fixture_init(f);
-    fixture_workers(f, 0, 3);
-    fixture_workers(f, 1, 2);
-    fixture_workers(f, 2, 1);
-    fixture_bucket(f, 60, 8, 4, small);
-    fixture_bucket(f, 400, 80, 6, small);
-    fixture_bucket(f, 500, 400, 3, large);
-    fixture_bucket(f, 2500, 60, 2, large);
+    fixture_mixed(f);
     f->plan.slos.items[0] = (struct med_slo){MED_SLO_TTFT, 2000};
     f->plan.slos.count = 1;
 }

@@ -13,19 +13,6 @@
 static const struct med_slos slos = {.count = 2,
                                      .items = {{MED_SLO_TTFT, 500}, {MED_SLO_TPOT, 40}}};
 
-static void init_fleet(struct fixture *f)
-{
-    static const double small[FIXTURE_TYPES] = {0.8, 0.2, 0};
-    static const double large[FIXTURE_TYPES] = {0, 0.5, 0.5};
-    fixture_init(f);
-    fixture_workers(f, 0, 3);
-    fixture_workers(f, 1, 2);
-    fixture_workers(f, 2, 1);
-    fixture_bucket(f, 60, 8, 4, small);
-    fixture_bucket(f, 400, 80, 6, small);
-    fixture_bucket(f, 500, 400, 3, large);
-}
-
 struct run {
     int64_t queue_wait_ns;
     struct med_sim_arrival *arrivals;
@@ -142,7 +129,7 @@ static void check_fleet(const struct fixture *f, const struct run *r)
 static void test_timeline_when_within_capacity_then_sums_are_those_of_the_requests(void)
 {
     struct fixture f;
-    init_fleet(&f);
+    fixture_mixed(&f);
     struct run r = run_of(&f, 0.6, 2000, MED_TIMELINE_SPANS);
     CHECK(r.timeline.count >= MED_TIMELINE_SPANS * 3 / 10);
     CHECK(r.timeline.count <= MED_TIMELINE_SPANS);
@@ -155,7 +142,7 @@ static void test_timeline_when_within_capacity_then_sums_are_those_of_the_reques
 static void test_timeline_when_overloaded_then_refusals_are_in_it(void)
 {
     struct fixture f;
-    init_fleet(&f);
+    fixture_mixed(&f);
     struct run r = run_of(&f, 60, 3000, MED_TIMELINE_SPANS);
     check_requests(&r);
     size_t lost = 0;
@@ -174,7 +161,7 @@ static void test_timeline_when_overloaded_then_refusals_are_in_it(void)
 static void test_timeline_when_the_run_goes_on_then_spans_double(void)
 {
     struct fixture f;
-    init_fleet(&f);
+    fixture_mixed(&f);
     struct run r = {.count = 200, .queue_wait_ns = 1000 * MED_NS_PER_S};
     struct med_err err = {0};
     REQUIRE(med_sim_arrivals_from_plan(&f.plan, 1, r.count, 0, 3, &r.arrivals, &err) == 0);
@@ -193,7 +180,7 @@ static void test_timeline_when_the_run_goes_on_then_spans_double(void)
 static void test_timeline_when_one_arrives_then_one_is_in_it(void)
 {
     struct fixture f;
-    init_fleet(&f);
+    fixture_mixed(&f);
     struct run r = run_of(&f, 1, 1, MED_TIMELINE_SPANS);
     check_requests(&r);
     check_fleet(&f, &r);
@@ -203,7 +190,7 @@ static void test_timeline_when_one_arrives_then_one_is_in_it(void)
 static void test_samples_when_taken_then_the_run_is_the_same(void)
 {
     struct fixture f;
-    init_fleet(&f);
+    fixture_mixed(&f);
     struct run r = run_of(&f, 1.5, 2000, MED_TIMELINE_SPANS);
     struct med_sim_result without = simulate(&f, &r, 0);
     CHECK_UINT(without.samples.count, 0);
