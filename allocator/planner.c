@@ -330,6 +330,20 @@ static int warn_arrivals(struct planning *p)
         1.0 / workload->burstiness);
 }
 
+static int solve(struct planning *p, struct med_err *err)
+{
+    if (p->input->counts == NULL)
+        return med_problem_plan(&p->problem, p->input->time_limit_s, &p->plan, err);
+    int64_t *counts = med_calloc(p->kind_count, sizeof *counts);
+    if (counts == NULL)
+        return MED_E_NOMEM;
+    for (size_t k = 0; k < p->kind_count; k++)
+        counts[k] = p->input->counts[p->rows[k]];
+    int rc = med_problem_evaluate(&p->problem, counts, &p->plan, err);
+    med_free(counts);
+    return rc;
+}
+
 static int run(struct planning *p, struct med_err *err)
 {
     int rc = check_profiles(p->input, err);
@@ -340,7 +354,7 @@ static int run(struct planning *p, struct med_err *err)
     if (rc == 0)
         rc = build_problem(p, err);
     if (rc == 0)
-        rc = med_problem_plan(&p->problem, p->input->time_limit_s, &p->plan, err);
+        rc = solve(p, err);
     if (rc == 0 && p->plan.status != MED_PLAN_INFEASIBLE) {
         rc = warn_modelled(p);
         if (rc == 0)

@@ -23,6 +23,9 @@ struct med_planner_input {
     bool upper;             /* price buckets at their upper edges */
     bool spot;              /* spot prices where known */
     double utilization_max; /* (0, 1] */
+    /* [catalogue->instance_count] rent exactly so many of each, whether they carry the rate or not;
+     * NULL: the cheapest mix that does. */
+    const int64_t *counts;
     double time_limit_s;
 };
 

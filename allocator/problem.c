@@ -226,18 +226,21 @@ static int fill_baselines(const struct med_problem *problem, struct med_plan *pl
     return 0;
 }
 
+int med_problem_answer(const struct med_problem *problem, const struct med_mix *mix,
+                       struct med_plan *plan)
+{
+    plan->cost_usd_per_hour = mix->cost_usd_per_hour;
+    int rc = fill_instances(problem, mix, plan);
+    return rc == 0 ? fill_assignment(problem, mix, plan) : rc;
+}
+
 static int fill_answer(const struct med_problem *problem, const struct med_solve_result *result,
                        struct med_plan *plan)
 {
     plan->status = result->status == MED_SOLVE_OPTIMAL ? MED_PLAN_OPTIMAL : MED_PLAN_FEASIBLE;
-    plan->cost_usd_per_hour = result->mix.cost_usd_per_hour;
     plan->lower_bound_usd_per_hour = result->lower_bound_usd_per_hour;
-    int rc = fill_instances(problem, &result->mix, plan);
-    if (rc == 0)
-        rc = fill_assignment(problem, &result->mix, plan);
-    if (rc == 0)
-        rc = fill_baselines(problem, plan);
-    return rc;
+    int rc = med_problem_answer(problem, &result->mix, plan);
+    return rc == 0 ? fill_baselines(problem, plan) : rc;
 }
 
 int med_problem_plan(const struct med_problem *problem, double time_limit_s, struct med_plan *plan,

@@ -53,6 +53,20 @@ void med_problem_load(struct med_problem *problem);
 int med_problem_plan(const struct med_problem *problem, double time_limit_s, struct med_plan *plan,
                      struct med_err *err) MED_MUST_CHECK;
 
+/* Cost, instances, workers and assignment of a mix into the plan. errors: MED_E_NOMEM. */
+int med_problem_answer(const struct med_problem *problem, const struct med_mix *mix,
+                       struct med_plan *plan) MED_MUST_CHECK;
+
+/*
+ * evaluate.c: the plan of exactly these counts of each kind, whether they carry the demand or not.  An
+ * instance that several types fit takes the one that needs least of it for the demand.  Shares are balanced
+ * over the workers; where the counts fall short, as if the demand were what they carry, so utilization may
+ * be over 1.  The status is feasible, without a bound.
+ * errors: MED_E_INFEASIBLE with a sentence when a bucket fits no worker of the mix at the objectives.
+ */
+int med_problem_evaluate(const struct med_problem *problem, const int64_t *counts,
+                         struct med_plan *plan, struct med_err *err) MED_MUST_CHECK;
+
 /* Appends one sentence; the list is the plan's reasons or warnings. */
 int med_problem_say(char ***list, size_t *count, const char *fmt, ...)
     MED_PRINTF(3, 4) MED_MUST_CHECK;

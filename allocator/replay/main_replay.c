@@ -7,6 +7,7 @@
  * standard output, one sentence on failure to standard error.  thread: main.
  */
 #include "allocator/output.h"
+#include "allocator/replay/mixes.h"
 #include "allocator/replay/report.h"
 #include "allocator/replay/runs.h"
 #include "allocator/resolve.h"
@@ -28,6 +29,8 @@ struct settings {
     int64_t from_ns, duration_ns, requests, max_tokens, seed, warm_up_ns;
     const char *policy, *admission, *slo;
     bool compare;
+    struct med_option_list mixes;
+    const char *catalogue;
     const char *faults, *resume;
     int64_t fault_seed, suspect_after_ns, gone_after_ns;
     int64_t policy_seed, queue_max, queue_wait_ns, link_delay_ns, requests_max;
@@ -185,6 +188,20 @@ static const struct med_option options[] = {
      .min = 0,
      .max = 10,
      .help = "One way between router and worker."},
+    {.name = "mix",
+     .type = MED_OPT_LIST,
+     .offset = AT(mixes),
+     .unit = "NAME=N+NAME=N|single",
+     .group = "Other fleets",
+     .help = "Run this mix too, side by side, for the plan's demand; may be given many times. NAME "
+             "is an instance, or a GPU or worker type of the plan: its cheapest instance. single: "
+             "the cheapest of each GPU alone."},
+    {.name = "catalogue",
+     .type = MED_OPT_STRING,
+     .offset = AT(catalogue),
+     .unit = "FILE|NAME",
+     .default_text = "cloud-2026",
+     .help = "What mixes rent, and for how much."},
     {.name = "faults",
      .type = MED_OPT_STRING,
      .offset = AT(faults),
@@ -258,25 +275,24 @@ static const struct med_program program = {
         "same input gives the same result, bit for bit. Several plans, or --compare, are\n"
         "printed side by side for the same arrivals.\n"
         "\n"
-        "Faults: crash, hang (no heartbeat), stall (heartbeats go on), slow (factor=2), lie "
-        "(wrong\n"
-        "load reports), drop (the connection), delay (by=100ms: messages are late by up to that),\n"
-        "partition (nothing passes until it heals), drain, plan (TARGET is a plan file, "
-        "start=TIME\n"
-        "until its new workers are there). TIME counts from the start of the arrivals; TARGET is "
-        "a\n"
-        "worker (its type and number, such as h100-0), a worker type, or all; without for=TIME a\n"
-        "fault lasts to the end. random,every=30s,kinds=crash+slow strikes one worker at a time,\n"
-        "drawn by --fault-seed, so far apart on average. The report sets each fault\n"
-        "beside what was before and after, and beside the same replay without faults.\n"
+        "Faults: crash, hang (no heartbeat), stall (heartbeats go on), slow (factor=2), lie\n"
+        "(wrong load reports), drop (the connection), delay (by=100ms: messages are late by up to\n"
+        "that), partition (nothing passes until it heals), drain, plan (TARGET is a plan file,\n"
+        "start=TIME until its new workers are there). TIME counts from the start of the arrivals;\n"
+        "TARGET is a worker (its type and number, such as h100-0), a worker type, or all; without\n"
+        "for=TIME a fault lasts to the end. random,every=30s,kinds=crash+slow strikes one worker "
+        "at\n"
+        "a time, drawn by --fault-seed, so far apart on average. The report sets each fault "
+        "beside\n"
+        "what was before and after, and beside the same replay without faults.\n"
         "\n"
         "Examples:\n"
         "  medley replay plan.json --trace requests.csv\n"
         "  medley replay plan.json --workload azure-conversation --requests 20000 --speed 1.5\n"
         "  medley replay plan.json --trace requests.csv --from 10m --duration 5m --compare\n"
         "  medley replay mixed.json a100-only.json --trace requests.csv --json\n"
-        "  medley replay plan.json --faults "
-        "'crash@10m:h100-0,for=5m;slow@20m:a100,factor=2,for=2m'\n"
+        "  medley replay plan.json --mix H100=2 --mix A100-80GB=1+L4=4 --mix single\n"
+        "  medley replay plan.json --faults 'crash@10m:h100-0,for=5m;slow@20m:a100,for=2m'\n"
         "  medley replay plan.json --faults random,every=1m --fault-seed 7\n"
         "\n"
         "Exit status: 0 done, 1 failed, 2 wrong usage or a file that is not valid, 3 an "
@@ -491,6 +507,21 @@ static int read_faults(const struct settings *o, struct med_fault_schedule *sche
     return med_fault_schedule_parse(o->faults, (uint64_t)o->fault_seed, schedule, err);
 }
 
+static int add_mixes(const struct settings *o, struct med_replay_runs *runs, struct med_err *err)
+{
+    struct med_catalogue catalogue;
+    char *path = NULL;
+    int rc = med_resolve(MED_RESOLVE_CATALOGUE, o->catalogue, o->data_dir, &path, err);
+    if (rc >= 0)
+        rc = med_catalogue_read_file(path, &catalogue, err);
+    med_free(path);
+    if (rc < 0)
+        return rc;
+    rc = med_replay_mixes_add(runs, o->mixes.values, o->mixes.count, &catalogue, o->compare, err);
+    med_catalogue_release(&catalogue);
+    return rc;
+}
+
 static int replay(const struct settings *o, const struct med_options *given, struct med_err *err)
 {
     struct med_fault_schedule faults = {0};
@@ -510,6 +541,8 @@ static int replay(const struct settings *o, const struct med_options *given, str
         rc = med_replay_runs_read(&runs, given->positional, (size_t)given->positional_count,
                                   o->compare, err);
     }
+    if (rc >= 0 && o->mixes.count > 0)
+        rc = add_mixes(o, &runs, err);
     if (rc >= 0 && o->slo) {
         rc = med_slos_parse(o->slo, &runs.slos, err);
         runs.has_slos = true;

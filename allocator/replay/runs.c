@@ -6,32 +6,50 @@
  */
 #include "allocator/replay/runs.h"
 
+#include "base/alloc.h"
+
 #include <math.h>
 #include <string.h>
+
+int med_replay_runs_add(struct med_replay_runs *runs, const struct med_plan *plan, const char *name,
+                        bool all_policies, struct med_err *err)
+{
+    size_t p = runs->plan_count;
+    if (p == MED_REPLAY_PLANS_MAX) {
+        return med_err_set(err, MED_E_LIMIT,
+                           "%s is one too many, expected at most %d plans and mixes", name,
+                           MED_REPLAY_PLANS_MAX);
+    }
+    runs->files[p] = med_strdup(name);
+    if (!runs->files[p])
+        return med_err_set(err, MED_E_NOMEM, "no memory for the plan %s", name);
+    runs->plans[p] = *plan;
+    runs->plan_count++;
+    for (int policy = 0; policy < MED_POLICY_COUNT; policy++) {
+        if (!all_policies && policy != (int)runs->options.policy)
+            continue;
+        struct med_replay_run *run = &runs->items[runs->count++];
+        *run = (struct med_replay_run){.plan = p, .options = runs->options};
+        run->options.policy = (enum med_dispatch_policy)policy;
+    }
+    return 0;
+}
 
 int med_replay_runs_read(struct med_replay_runs *runs, const char *const *files, size_t count,
                          bool all_policies, struct med_err *err)
 {
-    if (count > MED_REPLAY_PLANS_MAX) {
-        return med_err_set(err, MED_E_LIMIT, "found %zu plans, expected at most %d", count,
-                           MED_REPLAY_PLANS_MAX);
-    }
-    for (size_t p = 0; p < count; p++) {
-        int rc = med_plan_read_file(files[p], &runs->plans[p], err);
+    for (size_t i = 0; i < count; i++) {
+        struct med_plan plan;
+        int rc = med_plan_read_file(files[i], &plan, err);
         if (rc < 0)
             return rc;
-        runs->files[p] = files[p];
-        runs->plan_count++;
-        if (runs->plans[p].status == MED_PLAN_INFEASIBLE) {
-            return med_err_set(err, MED_E_INFEASIBLE, "%s: an infeasible plan has no fleet",
-                               files[p]);
-        }
-        for (int policy = 0; policy < MED_POLICY_COUNT; policy++) {
-            if (!all_policies && policy != (int)runs->options.policy)
-                continue;
-            struct med_replay_run *run = &runs->items[runs->count++];
-            *run = (struct med_replay_run){.plan = p, .options = runs->options};
-            run->options.policy = (enum med_dispatch_policy)policy;
+        rc = plan.status == MED_PLAN_INFEASIBLE
+                 ? med_err_set(err, MED_E_INFEASIBLE, "%s: an infeasible plan has no fleet",
+                               files[i])
+                 : med_replay_runs_add(runs, &plan, files[i], all_policies, err);
+        if (rc < 0) {
+            med_plan_release(&plan);
+            return rc;
         }
     }
     return 0;
@@ -116,8 +134,10 @@ void med_replay_runs_release(struct med_replay_runs *runs)
         med_fault_log_release(&runs->items[i].faults);
         med_fault_study_release(&runs->items[i].study);
     }
-    for (size_t p = 0; p < runs->plan_count; p++)
+    for (size_t p = 0; p < runs->plan_count; p++) {
         med_plan_release(&runs->plans[p]);
+        med_free(runs->files[p]);
+    }
     runs->count = runs->plan_count = 0;
 }
 
@@ -154,6 +174,15 @@ static int put_value(struct med_buf *out, int columns, int decimals, double valu
                         : med_buf_printf(out, " %*.*f", columns, decimals, value);
 }
 
+/* Columns of the names of plans and mixes. */
+static int name_columns(const struct med_replay_runs *runs)
+{
+    size_t widest = 24;
+    for (size_t p = 0; p < runs->plan_count; p++)
+        widest = strlen(runs->files[p]) > widest ? strlen(runs->files[p]) : widest;
+    return (int)(widest < 60 ? widest : 60);
+}
+
 static int put_run(struct med_buf *out, const struct med_replay_runs *runs, size_t index)
 {
     const struct med_replay_run *run = &runs->items[index];
@@ -172,7 +201,9 @@ static int put_run(struct med_buf *out, const struct med_replay_runs *runs, size
                  {6, 0, 100 * busy(t)},
                  {8, 2, t->usd_per_hour},
                  {12, 2, t->usd_per_million_output_tokens}};
-    int rc = runs->plan_count > 1 ? med_buf_printf(out, "%-24s ", runs->files[run->plan]) : 0;
+    int rc = runs->plan_count > 1
+                 ? med_buf_printf(out, "%-*s ", name_columns(runs), runs->files[run->plan])
+                 : 0;
     if (rc >= 0)
         rc = med_buf_printf(out, "%-18s", med_dispatch_policy_name(run->options.policy));
     for (size_t i = 0; rc >= 0 && i < sizeof cells / sizeof cells[0]; i++)
@@ -193,7 +224,7 @@ int med_replay_runs_text(struct med_buf *out, const struct med_replay_runs *runs
         first->duration_s / 60, first->rate_per_s, med_arrivals_process_name(about.process),
         (unsigned long long)about.seed);
     if (rc >= 0 && runs->plan_count > 1)
-        rc = med_buf_printf(out, "%-24s ", "plan");
+        rc = med_buf_printf(out, "%-*s ", name_columns(runs), "plan");
     if (rc >= 0) {
         rc = med_buf_printf(out, "%-18s %8s %8s %9s %9s %8s %8s %6s %8s %12s\n", "policy",
                             "within %", "served %", "TTFT ms", "p99", "TPOT ms", "p99", "busy %",

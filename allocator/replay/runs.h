@@ -31,7 +31,7 @@ struct med_replay_runs {
     bool has_slos;
     int64_t warm_up_ns;
     const struct med_fault_schedule *faults; /* of every run; borrowed; NULL: none */
-    const char *files[MED_REPLAY_PLANS_MAX]; /* borrowed */
+    char *files[MED_REPLAY_PLANS_MAX];       /* or names of mixes */
     struct med_plan plans[MED_REPLAY_PLANS_MAX];
     size_t plan_count;
     struct med_replay_run items[MED_REPLAY_RUNS_MAX];
@@ -42,6 +42,10 @@ struct med_replay_runs {
  * a fleet, MED_E_LIMIT for more than MED_REPLAY_PLANS_MAX. Release works after any. */
 int med_replay_runs_read(struct med_replay_runs *runs, const char *const *files, size_t count,
                          bool all_policies, struct med_err *err) MED_MUST_CHECK;
+/* One more plan, which is taken, and its runs. `name` is copied: it stands for the file.
+ * errors: MED_E_LIMIT, MED_E_NOMEM; the plan is the caller's then. */
+int med_replay_runs_add(struct med_replay_runs *runs, const struct med_plan *plan, const char *name,
+                        bool all_policies, struct med_err *err) MED_MUST_CHECK;
 int med_replay_runs_do(struct med_replay_runs *runs, const struct med_sim_arrival *arrivals,
                        size_t count, struct med_err *err) MED_MUST_CHECK;
 void med_replay_runs_release(struct med_replay_runs *runs);

@@ -313,11 +313,68 @@ static void test_report_when_printed_then_says_what_matters(void)
     world_release(&w);
 }
 
-static void test_run_when_memory_fails_then_nothing_leaks(void)
+static size_t row_of(const struct world *w, const char *instance)
+{
+    size_t k = 0;
+    while (strcmp(w->catalogue.instances[k].instance, instance) != 0)
+        k++;
+    return k;
+}
+
+static void test_counts_when_those_of_a_plan_then_its_mix(void)
+{
+    struct world w;
+    struct med_plan plan, again, half;
+    struct med_err err = {0};
+    int64_t counts[64] = {0};
+    world_init(&w);
+    w.input.rate_per_s = 64;
+    REQUIRE(w.catalogue.instance_count <= 64);
+    REQUIRE(med_planner_run(&w.input, &plan, &err) == 0);
+    for (size_t k = 0; k < plan.instance_count; k++)
+        counts[row_of(&w, plan.instances[k].instance)] = plan.instances[k].count;
+    w.input.counts = counts;
+    REQUIRE(med_planner_run(&w.input, &again, &err) == 0);
+    CHECK_INT(again.status, MED_PLAN_FEASIBLE);
+    CHECK_DOUBLE(again.cost_usd_per_hour, plan.cost_usd_per_hour, 1e-9);
+    REQUIRE(again.worker_count == plan.worker_count);
+    for (size_t n = 0; n < plan.worker_count; n++) {
+        CHECK_INT(again.workers[n].count, plan.workers[n].count);
+        CHECK_DOUBLE(again.workers[n].utilization, plan.workers[n].utilization, 1e-6);
+    }
+    check_reads_back(&again);
+    /* Twice the rate: the same fleet, shared as well as it can be, and overloaded. */
+    w.input.rate_per_s = 128;
+    REQUIRE(med_planner_run(&w.input, &half, &err) == 0);
+    CHECK_DOUBLE(half.cost_usd_per_hour, plan.cost_usd_per_hour, 1e-9);
+    for (size_t n = 0; n < half.worker_count; n++)
+        CHECK(half.workers[n].utilization > 1.2);
+    med_plan_release(&plan);
+    med_plan_release(&again);
+    med_plan_release(&half);
+    world_release(&w);
+}
+
+static void test_counts_when_nobody_serves_a_size_then_sentence(void)
+{
+    struct world w;
+    struct med_plan plan;
+    struct med_err err = {0};
+    int64_t counts[64] = {0};
+    world_init(&w);
+    w.input.counts = counts;
+    CHECK_INT(med_planner_run(&w.input, &plan, &err), MED_E_INFEASIBLE);
+    CHECK_CONTAINS(err.text, "no worker of the mix serves requests of");
+    world_release(&w);
+}
+
+/* counts: NULL for the cheapest. */
+static void fail_each_allocation(const int64_t *counts)
 {
     struct world w;
     int failed = 0;
     world_init(&w);
+    w.input.counts = counts;
     w.workload.bucket_count = 4;
     for (uint64_t nth = 1;; nth += 7) {
         struct med_plan plan;
@@ -338,6 +395,15 @@ static void test_run_when_memory_fails_then_nothing_leaks(void)
     world_release(&w);
 }
 
+static void test_run_when_memory_fails_then_nothing_leaks(void)
+{
+    int64_t counts[64];
+    for (size_t k = 0; k < 64; k++)
+        counts[k] = 1;
+    fail_each_allocation(NULL);
+    fail_each_allocation(counts);
+}
+
 int main(void)
 {
     RUN(test_azure_when_planned_then_cheaper_than_each_kind);
@@ -351,6 +417,8 @@ int main(void)
     RUN(test_catalogue_when_no_gpu_matches_then_sentence);
     RUN(test_modelled_when_cells_are_then_one_warning_per_type);
     RUN(test_report_when_printed_then_says_what_matters);
+    RUN(test_counts_when_those_of_a_plan_then_its_mix);
+    RUN(test_counts_when_nobody_serves_a_size_then_sentence);
     RUN(test_run_when_memory_fails_then_nothing_leaks);
     return check_finish();
 }
