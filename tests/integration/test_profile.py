@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import unittest
 
+from certificates import Authority
 from fake_worker import dial, hello
 from harness import PATIENCE_S, ROOT, Process, run, wait_until
 from link import Closed, Link, pb
@@ -123,6 +124,39 @@ class Truth(Case):
                 wait_until(lambda: profiler.popen.poll() is not None, "the profiler's end")
             self.assertEqual(profiler.popen.returncode, 0, profiler.output())
         self.assertEqual(len(load(self.output)["steps"]), 4)
+
+    def secure_listener(self):
+        """(the profiler, its address, what a worker needs for it)."""
+        authority = Authority(self.folder)
+        certificate, key = authority.server("profiler")
+        token = self.folder / "token"
+        token.write_text("token-alpha-0123456789\n")
+        token.chmod(0o600)
+        profiler = self.enterContext(Process(
+            "medley-profile", "--listen", "127.0.0.1:0", "--link-tls-certificate", certificate, "--link-tls-key", key,
+            "--link-token-file", token, *FAST[2:], "--points", "4", "-o", self.output))
+        address = profiler.wait_line("waiting for a worker").rsplit(" ", 1)[1]
+        return profiler, address, ("--router-ca", authority.pem), ("--link-token-file", token)
+
+    def dialling(self, address, *args):
+        return Process("medley-worker", "--profile", self.truth_file, "--time-scale", "1000", "--router", address, *args)
+
+    def test_remote_worker_dials_over_tls_with_a_token(self):
+        profiler, address, trust, token = self.secure_listener()
+        with self.dialling(address, *trust, *token):
+            wait_until(lambda: profiler.popen.poll() is not None, "the profiler's end")
+        self.assertEqual(profiler.popen.returncode, 0, profiler.output())
+        self.assertNotIn("anybody on this network", profiler.output())
+        self.assertEqual(len(load(self.output)["steps"]), 4)
+
+    def test_remote_worker_without_the_token_is_refused(self):
+        profiler, address, trust, _ = self.secure_listener()
+        with self.dialling(address, *trust) as worker:
+            wait_until(lambda: profiler.popen.poll() is not None, "the profiler's end")
+            worker.wait_line("the token is not one that this profiler takes")
+        self.assertEqual(profiler.popen.returncode, 1, profiler.output())
+        self.assertIn("no token that --link-token-file has", profiler.output())
+        self.assertFalse(self.output.exists())
 
 
 class Resume(Case):
