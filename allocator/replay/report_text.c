@@ -83,7 +83,9 @@ static void put_heading(struct report *r)
         a->result->worker_count == 1 ? "" : "s", a->plan_file, a->plan->model_name);
     put(r, "%zu requests over ", t->all.requests);
     put_length(r, t->duration_s);
-    put(r, ", %.4g requests/s, %s arrivals", t->rate_per_s, med_arrivals_process_name(a->process));
+    if (isfinite(t->rate_per_s)) /* those of one moment have none */
+        put(r, ", %.4g requests/s", t->rate_per_s);
+    put(r, ", %s arrivals", med_arrivals_process_name(a->process));
     if (isfinite(a->speed) && a->speed != 1)
         put(r, " at %g times their rate", a->speed);
     put(r, "\npolicy %s, seed %llu", med_dispatch_policy_name(a->options->policy),

@@ -218,11 +218,16 @@ int med_replay_runs_text(struct med_buf *out, const struct med_replay_runs *runs
     const struct med_tally *first = &runs->items[0].tally;
     if (runs->count == 1)
         return med_replay_report_text(out, &about, first, colour);
-    int rc = med_buf_printf(
-        out, "%s: %zu requests over %.1f min, %.4g requests/s, %s arrivals, seed %llu\n\n",
-        about.source ? about.source : about.plan->workload_name, first->all.requests,
-        first->duration_s / 60, first->rate_per_s, med_arrivals_process_name(about.process),
-        (unsigned long long)about.seed);
+    int rc = med_buf_printf(out, "%s: %zu requests over %.1f min",
+                            about.source ? about.source : about.plan->workload_name,
+                            first->all.requests, first->duration_s / 60);
+    if (rc >= 0 && isfinite(first->rate_per_s)) /* those of one moment have none */
+        rc = med_buf_printf(out, ", %.4g requests/s", first->rate_per_s);
+    if (rc >= 0) {
+        rc = med_buf_printf(out, ", %s arrivals, seed %llu\n\n",
+                            med_arrivals_process_name(about.process),
+                            (unsigned long long)about.seed);
+    }
     if (rc >= 0 && runs->plan_count > 1)
         rc = med_buf_printf(out, "%-*s ", name_columns(runs), "plan");
     if (rc >= 0) {

@@ -71,6 +71,14 @@ class Replay(unittest.TestCase):
         twice = self.replay("--trace", self.log, "--speed", 2)
         self.assertAlmostEqual(twice["arrivals"]["rate_per_s"] / 5, 2, delta=0.05)
 
+    def test_what_comes_at_one_moment_has_no_rate(self):
+        arguments = (self.plan, "--requests", 20, "--arrival", "all-at-once")
+        for more in ((), ("--compare",)):
+            text = run("medley-replay", *arguments, *more)
+            self.assertIn("all-at-once arrivals", text)
+            self.assertNotRegex(text, "nan|requests/s")
+        self.assertIsNone(self.replay(*arguments[1:])["arrivals"]["rate_per_s"])
+
     def test_overload_is_told(self):
         r = self.replay("--requests", 2000, "--speed", 6)
         self.assertGreater(r["ends"]["refused_overload"], 100)
