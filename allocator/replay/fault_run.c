@@ -201,7 +201,7 @@ int med_fault_run(const struct med_plan *plan, const struct med_sim_arrival *arr
     struct med_sim_arrival *drawn = draw_arrivals(&f, arrivals, count);
     f.plan = &drawn_plan;
     f.options = &options;
-    struct sim sim;
+    struct sim sim = {0};
     int rc = drawn ? sim_init(&sim, f.plan, drawn, count, &options, f.err)
                    : med_err_set(f.err, MED_E_NOMEM, "no memory for faults");
     if (rc == 0) {

@@ -440,7 +440,7 @@ static int source_schedule(const struct settings *o, const struct med_options *g
 static int write_page(const char *path, const struct med_buf *json, struct med_err *err)
 {
     struct med_buf page;
-    med_buf_init(&page, 2 * MED_LIMIT_JSON_BYTES);
+    med_buf_init(&page, (size_t)2 * MED_LIMIT_JSON_BYTES);
     int rc = med_replay_report_html(&page, json);
     rc = rc < 0 ? med_err_set(err, rc, "--html %s: %s", path, med_err_text(rc))
                 : med_output_write_file(path, &page, err);
