@@ -67,12 +67,13 @@ static int put_strike(struct med_buf *out, const struct med_fault_strike *s,
 int med_fault_study_text(struct med_buf *out, const struct med_fault_log *log,
                          const struct med_fault_study *study, bool colour)
 {
-    int rc = med_buf_printf(out, colour ? "\n\033[1m%s\033[0m\n" : "\n%s\n", "Faults");
+    int rc = med_buf_printf(out, colour ? "\n\033[1m%s\033[0m\n  " : "\n%s\n  ", "Faults");
+    if (rc >= 0 && !isnan(study->attainment)) {
+        rc = med_buf_printf(out, "%.1f %% within all objectives, %.1f %% without faults; ",
+                            100 * study->attainment, 100 * study->attainment_without);
+    }
     if (rc >= 0) {
-        rc = med_buf_printf(out,
-                            "  %.1f %% within all objectives, %.1f %% without faults; %llu sent "
-                            "again, of which %llu had begun; %llu lost\n",
-                            100 * study->attainment, 100 * study->attainment_without,
+        rc = med_buf_printf(out, "%llu sent again, of which %llu had begun; %llu lost\n",
                             (unsigned long long)log->total.retried,
                             (unsigned long long)log->total.resumed,
                             (unsigned long long)log->total.lost);
