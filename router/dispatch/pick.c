@@ -28,7 +28,7 @@
 
 #include <math.h>
 
-#define TPOT_PART 0.97 /* of the objective: predictions of it are that good */
+#define TPOT_PART 0.9 /* of the objective: contexts grow, and prompts of others come in between */
 
 static bool has_room_for(const struct worker *worker, const struct lease *lease)
 {
