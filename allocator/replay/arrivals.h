@@ -13,7 +13,7 @@
 #define MED_ALLOCATOR_REPLAY_ARRIVALS_H
 
 #include "allocator/plan.h"
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/simulate.h"
 #include "allocator/workload.h"
 #include "base/rng.h"
 

@@ -8,7 +8,7 @@
  */
 #include "allocator/output.h"
 #include "allocator/replay/mixes.h"
-#include "allocator/replay/report.h"
+#include "allocator/replay/report/report.h"
 #include "allocator/replay/runs.h"
 #include "allocator/resolve.h"
 #include "base/alloc.h"

@@ -6,7 +6,7 @@
 #ifndef MED_ALLOCATOR_REPLAY_RUNS_H
 #define MED_ALLOCATOR_REPLAY_RUNS_H
 
-#include "allocator/replay/report.h"
+#include "allocator/replay/report/report.h"
 
 enum {
     MED_REPLAY_PLANS_MAX = 8,

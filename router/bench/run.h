@@ -11,7 +11,7 @@
 #ifndef MED_ROUTER_BENCH_RUN_H
 #define MED_ROUTER_BENCH_RUN_H
 
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/simulate.h"
 #include "base/clock.h"
 #include "base/hist.h"
 #include "base/rng.h"

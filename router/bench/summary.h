@@ -12,7 +12,7 @@
 #define MED_ROUTER_BENCH_SUMMARY_H
 
 #include "allocator/plan.h"
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/simulate.h"
 #include "router/bench/run.h"
 
 #include <stdbool.h>

@@ -4,7 +4,7 @@
  * profiles with 80 % utilization, simulated with sizes that the router does not know. Each worker
  * type must get the load that the plan gave it, and the objectives must hold.
  */
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/simulate.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "router/dispatch/dispatch.h"

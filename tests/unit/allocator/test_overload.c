@@ -3,7 +3,7 @@
  * Overload: three times the fleet's capacity for two minutes of virtual time. What is accepted must keep
  * the objectives, what is served must be near the capacity, the rest must be refused at once.
  */
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/simulate.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "tests/unit/allocator/conversation.h"

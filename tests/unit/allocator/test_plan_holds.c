@@ -5,7 +5,7 @@
  * means, and every request must finish.
  */
 #include "allocator/planner.h"
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/simulate.h"
 #include "base/alloc.h"
 #include "tests/check.h"
 

@@ -5,7 +5,7 @@
  *     test_replay_faults [SEEDS [FIRST]]     10,000 seeds: test_replay_faults 10000
  * A failing seed is named with its faults; `test_replay_faults 1 SEED` repeats it alone.
  */
-#include "allocator/replay/faults.h"
+#include "allocator/replay/faults/faults.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Messages arrive in the order of their times, and those of one time in the order of posting. */
-#include "allocator/replay/messages.h"
+#include "allocator/replay/fleet/messages.h"
 
 #include "base/alloc.h"
 #include "base/rng.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Dispatch as linked here has a bug (CMakeLists.txt): one of a few fault seeds must see it. */
-#include "allocator/replay/faults.h"
+#include "allocator/replay/faults/faults.h"
 
 #include "base/alloc.h"
 #include "tests/check.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The simulation against hand computation, queueing theory, overload and failing memory. */
-#include "allocator/replay/sim.h"
-#include "allocator/replay/simulate.h"
+#include "allocator/replay/fleet/sim.h"
+#include "allocator/replay/fleet/simulate.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A replay over time: its sums are those of the requests, and taking it changes nothing. */
-#include "allocator/replay/timeline.h"
+#include "allocator/replay/report/timeline.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
