@@ -161,6 +161,33 @@ static int add_singles(struct mixer *m)
     return rc;
 }
 
+static bool is_priced(const struct med_instance_kind *kind, const struct med_plan_instance *rented)
+{
+    double paid = rented->price_usd_per_hour;
+    return strcmp(kind->instance, rented->instance) == 0 &&
+           (kind->price_usd_per_hour == paid || kind->spot_usd_per_hour == paid);
+}
+
+/* What the plan rents costs as much in the catalogue, or costs side by side would say nothing. */
+static int check_prices(const struct mixer *m)
+{
+    const struct med_catalogue *catalogue = m->catalogue;
+    for (size_t i = 0; i < m->plan->instance_count; i++) {
+        const struct med_plan_instance *rented = &m->plan->instances[i];
+        size_t k = 0;
+        while (k < catalogue->instance_count && !is_priced(&catalogue->instances[k], rented))
+            k++;
+        if (k == catalogue->instance_count) {
+            return med_err_set(
+                m->err, MED_E_USAGE,
+                "--mix: the plan rents %s for %.4g $/h, and the catalogue %s does not; "
+                "expected --catalogue to name the one that the plan was made with",
+                rented->instance, rented->price_usd_per_hour, catalogue->name);
+        }
+    }
+    return 0;
+}
+
 int med_replay_mixes_add(struct med_replay_runs *runs, const char *const *mixes, size_t count,
                          const struct med_catalogue *catalogue, bool all_policies,
                          struct med_err *err)
@@ -170,7 +197,9 @@ int med_replay_mixes_add(struct med_replay_runs *runs, const char *const *mixes,
                       .catalogue = catalogue,
                       .all_policies = all_policies,
                       .err = err};
-    int rc = med_arrivals_workload_from_plan(m.plan, &m.workload, err);
+    int rc = check_prices(&m);
+    if (rc == 0)
+        rc = med_arrivals_workload_from_plan(m.plan, &m.workload, err);
     if (rc < 0)
         return rc;
     m.counts = med_calloc(catalogue->instance_count + 1, sizeof *m.counts);

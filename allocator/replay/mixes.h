@@ -4,7 +4,8 @@
  *
  * A mix is NAME=N joined by "+" or ",": NAME is an instance of the catalogue, or a GPU or a worker type of the
  * plan, which mean the cheapest instance that holds one.  "single" is each GPU alone, as many as its
- * cheapest instance needs by the plan's own baselines.  Demand, objectives and profiles are the plan's; shares are those of
+ * cheapest instance needs by the plan's own baselines.  The catalogue must have what the plan rents at the plan's price, since
+ * costs are compared.  Demand, objectives and profiles are the plan's; shares are those of
  * the planner for exactly these counts (med_problem_evaluate).
  * thread: main (the solver).
  */

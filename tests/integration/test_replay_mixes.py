@@ -92,6 +92,13 @@ class Mixes(unittest.TestCase):
                 ("L4=1", 3, "no worker of the mix serves requests of")):
             with self.subTest(mix):
                 self.assertIn(sentence, self.replay("--mix", mix, status=status))
+        dear = json.loads(self.plan.read_text())
+        dear["instances"][0]["price_per_hour"] += 100
+        dear["cost_per_hour"] += 100 * dear["instances"][0]["count"]
+        other = self.plan.with_name("dear.json")
+        other.write_text(json.dumps(dear))
+        self.assertIn("the catalogue cloud-2026 does not; expected --catalogue to name the one that the plan was made with",
+                      run("medley-replay", other, "--mix", "H100=2", status=2))
         many = [part for n in range(1, 9) for part in ("--mix", f"H100={n}")]
         self.assertIn("at most 8 plans and mixes", self.replay(*many, status=2))
         self.assertIn("nothing-here", self.replay("--mix", "H100=1", "--catalogue", "nothing-here", status=2))
