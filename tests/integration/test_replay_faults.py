@@ -116,6 +116,7 @@ class Faults(unittest.TestCase):
         alone = json.loads(run("medley-replay", self.top / "plan.json", "--duration", "10m", "--speed", 1.6, "--json"))
         self.assertEqual(larger["faults"]["lost"], 0)
         self.assertLess(larger["all"]["e2e_ms"]["p99"], alone["all"]["e2e_ms"]["p99"])
+        self.assertEqual(larger["plan"], alone["plan"])
         smaller = self.replay(f"plan@100s:{self.top / 'smaller.json'}")
         self.assertEqual(smaller["faults"]["lost"], 0)
         busy = smaller["worker_types"][0]["utilization"]

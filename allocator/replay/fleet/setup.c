@@ -52,6 +52,7 @@ static int allocate(struct sim *sim, const struct med_plan *plan, const int64_t 
     int rc = 0;
     for (size_t w = 0; rc == 0 && w < plan->worker_count; w++)
         rc = count_workers(sim, plan->workers[w].count, err);
+    sim->planned_count = sim->worker_count;
     for (size_t p = 0; rc == 0 && spares && p < plan->profile_count; p++)
         rc = count_workers(sim, spares[p], err);
     if (rc < 0)
@@ -221,6 +222,7 @@ int sim_take_result(struct sim *sim, struct med_sim_result *ret_result, struct m
                                           .count = sim->count,
                                           .workers = workers,
                                           .worker_count = sim->worker_count,
+                                          .planned_count = sim->planned_count,
                                           .end_ns = sim->last_end_ns,
                                           .samples = sim->sampler.samples};
     med_dispatch_get_totals(sim->dispatch, &ret_result->totals);

@@ -55,8 +55,8 @@ struct sim {
     struct med_sim_request *requests;
     struct med_dispatch *dispatch;
     struct sim_worker *workers;
-    uint32_t *indices; /* [dispatch's name] -> worker */
-    size_t worker_count;
+    uint32_t *indices;                  /* [dispatch's name] -> worker */
+    size_t worker_count, planned_count; /* all, spares behind those of the plan */
     struct med_latency *latencies; /* [profiles of the plan]; zeroed: no worker asked for it yet */
     uint32_t *busy;                /* binary heap of workers by ends_ns */
     size_t busy_count;

@@ -85,6 +85,7 @@ struct med_sim_result {
     size_t count;
     struct med_sim_worker_result *workers; /* in plan order */
     size_t worker_count;
+    size_t planned_count;              /* workers of the plan; spares are behind them */
     struct med_dispatch_totals totals; /* of the whole run */
     int64_t end_ns;                    /* when the last one ended */
     struct med_sim_samples samples;

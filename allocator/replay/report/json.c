@@ -61,7 +61,7 @@ static void put_about(struct med_json_writer *w, const struct med_replay_about *
     med_json_put_string(w, "file", a->plan_file);
     med_json_put_string(w, "model", a->plan->model_name);
     med_json_put_string(w, "workload", a->plan->workload_name);
-    put_count(w, "workers", a->result->worker_count);
+    put_count(w, "workers", a->result->planned_count);
     med_json_put_number(w, "cost_usd_per_hour", a->plan->cost_usd_per_hour);
     med_json_end_object(w);
     med_json_begin_object(w, "arrivals");

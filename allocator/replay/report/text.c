@@ -79,8 +79,8 @@ static void put_heading(struct report *r)
     const struct med_replay_about *a = r->about;
     const struct med_tally *t = r->tally;
     put_bold(r, a->source ? a->source : a->plan->workload_name);
-    put(r, " on %zu worker%s of %s, model %s\n", a->result->worker_count,
-        a->result->worker_count == 1 ? "" : "s", a->plan_file, a->plan->model_name);
+    put(r, " on %zu worker%s of %s, model %s\n", a->result->planned_count,
+        a->result->planned_count == 1 ? "" : "s", a->plan_file, a->plan->model_name);
     put(r, "%zu requests over ", t->all.requests);
     put_length(r, t->duration_s);
     if (isfinite(t->rate_per_s)) /* those of one moment have none */
