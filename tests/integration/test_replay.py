@@ -3,22 +3,11 @@
 import csv
 import json
 import math
-import os
 import pathlib
-import subprocess
 import tempfile
 import unittest
 
-BIN = pathlib.Path(os.environ["MEDLEY_BIN"])
-SLO = "tpot.mean=120ms,ttft.mean=2s"
-
-
-def run(program, *arguments, status=0):
-    done = subprocess.run([BIN / program, "--data-dir", os.getcwd(), *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
-    if done.returncode != status:
-        raise AssertionError(f"exit {done.returncode}, expected {status}: {done.stderr}")
-    return done.stdout if status == 0 else done.stderr
+from planning import run, write_plan
 
 
 class Replay(unittest.TestCase):
@@ -27,8 +16,7 @@ class Replay(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.top = pathlib.Path(cls.folder.name)
         cls.plan = cls.top / "plan.json"
-        cls.plan.write_text(run("medley-plan", "azure-conversation", "--rate", 6, "--model", "llama-2-7b",
-                                "--slo", SLO, "--json"))
+        write_plan(cls.plan, 6)
         cls.log = cls.top / "log.csv"
         cls.log.write_text("arrival_s,input_tokens,output_tokens\n" +
                            "".join(f"{100 + i / 5},{200 + i},{20 + i % 7}\n" for i in range(300)))
@@ -89,9 +77,7 @@ class Replay(unittest.TestCase):
         self.assertGreater(calm["all"]["attainment"], 0.99)
 
     def test_policies_and_plans_side_by_side(self):
-        other = self.top / "other.json"
-        other.write_text(run("medley-plan", "azure-conversation", "--rate", 6, "--model", "llama-2-7b", "--slo",
-                             SLO, "--instances", "8x H100 SXM", "--json"))
+        other = write_plan(self.top / "other.json", 6, "--instances", "8x H100 SXM")
         r = json.loads(run("medley-replay", self.plan, other, "--compare", "--requests", 800, "--json"))
         runs = r["runs"]
         self.assertEqual(len(runs), 12)
@@ -120,9 +106,8 @@ class Replay(unittest.TestCase):
 
     def test_an_infeasible_plan_has_no_fleet(self):
         none = self.top / "none.json"
-        none.write_text(subprocess.run(
-            [BIN / "medley-plan", "--data-dir", os.getcwd(), "azure-conversation", "--model", "llama-2-7b", "--slo",
-             "tpot.mean=1ms", "--json"], capture_output=True, text=True, timeout=60).stdout)
+        run("medley-plan", "azure-conversation", "--model", "llama-2-7b", "--slo", "tpot.mean=1ms", "--output", none,
+            status=3)
         self.assertIn("infeasible", run("medley-replay", none, status=3))
 
 

@@ -1,23 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """medley replay --faults as a user runs it: what breaks, what it costs, and sentences for what is wrong."""
 import json
-import os
 import pathlib
-import subprocess
 import tempfile
 import unittest
 
-BIN = pathlib.Path(os.environ["MEDLEY_BIN"])
-SLO = "tpot.mean=120ms,ttft.mean=2s"
+from planning import run, write_plan
+
 TYPE = "a100-80gb-llama-2-7b-fp16"
-
-
-def run(program, *arguments, status=0):
-    done = subprocess.run([BIN / program, "--data-dir", os.getcwd(), *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
-    if done.returncode != status:
-        raise AssertionError(f"exit {done.returncode}, expected {status}: {done.stderr}")
-    return done.stdout if status == 0 else done.stderr
 
 
 class Faults(unittest.TestCase):
@@ -26,9 +16,7 @@ class Faults(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.top = pathlib.Path(cls.folder.name)
         for name, rate in (("plan", 6), ("larger", 12), ("smaller", 3)):
-            text = run("medley-plan", "azure-conversation", "--rate", rate, "--model", "llama-2-7b", "--slo", SLO,
-                       "--instances", "A100 SXM Community", "--json")
-            (cls.top / f"{name}.json").write_text(text)
+            write_plan(cls.top / f"{name}.json", rate, "--instances", "A100 SXM Community")
         cls.workers = json.loads((cls.top / "plan.json").read_text())["workers"][0]["count"]
 
     @classmethod

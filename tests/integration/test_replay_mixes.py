@@ -1,23 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """medley replay --mix as a user runs it: other fleets for the same demand, side by side with the plan."""
 import json
-import os
 import pathlib
-import subprocess
 import tempfile
 import unittest
 
-BIN = pathlib.Path(os.environ["MEDLEY_BIN"])
-SLO = "tpot.mean=120ms,ttft.mean=2s"
+from planning import run, write_plan
+
 FIGURES = ("requests", "attainment", "ttft_ms", "tpot_ms", "utilization", "usd_per_hour")
-
-
-def run(program, *arguments, status=0):
-    done = subprocess.run([BIN / program, "--data-dir", os.getcwd(), *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
-    if done.returncode != status:
-        raise AssertionError(f"exit {done.returncode}, expected {status}: {done.stderr}")
-    return done.stdout if status == 0 else done.stderr
 
 
 class Mixes(unittest.TestCase):
@@ -25,8 +15,7 @@ class Mixes(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         cls.plan = pathlib.Path(cls.folder.name) / "plan.json"
-        cls.plan.write_text(run("medley-plan", "azure-conversation", "--rate", 6, "--model", "llama-2-7b",
-                                "--slo", SLO, "--json"))
+        write_plan(cls.plan, 6)
         cls.whole = json.loads(cls.plan.read_text())
 
     @classmethod
