@@ -39,7 +39,8 @@
 #define STATE_CANCEL_TAKEN (UINT64_C(1) << 41) /* the engine has done with request->cancel */
 
 #define SLEEP_MAX_NS       3.6e12 /* of one timed wait; then it looks again */
-#define WAKE_REAL_NS       150e3  /* a timed wait ends at most so much late, as a rule */
+#define WAKE_REAL_NS       150e3  /* a timed wait ends at most so much late, until more is known */
+#define DONE_REAL_NS       20e3   /* whoever waits no longer for a step found it done */
 
 enum {
     END_SHIFT = 32,
@@ -318,12 +319,17 @@ static int start_ahead(struct med_engine *engine, struct med_err *err)
 static int finish_step(struct med_engine *engine, const bool **ret_stops, struct med_err *err)
 {
     struct med_engine_step *step = &engine->steps[engine->oldest];
+    int64_t from_ns = med_clock_now_ns(engine->config.clock);
     int rc = med_engine_step_finish(step, &engine->config.backend, err);
     if (rc < 0)
         return rc;
     int64_t now_ns = med_clock_now_ns(engine->config.clock);
     const struct med_step_load *load = &step->given.batch->load;
-    med_engine_pace_step(&engine->pace, load, now_ns - engine->since_ns);
+    if ((double)(now_ns - from_ns) > DONE_REAL_NS * engine->config.clock->scale) {
+        med_engine_pace_step(&engine->pace, load, now_ns - engine->since_ns);
+    } else {
+        med_engine_pace_missed(&engine->pace);
+    }
     med_engine_step_keep(step, engine->scheduler);
     if (engine->measure)
         med_measure_step(engine->measure, load, step->ended_ns > 0 ? step->ended_ns : now_ns);
@@ -336,10 +342,12 @@ static int finish_step(struct med_engine *engine, const bool **ret_stops, struct
 /* When to plan the step behind the one that runs.  Nobody arrives between a measurement's steps. */
 static int64_t next_ahead_ns(const struct med_engine *engine)
 {
-    if (!engine->config.backend.ops->start || engine->quitting || engine->measure)
+    const struct med_engine_step *step = &engine->steps[engine->oldest];
+    if (!engine->config.backend.ops->start || step->is_waited_for || engine->quitting ||
+        engine->measure)
         return INT64_MIN;
     double wake_ns = WAKE_REAL_NS * engine->config.clock->scale;
-    const struct med_step_load *running = &engine->steps[engine->oldest].given.batch->load;
+    const struct med_step_load *running = &step->given.batch->load;
     return engine->since_ns + med_engine_pace_wait_ns(&engine->pace, running, (int64_t)wake_ns);
 }
 
@@ -451,8 +459,11 @@ static void *engine_run(void *arg)
     report_start(engine, &failure);
     while (!engine->quitting) {
         int64_t next_ns = next_turn_ns(engine);
+        bool sleeps = next_ns != INT64_MAX && next_ns > med_clock_now_ns(engine->config.clock);
         struct med_message *mail = wait_mail(engine, next_ns);
         int64_t now_ns = med_clock_now_ns(engine->config.clock);
+        if (sleeps && engine->under_way > 0 && now_ns > next_ns)
+            med_engine_pace_woke(&engine->pace, now_ns - next_ns);
         if (!engine->failed)
             beat(engine, now_ns);
         /* Work that a batch waited for became available when it was due. */

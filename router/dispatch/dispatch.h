@@ -376,7 +376,7 @@ struct med_dispatch_decision {
     size_t planned_type; /* whose turn it was */
     size_t type;         /* that it went to */
     bool spilled;        /* to another than planned */
-    size_t considered;   /* workers that were free for it */
+    size_t considered;   /* workers that were free for it and not ruled out by a bound */
     size_t candidate_count;
     struct med_dispatch_candidate candidates[MED_DISPATCH_CANDIDATES]; /* the best ones */
 };

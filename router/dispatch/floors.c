@@ -23,6 +23,7 @@
 #define VALID_NS     (50 * MED_NS_PER_MS)
 #define ROUNDING     1e-9
 #define TYPE_NOWHERE UINT8_MAX
+_Static_assert(MED_LIMIT_WORKER_TYPES < TYPE_NOWHERE, "types of workers fit the array of floors");
 
 int floors_init(struct floors *f, size_t workers_max)
 {
@@ -62,9 +63,9 @@ void floors_touch_all(struct floors *f)
 
 double floors_of(const struct med_dispatch *d, const struct worker *worker)
 {
-    const struct med_dispatch_type *plan = &d->types[worker->type].plan;
     if (!worker->connected)
-        return INFINITY;
+        return INFINITY; /* its type may be of another plan */
+    const struct med_dispatch_type *plan = &d->types[worker->type].plan;
     return worker_floor(worker, plan->has_latency ? &plan->latency : NULL,
                         d->workers.floors.until_ns);
 }
@@ -81,6 +82,8 @@ static void reckon(struct med_dispatch *d, uint32_t index)
         f->sound[worker->type]++;
     f->ms[index] = floors_of(d, worker);
     f->is_stale[index] = false;
+    if (!worker->connected)
+        return;
     const struct med_dispatch_type *plan = &d->types[worker->type].plan;
     if (plan->has_latency)
         worker->ahead = worker_look_ahead(worker, &plan->latency);

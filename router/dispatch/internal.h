@@ -277,6 +277,8 @@ struct prediction {
 
 int workers_init(struct workers *w, const struct med_dispatch_config *config);
 void workers_release(struct workers *w);
+/* What predictions are made of has changed, for all of them. */
+void workers_touch_all(struct workers *w);
 uint32_t workers_add(struct workers *w, size_t type); /* NONE when full */
 void workers_remove(struct workers *w, uint32_t index);
 int64_t worker_in_flight(const struct worker *worker);

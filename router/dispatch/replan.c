@@ -201,7 +201,7 @@ static struct plan_tables swap_tables(struct med_dispatch *d, const struct plan_
     d->workers.suspect_after_ns = d->config.suspect_after_ns;
     d->workers.gone_after_ns = d->config.gone_after_ns;
     memset(d->workers.floors.fit_is_known, 0, sizeof d->workers.floors.fit_is_known);
-    floors_touch_all(&d->workers.floors);
+    workers_touch_all(&d->workers);
     return before;
 }
 

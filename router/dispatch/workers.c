@@ -52,6 +52,12 @@ static void touch(struct workers *w, uint32_t index)
     floors_touch(&w->floors, index);
 }
 
+void workers_touch_all(struct workers *w)
+{
+    for (uint32_t i = 0; i < w->floors.top; i++)
+        touch(w, i);
+}
+
 uint32_t workers_add(struct workers *w, size_t type)
 {
     uint32_t index = w->free;

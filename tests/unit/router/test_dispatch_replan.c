@@ -323,8 +323,32 @@ static void test_replan_when_workers_differ_in_size_then_the_largest_counts(void
     shell_free(s);
 }
 
+/* The row of a worker that has left still names a type that there is no more. */
+static void test_undo_when_a_worker_of_a_new_type_came_and_left_then_picks_go_on(void)
+{
+    struct shell *s = shell_with(2);
+    uint32_t a = shell_join(s, "a", "wa");
+    uint32_t b = shell_join(s, "b", "wb");
+    static struct plan plan;
+    plan_make(s, &plan, "cd", (double[]){0.5, 0.5});
+    CHECK_INT(replan(s, &plan), 0);
+    uint32_t d = shell_join(s, "d", "wd");
+    CHECK(sent_to(s, 0, 4, d) > 0);
+    end_all(s, 0);
+    shell_gone(s, d);
+    med_dispatch_replan_undo(s->d, s->now_ns);
+    CHECK_UINT(med_dispatch_type_count(s->d), 2);
+    size_t before = s->send_count;
+    CHECK_INT(sent_to(s, 10, 8, a), 4);
+    med_dispatch_check(s->d);
+    end_all(s, before);
+    (void)b;
+    shell_free(s);
+}
+
 int main(void)
 {
+    RUN(test_undo_when_a_worker_of_a_new_type_came_and_left_then_picks_go_on);
     RUN(test_replan_when_a_type_leaves_then_its_requests_end_there);
     RUN(test_replan_until_the_new_type_is_there_the_old_one_serves);
     RUN(test_replan_keeps_indices_and_reuses_rows_of_types_without_workers);
