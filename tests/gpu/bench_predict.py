@@ -3,7 +3,7 @@
 """Predicted against measured: one worker under load, beside a replay of the same arrivals.
 
     bench_predict.py BIN PROFILE WORKLOAD... [--shape llama-2-7b] [--backend cuda] [--loads 0.4,0.75,0.9]
-                     [--requests 3000] [--capacity-requests 1500] [--json FILE]
+                     [--requests 3000] [--busy-requests N] [--capacity-requests 1500] [--json FILE] [--keep FOLDER | --measured FOLDER]
 
 BIN: the folder of the programs.  PROFILE: what `medley profile` measured on this very machine.  A WORKLOAD is
 512x128 (mean tokens of prompts and answers, each even from half to one and a half of that; Poisson arrivals)
@@ -14,6 +14,7 @@ there from the beginning.  Then at each load, a share of the predicted capacity,
 replay` and through router and worker, and their TTFT and TPOT are set side by side: mean and p95, and p50 and
 p99 in the JSON.  A line per figure with its error; those beyond the limits end in MISS.  Limits: mean 7 %, p95
 12 %; above a load of 0.8 TPOT 10 % and TTFT is only reported; capacity 5 %.
+--keep leaves logs and what was measured in a folder; --measured predicts those again, with no GPU.
 Latencies are the client's: from sending a request to its tokens' coming.  A replay knows no client, doors and
 links: what they take is measured first, with one request after the other (median TTFT less what the replay says),
 printed, and given to every replay as half of it each way.
@@ -24,6 +25,7 @@ import json
 import math
 import pathlib
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -90,8 +92,8 @@ def result_of(requests, finished_s):
             "tpot": figures([r[1] for r in requests if r[1] is not None])}
 
 
-def replay(folder, plan, log, arrival, given):
-    rows = folder / "rows.csv"
+def replay(plan, log, arrival, given):
+    rows = log.with_suffix(".rows.csv")
     run("medley-replay", plan, "--trace", log, "--arrival", arrival, "--max-tokens", 1, "--rows", rows, "--json",
         "--in-flight-max", 100000, "--link-delay", f"{given.door_ms / 2:.6f}ms", *one_worker.UNLIMITED)
     with open(rows, newline="") as file:
@@ -101,11 +103,13 @@ def replay(folder, plan, log, arrival, given):
                      max(ends, default=0))
 
 
-def measure(folder, plan, log, arrival, address, *more):
-    saved = folder / "live.jsonl"
-    report = one_worker.bench(folder / "bench.json", "--target", address, "--plan", plan, "--trace", log, "--arrival",
-                              arrival, "--requests", sum(1 for _ in open(log)) - 1, "--ignore-eos", "--save", saved,
-                              *more)
+def measure(plan, log, arrival, address, *more):
+    """Without an address: what was measured with this log before."""
+    saved, summary = log.with_suffix(".live.jsonl"), log.with_suffix(".bench.json")
+    if address:
+        one_worker.bench(summary, "--target", address, "--plan", plan, "--trace", log, "--arrival", arrival,
+                         "--requests", sum(1 for _ in open(log)) - 1, "--ignore-eos", "--save", saved, *more)
+    report = json.loads(summary.read_text())
     requests, last = [], 0
     for line in saved.read_text().splitlines():
         r = json.loads(line)
@@ -140,35 +144,40 @@ def limit_of(metric, figure, load):
     return MEAN if figure == "mean" else P95
 
 
+def log_of(folder, name, rows, address):
+    """The log of that name: written, or with nobody to send it to, the one that was sent."""
+    log = folder / f"{name}.csv"
+    if address:
+        one_worker.write_log(log, rows)
+    return log
+
+
 def measure_door(folder, plan, address, given):
     """Milliseconds from client to engine and back, beside the step itself."""
-    log = folder / "door.csv"
-    one_worker.write_log(log, [(i, DOOR_INPUT, DOOR_OUTPUT) for i in range(DOOR_REQUESTS)])
+    log = log_of(folder, "door", [(i, DOOR_INPUT, DOOR_OUTPUT) for i in range(DOOR_REQUESTS)], address)
     given.door_ms = 0
-    predicted = replay(folder, plan, log, "trace", given)
-    measured = measure(folder, plan, log, "all-at-once", address, "--max-concurrency", 1)
+    predicted = replay(plan, log, "trace", given)
+    measured = measure(plan, log, "all-at-once", address, "--max-concurrency", 1)
     given.door_ms = max(0, measured["ttft"]["p50"] - predicted["ttft"]["p50"])
     print(f"door: {given.door_ms:.3f} ms of {measured['ttft']['p50']:.3f} ms to the first token of one request alone")
 
 
 def compare_capacity(folder, name, rows, plan, address, table, given):
     """Returns the predicted one."""
-    log = folder / "capacity.csv"
-    one_worker.write_log(log, [(0, i, o) for _, i, o in rows[:given.capacity_requests]])
-    predicted = replay(folder, plan, log, "all-at-once", given)
+    log = log_of(folder, f"{name}-all", [(0, i, o) for _, i, o in rows[:given.capacity_requests]], address)
+    predicted = replay(plan, log, "all-at-once", given)
     if given.capacity_requests > 0:
-        measured = measure(folder, plan, log, "all-at-once", address)
+        measured = measure(plan, log, "all-at-once", address)
         table.add(name, "all", "req/s", "", predicted["per_s"], measured["per_s"], CAPACITY)
         table.rows[-1] |= {"predicted_all": predicted, "measured_all": measured}
     return predicted["per_s"]
 
 
 def compare(folder, name, rows, load, capacity, plan, address, table, given):
-    log = folder / "load.csv"
     stretch = len(rows) / rows[-1][0] / (load * capacity)
-    one_worker.write_log(log, [(t * stretch, i, o) for t, i, o in rows])
+    log = log_of(folder, f"{name}-{load:g}", [(t * stretch, i, o) for t, i, o in rows], address)
     begin = time.monotonic()
-    predicted, measured = replay(folder, plan, log, "trace", given), measure(folder, plan, log, "trace", address)
+    predicted, measured = replay(plan, log, "trace", given), measure(plan, log, "trace", address)
     if measured["finished"] != len(rows) or predicted["finished"] != len(rows):
         print(f"{name}: of {len(rows)} requests {measured['finished']} finished, predicted {predicted['finished']}")
         table.misses += 1
@@ -180,6 +189,18 @@ def compare(folder, name, rows, load, capacity, plan, address, table, given):
                                "took_s": time.monotonic() - begin}
 
 
+def compare_all(folder, workloads, plan, address, table, given):
+    measure_door(folder, plan, address, given)
+    table.rows.append({"door_ms": given.door_ms})
+    for name, rows in workloads:
+        capacity = compare_capacity(folder, name, rows, plan, address, table, given)
+        for load in given.loads:
+            count = given.busy_requests if load > BUSY and given.busy_requests else given.requests
+            compare(folder, name, rows[:count], load, capacity, plan, address, table, given)
+            if given.json:
+                given.json.write_text(json.dumps(table.rows, indent=1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bin", type=pathlib.Path)
@@ -189,9 +210,13 @@ def main():
     parser.add_argument("--backend", default="cuda")
     parser.add_argument("--loads", default="0.4,0.75,0.9")
     parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--busy-requests", type=int, help="at loads above 0.8; as many by default")
     parser.add_argument("--capacity-requests", type=int, default=1500, help="0: capacity is predicted alone")
     parser.add_argument("--worker-argument", action="append", default=[])
     parser.add_argument("--json", type=pathlib.Path)
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--keep", type=pathlib.Path, metavar="FOLDER")
+    kept.add_argument("--measured", type=pathlib.Path, metavar="FOLDER")
     given = parser.parse_args()
     one_worker.use(given.bin)
     harness.PATIENCE_S = PATIENCE_S
@@ -201,22 +226,22 @@ def main():
     workloads = [rows_of(w, max(given.requests, given.capacity_requests, 1), length_max) for w in given.workloads]
     table = Table()
     with tempfile.TemporaryDirectory() as top:
-        folder = pathlib.Path(top)
+        folder = given.keep or pathlib.Path(top)
+        folder.mkdir(parents=True, exist_ok=True)
+        if given.measured:
+            shutil.copytree(given.measured, folder, dirs_exist_ok=True)
         everything = folder / "all.csv"
         one_worker.write_log(everything, [row for _, rows in workloads for row in rows])
         plan = one_worker.make_plan(folder, everything, given.profile)
-        model = ["--shape", given.shape] if given.backend != "emulated" else []
-        with one_worker.serving(plan, given.backend, [*model, *given.worker_argument],
-                                one_worker.UNLIMITED) as (address, ready, took):
-            print(f"READY after {took:.2f} s: " + " ".join(f"{k}={v}" for k, v in ready.items()), flush=True)
-            measure_door(folder, plan, address, given)
-            table.rows.append({"door_ms": given.door_ms})
-            for name, rows in workloads:
-                capacity = compare_capacity(folder, name, rows, plan, address, table, given)
-                for load in given.loads:
-                    compare(folder, name, rows[:given.requests], load, capacity, plan, address, table, given)
-                    if given.json:
-                        given.json.write_text(json.dumps(table.rows, indent=1))
+        if given.measured:
+            compare_all(folder, workloads, plan, None, table, given)
+        else:
+            model = ["--shape", given.shape] if given.backend != "emulated" else []
+            with one_worker.serving(plan, given.backend, [*model, *given.worker_argument],
+                                    one_worker.UNLIMITED) as (address, ready, took):
+                print(f"READY after {took:.2f} s: " + " ".join(f"{k}={v}" for k, v in ready.items()), flush=True)
+                compare_all(folder, workloads, plan, address, table, given)
+                (folder / "worker-metrics.json").write_text(json.dumps(harness.metrics(ready["metrics"])))
     print(f"{table.misses} beyond the limits")
     return 1 if table.misses else 0
 
