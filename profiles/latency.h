@@ -33,8 +33,8 @@ enum med_coverage {
 };
 
 enum {
-    MED_LATENCY_ROWS = 64, /* of a table; more are thinned out */
-    MED_LATENCY_KNOTS = 640,
+    MED_LATENCY_ROWS = 128, /* of a table; more are thinned out */
+    MED_LATENCY_KNOTS = 1280,
     MED_LATENCY_CORNERS = 32
 };
 
@@ -60,7 +60,7 @@ struct med_latency_corner {
     int64_t sequences, context;
 };
 
-/* A compiled model; plain values of some 50 KB, may be copied. The first line is the form, which
+/* A compiled model; plain values of some 100 KB, may be copied. The first line is the form, which
  * holds where nothing was measured; it is all there is while the tables are empty. */
 struct med_latency {
     double fixed_ms, sequence_ms, weights_ms, linear_ms_per_token, kv_ms_per_token, pair_ms, corner;

@@ -142,6 +142,23 @@ static void put_mixed(struct med_step_grid *g, int64_t ratio, int64_t prefill_ra
     }
 }
 
+/* Products are computed in tiles of rows, with kernels chosen by their number, so what tokens take is a
+ * staircase with its steps behind round numbers.  A line through round numbers alone, each the last
+ * of its step, runs below it: both ends of each step are measured, by 64 tokens, from 512 on four
+ * to a power of two. */
+static void put_stairs(struct med_step_grid *g)
+{
+    int64_t width = 64, power = 512;
+    for (int64_t tokens = width; tokens < g->limits.batched_tokens_max; tokens += width) {
+        put(g, tokens, 0, 0, 0);
+        put(g, tokens + 1, 0, 0, 0);
+        if (tokens == power) {
+            width = power / 4;
+            power *= 2;
+        }
+    }
+}
+
 int med_step_grid_init(struct med_step_grid *grid, const struct med_engine_limits *limits,
                        double tolerance)
 {
@@ -161,6 +178,7 @@ int med_step_grid_init(struct med_step_grid *grid, const struct med_engine_limit
     put_prefills(grid, 4, 8);
     put_decodes(grid, 2, 4);
     put_prefills(grid, 2, 1 << 20);
+    put_stairs(grid);
     put_mixed(grid, 4, 4, 1024);
     put_mixed(grid, 16, 8, 256);
     return 0;

@@ -121,6 +121,35 @@ static void test_grid_when_times_step_then_it_looks_there(void)
     med_step_grid_release(&stepped);
 }
 
+/* Products go by tiles of rows: what tokens take rises behind each 128, and hardly between. */
+static double tiled_ms(const struct med_step_grid_point *p)
+{
+    int64_t tokens = p->prefill_tokens + p->decode_sequences;
+    return 4 + 1.5 * (double)((tokens + 127) / 128) + 1e-4 * (double)tokens +
+           1e-5 * (double)(p->decode_sequences * p->decode_context);
+}
+
+static bool has_prefill(const struct med_step_grid *g, int64_t tokens)
+{
+    bool found = false;
+    for (size_t i = 0; i < g->done_count; i++) {
+        const struct med_step_grid_point *p = &g->done[i];
+        found |= p->prefill_tokens == tokens && p->prefill_context == 0 && p->decode_sequences == 0;
+    }
+    return found;
+}
+
+static void test_grid_when_tokens_are_a_staircase_then_both_ends_of_each_step_are_measured(void)
+{
+    static const int64_t ends[] = {64,  128, 192, 256,  320,  384,  448, 512,
+                                   640, 768, 896, 1024, 1280, 1536, 1792};
+    struct med_step_grid g;
+    run(&shapes[0], tiled_ms, &g);
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        CHECK(has_prefill(&g, ends[i]) && has_prefill(&g, ends[i] + 1));
+    med_step_grid_release(&g);
+}
+
 static void test_grid_when_resumed_then_it_goes_on_as_it_would_have(void)
 {
     struct med_step_grid whole, again;
@@ -175,6 +204,7 @@ int main(void)
     RUN(test_grid_when_limits_are_any_then_points_can_be_run);
     RUN(test_grid_when_short_of_time_then_the_corners_come_first);
     RUN(test_grid_when_times_step_then_it_looks_there);
+    RUN(test_grid_when_tokens_are_a_staircase_then_both_ends_of_each_step_are_measured);
     RUN(test_grid_when_resumed_then_it_goes_on_as_it_would_have);
     RUN(test_grid_when_a_point_cannot_be_run_then_it_is_left_out);
     RUN(test_spread_when_samples_are_known_then_their_ranks);

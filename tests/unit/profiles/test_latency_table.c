@@ -11,7 +11,7 @@
 #include <math.h>
 
 enum {
-    STEPS_MAX = 512,
+    STEPS_MAX = 1024,
     TABLES = 60,
     PROBES = 200
 };
@@ -376,18 +376,18 @@ static void test_rows_when_each_has_contexts_of_its_own_then_all_are_met(void)
 static void test_rows_when_too_many_for_a_table_then_ends_stay_and_times_rise(void)
 {
     struct med_profile p = empty_profile();
-    for (int64_t s = 1; s <= 100; s++) {
+    for (int64_t s = 1; s <= 200; s++) {
         for (int64_t c = 0; c < 4; c++)
             add_step(&p, 0, 0, s, 500 * c, 5 + (double)(s + c));
     }
     for (int64_t c = 0; c < 60; c++) /* the only ones with so many contexts */
-        add_step(&p, 0, 0, 101, 100 + 31 * c, 110 + (double)c / 20);
+        add_step(&p, 0, 0, 201, 100 + 31 * c, 210 + (double)c / 20);
     struct med_latency l = compiled(&p);
     CHECK_INT(l.decode.row_count, MED_LATENCY_ROWS - 1);
     CHECK_DOUBLE(l.decode.rows[0], 1, 0);
-    CHECK_DOUBLE(l.decode.rows[MED_LATENCY_ROWS - 2], 101, 0);
+    CHECK_DOUBLE(l.decode.rows[MED_LATENCY_ROWS - 2], 201, 0);
     double before = 0;
-    for (int64_t s = 1; s <= 95; s++) {
+    for (int64_t s = 1; s <= 195; s++) {
         double ms = load_ms(&l, 0, 0, s, 1500);
         CHECK(ms >= before);
         CHECK_DOUBLE(ms, 5 + (double)s + 3, 2.5);
