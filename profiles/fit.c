@@ -481,6 +481,20 @@ static void add_error(double off, int64_t *count, double *mean, double *greatest
     *mean += (off - *mean) / (double)++*count;
 }
 
+/* Beside a prefill of one token more or less: an end of a step of the staircase that tokens are.  Without it
+ * the line goes on to the next step, which says nothing of the model that has both ends. */
+static bool is_step_end(const struct fitting *fitting, const struct med_step_row *row)
+{
+    for (size_t n = 0; n < fitting->count && group_of(row) == PREFILL; n++) {
+        const struct med_step_row *other = &fitting->points[n].row;
+        if (group_of(other) == PREFILL && other->prefill_context == row->prefill_context &&
+            llabs(other->prefill_tokens - row->prefill_tokens) == 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* What the latency model says of a row that was left out, made of the others. */
 static int ask_table(const struct fitting *fitting, const struct med_fit_input *input,
                      const struct costs *costs, struct med_step_row *rows,
@@ -517,7 +531,7 @@ static int ask_table(const struct fitting *fitting, const struct med_fit_input *
         covered = covered && latency_table_covers(&latency.prefill, (double)row->prefill_tokens,
                                                   (double)row->prefill_context);
     }
-    if (covered) {
+    if (covered && !is_step_end(fitting, row)) {
         struct med_step_load load = {.prefill_tokens = row->prefill_tokens,
                                      .prefill_pairs =
                                          med_step_pairs(row->prefill_tokens, row->prefill_context),

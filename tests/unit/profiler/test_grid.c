@@ -124,8 +124,8 @@ static void test_grid_when_times_step_then_it_looks_there(void)
 /* Products go by tiles of rows: what tokens take rises behind each 128, and hardly between. */
 static double tiled_ms(const struct med_step_grid_point *p)
 {
-    int64_t tokens = p->prefill_tokens + p->decode_sequences;
-    return 4 + 1.5 * (double)((tokens + 127) / 128) + 1e-4 * (double)tokens +
+    double tokens = (double)(p->prefill_tokens + p->decode_sequences);
+    return 4 + 1.5 * ceil(tokens / 128) + 1e-4 * tokens +
            1e-5 * (double)(p->decode_sequences * p->decode_context);
 }
 

@@ -278,6 +278,25 @@ static void test_errors_when_form_misses_then_say_where_and_tables_miss_less(voi
     CHECK(small->table_rows < small->rows);
 }
 
+/* Both ends of a step: neither is predicted by the other step, so neither counts for the table. */
+static void test_errors_when_prefills_are_ends_of_steps_then_tables_are_not_asked(void)
+{
+    static const int64_t tokens[] = {256, 257, 320, 321, 384, 385};
+    struct rows rows = grid_of(&truth);
+    struct med_fit before = fitted(&rows);
+    for (size_t n = 0; n < sizeof tokens / sizeof tokens[0]; n++) {
+        add_row(&rows, &truth, tokens[n], 0, 0, 0);
+        rows.of[rows.count - 1].ms_p50 *= n % 2 == 0 ? 1 : 1.4;
+    }
+    struct med_fit fit = fitted(&rows);
+    const struct med_step_error *was = error_of(&before, MED_STEP_PREFILL_SHORT);
+    const struct med_step_error *is = error_of(&fit, MED_STEP_PREFILL_SHORT);
+    REQUIRE(was && is);
+    CHECK_INT(is->rows, was->rows + 5); /* 256 was there */
+    CHECK_INT(is->table_rows, was->table_rows);
+    CHECK(is->form_max > 0.1);
+}
+
 static void test_errors_when_one_row_is_wrong_then_leaving_it_out_finds_it(void)
 {
     struct rows rows = grid_of(&truth);
@@ -323,6 +342,7 @@ int main(void)
     RUN(test_fit_when_only_prefills_then_says_what_is_unknown);
     RUN(test_rows_when_not_measurements_then_refused);
     RUN(test_errors_when_form_misses_then_say_where_and_tables_miss_less);
+    RUN(test_errors_when_prefills_are_ends_of_steps_then_tables_are_not_asked);
     RUN(test_errors_when_one_row_is_wrong_then_leaving_it_out_finds_it);
     RUN(test_repeats_when_given_then_are_one_row);
     return check_finish();
