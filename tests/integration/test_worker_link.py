@@ -452,15 +452,15 @@ class DeviceFails(unittest.TestCase):
         self.assertIn(words, process.output())
 
     def test_a_failed_step_ends_requests_and_the_process_with_status_4(self):
-        with Router() as router, worker(router, *FAST, "--emulated-fail-after", 12) as process:
+        with Router() as router, worker(router, *FAST, "--emulated-fail-after", 900) as process:
             link, _ = router.welcome(stats_interval_ms=0)
             for request in range(6):
                 link.send(generate=generate(request, tokens=1000))
-            self.ended(link, range(6), "the device failed after 12 steps")
-            self.left(process, "the device failed after 12 steps")
+            self.ended(link, range(6), "the device failed after 900 steps")
+            self.left(process, "the device failed after 900 steps")
 
     def test_a_step_that_does_not_come_back_does_so_too(self):
-        with Router() as router, worker(router, *FAST, "--emulated-hang-after", 12,
+        with Router() as router, worker(router, *FAST, "--emulated-hang-after", 900,
                                         "--step-timeout", "1s") as process:
             link, _ = router.welcome(stats_interval_ms=0)
             for request in range(6):
