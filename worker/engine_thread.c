@@ -30,6 +30,7 @@
 #include "base/thread.h"
 #include "worker/engine_measure.h"
 #include "worker/engine_pace.h"
+#include "worker/engine_stats.h"
 #include "worker/engine_step.h"
 
 #include <math.h>
@@ -94,11 +95,6 @@ static void unlock(struct med_engine *engine)
 }
 
 /* ---- engine side ---------------------------------------------------------------------------- */
-
-static double seconds(int64_t ns)
-{
-    return (double)ns / (double)MED_NS_PER_S;
-}
 
 static void beat(struct med_engine *engine, int64_t now_ns)
 {
@@ -240,23 +236,6 @@ static void take_mail(struct med_engine *engine, struct med_message *message, bo
     }
 }
 
-/* Puts what ended into the histograms. Called with the lock held. */
-static void count_end_locked(struct med_engine_stats *stats, const struct med_engine_request *r,
-                             int64_t now_ns)
-{
-    stats->ends[r->end]++;
-    if (r->end != MED_ENGINE_STOP && r->end != MED_ENGINE_LENGTH)
-        return;
-    med_hist_add(&stats->e2e, seconds(now_ns - r->arrival_ns));
-    med_hist_add(&stats->queue, seconds(r->scheduled_ns - r->arrival_ns));
-    med_hist_add(&stats->prefill, seconds(r->first_token_ns - r->scheduled_ns));
-    med_hist_add(&stats->decode, seconds(now_ns - r->first_token_ns));
-    int64_t here = r->generated - r->output_tokens; /* not elsewhere */
-    if (here > 1) {
-        med_hist_add(&stats->tpot, seconds(now_ns - r->first_token_ns) / (double)(here - 1));
-    }
-}
-
 static void take_event_locked(struct med_engine *engine, const struct med_sequence_event *event,
                               int64_t now_ns)
 {
@@ -276,15 +255,13 @@ static void take_event_locked(struct med_engine *engine, const struct med_sequen
         if (event->position == request->output_tokens) {
             request->first_token_ns = now_ns;
             request->cached_prompt_tokens = event->cached_prompt_tokens;
-            med_hist_add(&stats->ttft, seconds(now_ns - request->arrival_ns));
-        } else {
-            med_hist_add(&stats->itl, seconds(now_ns - request->last_token_ns));
         }
+        med_engine_stats_token(stats, request, now_ns);
         request->last_token_ns = now_ns;
     }
     if (event->end != MED_END_NONE) {
         end_request(engine, request, request->failing ? MED_ENGINE_FAILED : ends[event->end]);
-        count_end_locked(stats, request, now_ns);
+        med_engine_stats_end(stats, request, now_ns);
     }
 }
 
@@ -384,7 +361,7 @@ static void commit(struct med_engine *engine, const bool *stops)
     lock(engine);
     for (size_t i = 0; i < count; i++)
         take_event_locked(engine, &events[i], now_ns);
-    engine->shared.stats.step_seconds += seconds(now_ns - engine->since_ns);
+    med_engine_stats_step(&engine->shared.stats, now_ns - engine->since_ns);
     med_scheduler_get_stats(engine->scheduler, &engine->shared.stats.scheduler);
     unlock(engine);
     engine->since_ns = now_ns;
@@ -502,22 +479,6 @@ static int allocate(struct med_engine *engine, struct med_err *err)
     return 0;
 }
 
-static void init_stats(struct med_engine *engine)
-{
-    const struct med_engine_config *c = &engine->config;
-    struct med_engine_stats *s = &engine->shared.stats;
-    struct med_hist *const long_ones[] = {&s->ttft, &s->e2e, &s->queue, &s->prefill, &s->decode};
-    for (size_t i = 0; i < sizeof long_ones / sizeof long_ones[0]; i++) {
-        med_hist_init(long_ones[i], MED_HIST_TTFT_S, MED_HIST_TTFT_S_COUNT,
-                      i == 0 ? c->ttft_bounds_s : NULL, i == 0 ? c->ttft_bound_count : 0);
-    }
-    med_hist_init(&s->itl, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, c->tpot_bounds_s,
-                  c->tpot_bound_count);
-    med_hist_init(&s->tpot, MED_HIST_TPOT_S, MED_HIST_TPOT_S_COUNT, c->tpot_bounds_s,
-                  c->tpot_bound_count);
-    med_scheduler_get_stats(engine->scheduler, &s->scheduler);
-}
-
 static void free_memory(struct med_engine *engine)
 {
     med_scheduler_free(engine->scheduler);
@@ -583,7 +544,8 @@ int med_engine_new(const struct med_engine_config *config, struct med_engine **r
         free_memory(engine);
         return rc;
     }
-    init_stats(engine);
+    med_engine_stats_init(&engine->shared.stats, &engine->config);
+    med_scheduler_get_stats(engine->scheduler, &engine->shared.stats.scheduler);
     init_shared(engine);
     rc = med_thread_start(&engine->thread, "engine", engine_run, engine);
     if (rc < 0) {
