@@ -55,7 +55,7 @@ void floors_touch(struct floors *f, uint32_t worker)
         f->top = worker + 1;
 }
 
-void floors_touch_all(struct floors *f)
+static void touch_all(struct floors *f)
 {
     for (uint32_t i = 0; i < f->top; i++)
         floors_touch(f, i);
@@ -106,7 +106,7 @@ void floors_refresh(struct med_dispatch *d, int64_t now_ns)
     struct floors *f = &d->workers.floors;
     if (now_ns > f->until_ns) {
         f->until_ns = now_ns + VALID_NS;
-        floors_touch_all(f);
+        touch_all(f);
     }
     while (f->stale_count > 0)
         reckon(d, f->stale[--f->stale_count]);

@@ -254,7 +254,6 @@ int floors_init(struct floors *f, size_t workers_max);
 void floors_release(struct floors *f);
 /* A worker has changed, whatever of it. O(1). */
 void floors_touch(struct floors *f, uint32_t worker);
-void floors_touch_all(struct floors *f);
 
 struct workers {
     struct worker *rows;
