@@ -3,7 +3,8 @@
 """Predicted against measured: one worker under load, beside a replay of the same arrivals.
 
     bench_predict.py BIN PROFILE WORKLOAD... [--shape llama-2-7b] [--backend cuda] [--loads 0.4,0.75,0.9]
-                     [--requests 3000] [--busy-requests N] [--capacity-requests 1500] [--json FILE] [--keep FOLDER | --measured FOLDER]
+                     [--requests 3000] [--busy-requests N] [--capacity-requests 1500] [--json FILE]
+                     [--keep FOLDER | --measured FOLDER]
 
 BIN: the folder of the programs.  PROFILE: what `medley profile` measured on this very machine.  A WORKLOAD is
 512x128 (mean tokens of prompts and answers, each even from half to one and a half of that; Poisson arrivals)
@@ -14,7 +15,8 @@ there from the beginning.  Then at each load, a share of the predicted capacity,
 replay` and through router and worker, and their TTFT and TPOT are set side by side: mean and p95, and p50 and
 p99 in the JSON.  A line per figure with its error; those beyond the limits end in MISS.  Limits: mean 7 %, p95
 12 %; above a load of 0.8 TPOT 10 % and TTFT is only reported; capacity 5 %.
---keep leaves logs and what was measured in a folder; --measured predicts those again, with no GPU.
+--keep leaves logs and what was measured in a folder; --measured, with the same workloads and counts, predicts
+those again, with no GPU.
 Latencies are the client's: from sending a request to its tokens' coming.  A replay knows no client, doors and
 links: what they take is measured first, with one request after the other (median TTFT less what the replay says),
 printed, and given to every replay as half of it each way.
@@ -92,33 +94,61 @@ def result_of(requests, finished_s):
             "tpot": figures([r[1] for r in requests if r[1] is not None])}
 
 
-def replay(plan, log, arrival, given):
-    rows = log.with_suffix(".rows.csv")
-    run("medley-replay", plan, "--trace", log, "--arrival", arrival, "--max-tokens", 1, "--rows", rows, "--json",
-        "--in-flight-max", 100000, "--link-delay", f"{given.door_ms / 2:.6f}ms", *one_worker.UNLIMITED)
-    with open(rows, newline="") as file:
-        done = [r for r in csv.DictReader(file) if r["e2e_ms"]]
-    ends = [float(r["arrival_s"]) + float(r["e2e_ms"]) / 1e3 for r in done]
-    return result_of([(float(r["ttft_ms"]), float(r["tpot_ms"]) if r["tpot_ms"] else None) for r in done],
-                     max(ends, default=0))
+class Bench:
+    """A plan of one worker, and the router before it; address None: there is none, all was measured before."""
 
+    def __init__(self, folder, plan, address):
+        self.folder, self.plan, self.address = folder, plan, address
+        self.door_ms = 0
 
-def measure(plan, log, arrival, address, *more):
-    """Without an address: what was measured with this log before."""
-    saved, summary = log.with_suffix(".live.jsonl"), log.with_suffix(".bench.json")
-    if address:
-        one_worker.bench(summary, "--target", address, "--plan", plan, "--trace", log, "--arrival", arrival,
-                         "--requests", sum(1 for _ in open(log)) - 1, "--ignore-eos", "--save", saved, *more)
-    report = json.loads(summary.read_text())
-    requests, last = [], 0
-    for line in saved.read_text().splitlines():
-        r = json.loads(line)
-        if r["status"] == "OK" and r["tokens"] > 0:
-            first_s, last_s, tokens = r["first_token_s"], r["last_token_s"], r["tokens"]
-            requests.append((1e3 * (first_s - r["sent_s"]),
-                             1e3 * (last_s - first_s) / (tokens - 1) if tokens > 1 else None))
-            last = max(last, last_s)
-    return {**result_of(requests, last), "failed": report["failed"], "other_length": report["other_length"]}
+    def log_of(self, name, rows):
+        """The log of that name: written, or the one that was sent when it was measured."""
+        log = self.folder / f"{name}.csv"
+        if self.address:
+            one_worker.write_log(log, rows)
+        elif not log.exists():
+            sys.exit(f"{log.name}: not among what was measured; expected the workloads and loads of then")
+        elif sum(1 for _ in open(log)) - 1 != len(rows):
+            sys.exit(f"{log.name}: not of {len(rows)} requests; expected the numbers of requests of then")
+        return log
+
+    def predict(self, log, arrival):
+        rows = log.with_suffix(".rows.csv")
+        run("medley-replay", self.plan, "--trace", log, "--arrival", arrival, "--max-tokens", 1, "--rows", rows,
+            "--json", "--in-flight-max", 100000, "--link-delay", f"{self.door_ms / 2:.6f}ms", *one_worker.UNLIMITED)
+        with open(rows, newline="") as file:
+            done = [r for r in csv.DictReader(file) if r["e2e_ms"]]
+        ends = [float(r["arrival_s"]) + float(r["e2e_ms"]) / 1e3 for r in done]
+        return result_of([(float(r["ttft_ms"]), float(r["tpot_ms"]) if r["tpot_ms"] else None) for r in done],
+                         max(ends, default=0))
+
+    def measure(self, log, arrival, *more):
+        saved, summary = log.with_suffix(".live.jsonl"), log.with_suffix(".bench.json")
+        if self.address:
+            one_worker.bench(summary, "--target", self.address, "--plan", self.plan, "--trace", log, "--arrival",
+                             arrival, "--requests", sum(1 for _ in open(log)) - 1, "--ignore-eos", "--save", saved,
+                             *more)
+        elif not summary.exists():
+            sys.exit(f"{log.name}: its measurement did not end")
+        report = json.loads(summary.read_text())
+        requests, last = [], 0
+        for line in saved.read_text().splitlines():
+            r = json.loads(line)
+            if r["status"] == "OK" and r["tokens"] > 0:
+                first_s, last_s, tokens = r["first_token_s"], r["last_token_s"], r["tokens"]
+                requests.append((1e3 * (first_s - r["sent_s"]),
+                                 1e3 * (last_s - first_s) / (tokens - 1) if tokens > 1 else None))
+                last = max(last, last_s)
+        return {**result_of(requests, last), "failed": report["failed"], "other_length": report["other_length"]}
+
+    def measure_door(self):
+        """Milliseconds from client to engine and back, beside the step itself."""
+        log = self.log_of("door", [(i, DOOR_INPUT, DOOR_OUTPUT) for i in range(DOOR_REQUESTS)])
+        predicted = self.predict(log, "trace")
+        measured = self.measure(log, "all-at-once", "--max-concurrency", 1)
+        self.door_ms = max(0, measured["ttft"]["p50"] - predicted["ttft"]["p50"])
+        print(f"door: {self.door_ms:.3f} ms of {measured['ttft']['p50']:.3f} ms to the first token of one request "
+              "alone")
 
 
 class Table:
@@ -144,40 +174,22 @@ def limit_of(metric, figure, load):
     return MEAN if figure == "mean" else P95
 
 
-def log_of(folder, name, rows, address):
-    """The log of that name: written, or with nobody to send it to, the one that was sent."""
-    log = folder / f"{name}.csv"
-    if address:
-        one_worker.write_log(log, rows)
-    return log
-
-
-def measure_door(folder, plan, address, given):
-    """Milliseconds from client to engine and back, beside the step itself."""
-    log = log_of(folder, "door", [(i, DOOR_INPUT, DOOR_OUTPUT) for i in range(DOOR_REQUESTS)], address)
-    given.door_ms = 0
-    predicted = replay(plan, log, "trace", given)
-    measured = measure(plan, log, "all-at-once", address, "--max-concurrency", 1)
-    given.door_ms = max(0, measured["ttft"]["p50"] - predicted["ttft"]["p50"])
-    print(f"door: {given.door_ms:.3f} ms of {measured['ttft']['p50']:.3f} ms to the first token of one request alone")
-
-
-def compare_capacity(folder, name, rows, plan, address, table, given):
+def compare_capacity(bench, table, name, rows, is_measured):
     """Returns the predicted one."""
-    log = log_of(folder, f"{name}-all", [(0, i, o) for _, i, o in rows[:given.capacity_requests]], address)
-    predicted = replay(plan, log, "all-at-once", given)
-    if given.capacity_requests > 0:
-        measured = measure(plan, log, "all-at-once", address)
+    log = bench.log_of(f"{name}-all", [(0, i, o) for _, i, o in rows])
+    predicted = bench.predict(log, "all-at-once")
+    if is_measured:
+        measured = bench.measure(log, "all-at-once")
         table.add(name, "all", "req/s", "", predicted["per_s"], measured["per_s"], CAPACITY)
         table.rows[-1] |= {"predicted_all": predicted, "measured_all": measured}
     return predicted["per_s"]
 
 
-def compare(folder, name, rows, load, capacity, plan, address, table, given):
+def compare(bench, table, name, rows, load, capacity):
     stretch = len(rows) / rows[-1][0] / (load * capacity)
-    log = log_of(folder, f"{name}-{load:g}", [(t * stretch, i, o) for t, i, o in rows], address)
+    log = bench.log_of(f"{name}-{load:g}", [(t * stretch, i, o) for t, i, o in rows])
     begin = time.monotonic()
-    predicted, measured = replay(plan, log, "trace", given), measure(plan, log, "trace", address)
+    predicted, measured = bench.predict(log, "trace"), bench.measure(log, "trace")
     if measured["finished"] != len(rows) or predicted["finished"] != len(rows):
         print(f"{name}: of {len(rows)} requests {measured['finished']} finished, predicted {predicted['finished']}")
         table.misses += 1
@@ -189,14 +201,15 @@ def compare(folder, name, rows, load, capacity, plan, address, table, given):
                                "took_s": time.monotonic() - begin}
 
 
-def compare_all(folder, workloads, plan, address, table, given):
-    measure_door(folder, plan, address, given)
-    table.rows.append({"door_ms": given.door_ms})
+def compare_all(bench, table, workloads, given):
+    bench.measure_door()
+    table.rows.append({"door_ms": bench.door_ms})
     for name, rows in workloads:
-        capacity = compare_capacity(folder, name, rows, plan, address, table, given)
+        capacity = compare_capacity(bench, table, name, rows[:given.capacity_requests or None],
+                                    given.capacity_requests > 0)
         for load in given.loads:
             count = given.busy_requests if load > BUSY and given.busy_requests else given.requests
-            compare(folder, name, rows[:count], load, capacity, plan, address, table, given)
+            compare(bench, table, name, rows[:count], load, capacity)
             if given.json:
                 given.json.write_text(json.dumps(table.rows, indent=1))
 
@@ -234,13 +247,13 @@ def main():
         one_worker.write_log(everything, [row for _, rows in workloads for row in rows])
         plan = one_worker.make_plan(folder, everything, given.profile)
         if given.measured:
-            compare_all(folder, workloads, plan, None, table, given)
+            compare_all(Bench(folder, plan, None), table, workloads, given)
         else:
             model = ["--shape", given.shape] if given.backend != "emulated" else []
             with one_worker.serving(plan, given.backend, [*model, *given.worker_argument],
                                     one_worker.UNLIMITED) as (address, ready, took):
                 print(f"READY after {took:.2f} s: " + " ".join(f"{k}={v}" for k, v in ready.items()), flush=True)
-                compare_all(folder, workloads, plan, address, table, given)
+                compare_all(Bench(folder, plan, address), table, workloads, given)
                 (folder / "worker-metrics.json").write_text(json.dumps(harness.metrics(ready["metrics"])))
     print(f"{table.misses} beyond the limits")
     return 1 if table.misses else 0
