@@ -485,7 +485,10 @@ static void add_error(double off, int64_t *count, double *mean, double *greatest
  * the line goes on to the next step, which says nothing of the model that has both ends. */
 static bool is_step_end(const struct fitting *fitting, const struct med_step_row *row)
 {
-    for (size_t n = 0; n < fitting->count && group_of(row) == PREFILL; n++) {
+    if (group_of(row) != PREFILL) {
+        return false;
+    }
+    for (size_t n = 0; n < fitting->count; n++) {
         const struct med_step_row *other = &fitting->points[n].row;
         if (group_of(other) == PREFILL && other->prefill_context == row->prefill_context &&
             llabs(other->prefill_tokens - row->prefill_tokens) == 1) {

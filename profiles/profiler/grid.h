@@ -3,7 +3,8 @@
  * Which iterations to measure next: a coarse geometric grid first, then where interpolation errs most.
  *
  * A point is one kind of iteration.  The coarse grid spans what the engine's limits allow, corners and
- * middles first, so that a short budget still covers all of it.  Then each point is predicted from
+ * middles first, so that a short budget still covers all of it, and both ends of each step of the
+ * staircase that products make of tokens.  Then each point is predicted from
  * its neighbours on an axis (straight line); the interval beside the worst prediction is halved
  * (geometrically), until no prediction is worse than the tolerance.  Deterministic: the same times
  * give the same points in the same order.
